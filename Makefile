@@ -1,0 +1,58 @@
+# Everything a newcomer or a CI needs: `make demo`, `make test`. Needs Python >= 3.11 and make.
+# The virtual environment is .venv, made on first use from pins with hashes (constraints-*.txt),
+# and brought up to date when those or pyproject.toml change.
+
+PYTHON ?= python3
+UV ?= uv
+ARGS ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+SOURCES := relay tests bench
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint constraints clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.relay-demo ## Watch it work on throw-away servers: make demo ARGS="--events 5000 --json"
+	@$(PY) -m relay demo $(ARGS)
+
+test: lint ## Lint, check types, run all tests: make test ARGS="-k doorbell"
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.relay-test ## Check style and types only
+	$(PY) -m ruff check $(SOURCES)
+	$(PY) -m ruff format --check $(SOURCES)
+	$(PY) -m mypy
+
+clean: ## Remove the virtual environment and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps. pip's hash mode can't install a local project, so that comes last, without dependencies.
+# The build tools go first: one dependency has no wheel, and an isolated build would fetch its
+# tools without hashes.
+$(VENV)/.relay-%: constraints-build.txt constraints-%.txt pyproject.toml | $(PY)
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(VENV) has Python " + sys.version.split()[0] + ", needed is 3.11 or newer: run make clean")'
+	@echo "Installing into $(VENV) ..."
+	@$(PIP) --require-hashes -r constraints-build.txt
+	@$(PIP) --require-hashes --no-build-isolation -r constraints-$*.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(PY):
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is Python " + sys.version.split()[0] + ", needed is 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "no virtual environment: on Debian and Ubuntu install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+
+# The largest set decides; the smaller ones are parts of it, so that all agree. `make constraints
+# ARGS=--upgrade` takes the newest of everything.
+COMPILE = $(UV) --no-config pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --custom-compile-command "make constraints"
+
+constraints: ## Pin every dependency anew, with hashes (needs uv)
+	printf 'hatchling\neditables\nsetuptools\n' | $(COMPILE) $(ARGS) pyproject.toml - --extra test -o constraints-test.txt
+	$(COMPILE) pyproject.toml --extra demo -c constraints-test.txt -o constraints-demo.txt
+	printf 'hatchling\neditables\nsetuptools\n' | $(COMPILE) - -c constraints-test.txt -o constraints-build.txt
