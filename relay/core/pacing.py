@@ -1,0 +1,46 @@
+"""How long an awake relay waits before it reads again.
+
+Reading at once after every event gives pages of one event, and a page costs about as much as
+twenty events do. So the busier the outbox, the longer the pause, and the fuller the page:
+at 500 events/s the pause is not felt, at 8,000/s it saves the producers half a core.
+"""
+
+from dataclasses import dataclass
+
+REST = 0.001
+"""Seconds between the reads of an awake relay that finds nothing."""
+
+LINGER = 0.010
+"""Seconds an awake relay goes on reading after the last event before it asks to be rung."""
+
+PAUSE_PER_RATE = 0.5e-6
+"""Seconds of pause for each event/s."""
+
+PAUSE_MOST = 0.005
+
+_MEMORY = 0.050
+"""Seconds over which the rate is averaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A running estimate of the rate at which events come.
+
+    Attributes:
+        rate: events/s.
+        at: monotonic time of the last read that counted.
+    """
+
+    rate: float = 0.0
+    at: float = 0.0
+
+    def seen(self, events: int, now: float) -> "Pace":
+        """Return the pace after a read that found ``events`` at ``now``."""
+        elapsed = max(now - self.at, 1e-6)
+        weight = min(1.0, elapsed / _MEMORY)
+        return Pace(self.rate + weight * (events / elapsed - self.rate), now)
+
+    @property
+    def pause(self) -> float:
+        """Seconds to wait before the next read."""
+        return min(self.rate * PAUSE_PER_RATE, PAUSE_MOST)

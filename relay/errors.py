@@ -1,0 +1,86 @@
+"""Every error of ours, by kind.
+
+The class is the kind, and the kind says what a caller does about it:
+
+    RelayError
+    ├── Misconfigured      a person has to change something (exit 2 or 3)
+    │   ├── SettingsError      the settings, every fault at once      exit 2
+    │   ├── SchemaError        the database is not as required        exit 3
+    │   └── StreamError        the stream is not as required          exit 3
+    ├── Outage             one side is away; wait and try again, it costs no event an attempt
+    │   ├── StoreOutage        Postgres
+    │   └── BusOutage          NATS
+    ├── TermLost           another relay leads now; stand by
+    └── AlreadyRunning     run() was called twice on one Relay
+
+What one event's publishing came to is a value, not an error: see ``relay.core.outcome``.
+A driver's error that no adapter translates passes through untouched: a bug must look like a bug.
+"""
+
+
+class RelayError(Exception):
+    """Base of every error that the relay raises on purpose."""
+
+
+class Misconfigured(RelayError):
+    """Something a person has to change before the relay can work."""
+
+    exit_code = 3
+
+
+class SettingsError(Misconfigured):
+    """Settings that can't be used. ``faults`` names each one with its source and remedy."""
+
+    exit_code = 2
+
+    def __init__(self, faults: list[str]) -> None:
+        """Keep every fault, one line each."""
+        self.faults = faults
+        super().__init__("\n".join(faults))
+
+
+class SchemaError(Misconfigured):
+    """The database's schema is missing, changed or newer than this relay."""
+
+
+class StreamError(Misconfigured):
+    """A JetStream stream is missing or can't do what was asked of it."""
+
+
+class Outage(RelayError):
+    """One side is away or does not answer; trying again later is the remedy."""
+
+
+class StoreOutage(Outage):
+    """Postgres is away, not accepting, or did not answer within a deadline."""
+
+
+class BusOutage(Outage):
+    """NATS is away, not accepting, or did not answer within a deadline."""
+
+
+class TermLost(RelayError):
+    """This relay's term has ended: the epoch has moved on, or the lease session is gone."""
+
+
+class AlreadyRunning(RelayError):
+    """A Relay object runs once; make another one to run again."""
+
+
+def sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one error of ours that ended a task group; the group itself if there are others.
+
+    A task group that one task ends with an outage raises a group of it, and often the same outage
+    again from its neighbours. Anything else in the group is a bug and must stay visible.
+    """
+    leaves: list[BaseException] = []
+    nested: list[BaseException] = [group]
+    while nested:
+        error = nested.pop()
+        if isinstance(error, BaseExceptionGroup):
+            nested.extend(reversed(error.exceptions))
+        else:
+            leaves.append(error)
+    if all(isinstance(leaf, RelayError) for leaf in leaves):
+        return leaves[0]
+    return group

@@ -1,0 +1,136 @@
+"""What happened, said once, as values. Logs, metrics and tests are sinks of the same facts.
+
+Times are float seconds; counts are of events. A fact never carries a payload or a secret.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from relay.ports import Backlog, Wake
+
+
+@dataclass(frozen=True, slots=True)
+class StandingBy:
+    """Another relay leads; this one tries again and again."""
+
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class TermBegan:
+    """This relay leads now."""
+
+    holder: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class TermEnded:
+    """This relay leads no more; ``reason`` is empty after a clean stop."""
+
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutageBegan:
+    """One side went away: ``side`` is "postgres" or "nats"."""
+
+    side: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutageEnded:
+    """The side answers again, after ``seconds`` and ``attempts`` tries."""
+
+    side: str
+    seconds: float
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """Some events of a page got no clear answer and are published again after ``delay`` s."""
+
+    events: int
+    reason: str
+    attempt: int
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """One event can't be stored as it is; it is kept in relay.parked."""
+
+    id: int
+    event_id: str
+    subject: str
+    key: str | None
+    reason: str
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageDelivered:
+    """A page is done: every event of it is stored or parked.
+
+    Attributes:
+        delivered: events stored, or known to be stored already.
+        duplicates: those of them of which the answer said that the stream held them already.
+        seconds: from handing the page to the bus until its last answer.
+        oldest_at: when its oldest event was written, by the database's clock.
+    """
+
+    delivered: int
+    duplicates: int
+    seconds: float
+    oldest_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """The relay went to read again after it had slept."""
+
+    cause: Wake
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogSeen:
+    """What waited a moment ago."""
+
+    backlog: Backlog
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """Settled events past their retention were deleted."""
+
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class HousekeepingFailed:
+    """Pruning or looking at the backlog failed; delivery goes on."""
+
+    reason: str
+
+
+Fact = (
+    StandingBy
+    | TermBegan
+    | TermEnded
+    | OutageBegan
+    | OutageEnded
+    | Retried
+    | Parked
+    | PageDelivered
+    | Woken
+    | BacklogSeen
+    | Pruned
+    | HousekeepingFailed
+)
+
+Tell = Callable[[Fact], None]
+"""A sink: called at once, from the loop; it must not block."""
