@@ -1,0 +1,164 @@
+"""The composition: the only place that picks adapters and hands settings to them.
+
+``Relay`` is the library's face; ``python -m relay run`` is a thin shell around it.
+"""
+
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from relay.doorbell import PollOnly
+from relay.engine import Engine
+from relay.errors import AlreadyRunning
+from relay.facts import Fact
+from relay.meter import Meter, Metrics
+from relay.ports import EventBus, Outbox, WakeSource
+from relay.settings import Settings
+from relay.telemetry import factlog
+from relay.term import Policy
+
+if TYPE_CHECKING:
+    from relay.jetstream.options import BusOptions
+
+
+class Relay:
+    """Takes committed events from the outbox to JetStream, until stopped.
+
+        relay = Relay(Settings.load())       # RELAY_* from the environment, else defaults
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(relay.run)
+            ...
+            relay.stop()
+
+    ``outbox``, ``bus`` and ``wake_source`` stand in for Postgres and NATS: ``relay.memory`` has
+    models of them for an application's own tests. Runs on asyncio (psycopg and nats-py do);
+    with the models on any backend of anyio.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        outbox: Outbox | None = None,
+        bus: EventBus | None = None,
+        wake_source: WakeSource | None = None,
+    ) -> None:
+        """Take the settings; connect to nothing yet."""
+        self._settings = settings
+        self._meter = Meter()
+        self._outbox = outbox
+        self._bus = bus
+        self._wake_source = wake_source
+        self._engine: Engine | None = None
+        self._stopped_early = False
+
+    async def run(self) -> None:
+        """Deliver until ``stop``; outages of either side are waited out.
+
+        Cancelling it is safe: what was not settled is published again by the next run, under the
+        same message ids.
+
+        Raises:
+            SchemaError, StreamError: a person has to change something first.
+            AlreadyRunning: this object has been run before.
+        """
+        if self._engine is not None:
+            raise AlreadyRunning("this Relay was started before; make another one to run again")
+        self._engine = self._assemble()
+        if self._stopped_early:
+            self._engine.stop()
+        await self._engine.run()
+
+    def stop(self) -> None:
+        """Read no more, settle what is in flight, let ``run`` return. Calling it again is fine."""
+        self._stopped_early = True
+        if self._engine is not None:
+            self._engine.stop()
+
+    def metrics(self) -> Metrics:
+        """Return ``delivery_lag_seconds``, ``delivery_rate``, ``undelivered`` and more. Cheap."""
+        return self._meter.metrics()
+
+    def _tell(self, fact: Fact) -> None:
+        self._meter.tell(fact)
+        factlog.tell(fact)
+
+    def _assemble(self) -> Engine:
+        settings = self._settings
+        outbox = self._outbox or _outbox(settings)
+        return Engine(
+            outbox,
+            self._bus or _jetstream(settings),
+            self._wake_source or _wake_source(settings, outbox),
+            holder=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
+            policy=Policy(
+                batch_size=settings.batch_size,
+                max_batch_size=settings.max_batch_size,
+                poll_interval=settings.poll_interval,
+                max_retry_delay=settings.max_retry_delay,
+                retention=settings.retention,
+            ),
+            tell=self._tell,
+            shutdown_timeout=settings.shutdown_timeout,
+        )
+
+
+def bus_options(settings: Settings) -> "BusOptions":
+    """Return what the JetStream adapter needs of the settings."""
+    from relay.jetstream.options import BusOptions
+
+    return BusOptions(
+        urls=settings.nats_url,
+        creds=_path(settings.nats_creds),
+        nkey_seed=_secret(settings.nats_nkey_seed),
+        user=settings.nats_user,
+        password=_secret(settings.nats_password),
+        token=_secret(settings.nats_token),
+        tls_ca=_path(settings.nats_tls_ca),
+        tls_cert=_path(settings.nats_tls_cert),
+        tls_key=_path(settings.nats_tls_key),
+        inbox_prefix=settings.nats_inbox_prefix,
+        stream=settings.stream,
+        stream_subjects=settings.stream_subjects,
+        stream_create=settings.stream_create,
+    )
+
+
+def _secret(value: SecretStr | None) -> str | None:
+    return None if value is None else value.get_secret_value()
+
+
+def _path(value: Path | None) -> str | None:
+    return None if value is None else str(value)
+
+
+# Each adapter is imported when it is picked: the models need neither psycopg nor nats-py.
+
+
+def _outbox(settings: Settings) -> Outbox:
+    from relay.postgres.store import PostgresOutbox
+
+    return PostgresOutbox(
+        _secret(settings.postgres_dsn) or "",
+        settings.schema_name,
+        page_bytes=settings.max_batch_bytes,
+    )
+
+
+def _wake_source(settings: Settings, outbox: Outbox) -> WakeSource:
+    from relay.postgres.bell import PostgresBell
+    from relay.postgres.store import PostgresOutbox
+
+    if not settings.notify or not isinstance(outbox, PostgresOutbox):
+        return PollOnly()
+    return PostgresBell(outbox.connect, settings.schema_name, poll_interval=settings.poll_interval)
+
+
+def _jetstream(settings: Settings) -> EventBus:
+    from relay.jetstream.bus import JetStreamBus
+
+    return JetStreamBus(bus_options(settings))

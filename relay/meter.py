@@ -1,0 +1,103 @@
+"""The library's own figures: a sink of facts that answers ``metrics()`` without asking anybody."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import TypedDict
+
+from relay.facts import (
+    BacklogSeen,
+    Fact,
+    PageDelivered,
+    Parked,
+    Retried,
+    TermBegan,
+    TermEnded,
+    Woken,
+)
+from relay.ports import Wake
+
+RATE_OVER = 10.0
+"""Seconds over which ``delivery_rate`` is averaged."""
+
+
+class Metrics(TypedDict):
+    """What ``Relay.metrics()`` returns. Seconds, events, events/s; seen at most a second ago."""
+
+    leading: bool
+    epoch: int
+    delivery_lag_seconds: float
+    delivery_rate: float
+    undelivered: int
+    delivered: int
+    duplicates: int
+    retries: int
+    parked: int
+    wakes: dict[str, int]
+
+
+class Meter:
+    """Adds facts up. Call ``tell`` with each; ``metrics`` at any time."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """Begin at zero, on the clock ``now``."""
+        self._now = now
+        self._leading = False
+        self._epoch = 0
+        self._lag = 0.0
+        self._undelivered = 0
+        self._delivered = self._duplicates = self._retries = self._parked = 0
+        self._wakes: Counter[Wake] = Counter()
+        self._recent: deque[tuple[float, int]] = deque()
+        self._recent_sum = 0
+        self._since = now()
+
+    def tell(self, fact: Fact) -> None:
+        """Take note of one fact."""
+        match fact:
+            case PageDelivered(delivered=delivered, duplicates=duplicates):
+                self._delivered += delivered
+                self._duplicates += duplicates
+                self._remember(delivered)
+            case BacklogSeen(backlog=backlog):
+                self._lag, self._undelivered = backlog.lag, backlog.undelivered
+            case Woken(cause=cause):
+                self._wakes[cause] += 1
+            case Parked():
+                self._parked += 1
+            case Retried(events=events):
+                self._retries += events
+            case TermBegan(epoch=epoch):
+                self._leading, self._epoch = True, epoch
+            case TermEnded():
+                self._leading = False
+            case _:
+                pass
+
+    def metrics(self) -> Metrics:
+        """Return the figures as they stand."""
+        now = self._now()
+        self._forget(now)
+        span = min(RATE_OVER, max(now - self._since, 1e-3))
+        return {
+            "leading": self._leading,
+            "epoch": self._epoch,
+            "delivery_lag_seconds": self._lag,
+            "delivery_rate": self._recent_sum / span,
+            "undelivered": self._undelivered,
+            "delivered": self._delivered,
+            "duplicates": self._duplicates,
+            "retries": self._retries,
+            "parked": self._parked,
+            "wakes": {cause.value: self._wakes[cause] for cause in Wake},
+        }
+
+    def _remember(self, delivered: int) -> None:
+        now = self._now()
+        self._recent.append((now, delivered))
+        self._recent_sum += delivered
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        while self._recent and self._recent[0][0] < now - RATE_OVER:
+            self._recent_sum -= self._recent.popleft()[1]

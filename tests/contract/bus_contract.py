@@ -1,0 +1,97 @@
+"""What every bus adapter keeps."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+from uuid import uuid4
+
+import pytest
+
+from relay.core.event import Event
+from relay.core.outcome import Refused, Stored
+from relay.errors import BusOutage
+from relay.ports import EventBus
+
+pytestmark = pytest.mark.anyio
+
+
+class BusHarness(Protocol):
+    """One bus that stores ``orders.>``, and a look at what it holds."""
+
+    bus: EventBus
+
+    async def stored(self) -> list[tuple[str, str, bytes]]:
+        """Return (subject, message id, payload) of every stored message, in stream order."""
+        ...
+
+    async def go_away(self) -> None:
+        """Make the broker unreachable."""
+        ...
+
+    async def come_back(self) -> None:
+        """Make it reachable again."""
+        ...
+
+
+def event(number: int, *, key: str | None = None, subject: str = "orders.placed") -> Event:
+    id_ = str(uuid4())
+    return Event(number, id_, id_, subject, key, datetime.now(UTC), None, b"%d" % number)
+
+
+def payloads(stored: Sequence[tuple[str, str, bytes]]) -> list[bytes]:
+    return [payload for _, _, payload in stored]
+
+
+class BusContract:
+    """Subclass it with a fixture ``harness``."""
+
+    async def test_events_are_stored_in_order_with_one_outcome_each(
+        self, harness: BusHarness
+    ) -> None:
+        events = [event(number, key=f"k{number % 3}") for number in range(10)]
+        outcomes = await harness.bus.publish(events)
+        assert len(outcomes) == 10
+        assert all(isinstance(outcome, Stored) for outcome in outcomes)
+        stored = await harness.stored()
+        for key in range(3):
+            mine = [payload for payload in payloads(stored) if int(payload) % 3 == key]
+            assert mine == sorted(mine, key=int)
+        assert {message_id for _, message_id, _ in stored} == {e.message_id for e in events}
+
+    async def test_a_repeated_message_id_is_stored_once_and_called_stored(
+        self, harness: BusHarness
+    ) -> None:
+        events = [event(1, key="k"), event(2, key="k")]
+        await harness.bus.publish(events)
+        again = await harness.bus.publish([*events, event(3, key="k")])
+        assert all(isinstance(outcome, Stored) for outcome in again)
+        assert payloads(await harness.stored()) == [b"1", b"2", b"3"]
+
+    async def test_a_refused_event_does_not_hold_up_the_others(self, harness: BusHarness) -> None:
+        outcomes = await harness.bus.publish(
+            [event(1, key="k"), event(2, key="k", subject="nobody.listens"), event(3, key="k")]
+        )
+        assert [type(outcome) for outcome in outcomes] == [Stored, Refused, Stored]
+        assert payloads(await harness.stored()) == [b"1", b"3"]
+
+    async def test_an_absent_broker_is_an_outage_and_its_return_the_end_of_it(
+        self, harness: BusHarness
+    ) -> None:
+        await harness.bus.connect()
+        await harness.go_away()
+        with pytest.raises(BusOutage):
+            await harness.bus.publish([event(1)])
+        with pytest.raises(BusOutage):
+            await harness.bus.connect()
+        await harness.come_back()
+        outcomes = await harness.bus.publish([event(1)])
+        assert isinstance(outcomes[0], Stored)
+
+    async def test_closing_twice_is_fine_and_connecting_again_works(
+        self, harness: BusHarness
+    ) -> None:
+        await harness.bus.connect()
+        await harness.bus.close()
+        await harness.bus.close()
+        await harness.bus.connect()
+        assert isinstance((await harness.bus.publish([event(1)]))[0], Stored)
