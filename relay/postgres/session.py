@@ -1,0 +1,200 @@
+"""One Postgres session: a connection with deadlines, and the one table of what its errors mean.
+
+Every statement has a deadline; a session that misses one is dropped, never repaired, because
+nothing is known of it any more. Who needs a session again makes another one.
+
+What an error means is decided in ``translated``, by SQLSTATE:
+
+    no answer, connection gone, server starting or stopping, standby   StoreOutage
+    schema, table or column missing, no privilege                      SchemaError
+    wrong password, no such database or role                           StoreOutage, with the reason
+    anything else                                                      passes through: a bug
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from relay.errors import RelayError, SchemaError, SettingsError, StoreOutage
+
+STATEMENT_DEADLINE = 8.0
+"""Seconds a statement may take; with psycopg's own bound on cancelling, a frozen server is
+noticed in time to be reported within ten seconds."""
+
+CONNECT_DEADLINE = 5.0
+
+_READ_ONLY = "25006"
+_MISSING = {
+    "3F000": "schema",
+    "42P01": "table or view",
+    "42703": "column",
+    "42883": "function",
+}
+_NO_PRIVILEGE = "42501"
+_NO_OUTAGE = ("55P03", "57014")  # lock_timeout, a cancelled statement: answers, for who asked
+
+_OURS: Mapping[str, Any] = {
+    # A peer that vanished is noticed by the kernel on idle sessions, too.
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 8000,
+    "connect_timeout": int(CONNECT_DEADLINE),
+    "target_session_attrs": "read-write",  # a standby would show what is not yet durable
+}
+
+
+class Session:
+    """A connection in autocommit whose every wait is bounded. Not to be used by two tasks at once.
+
+    Make it by ``await Session.connect(...)``; leave it by ``close()`` or ``async with``.
+    """
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Wrap an open connection; use ``connect``."""
+        self.connection = connection
+
+    @classmethod
+    async def connect(
+        cls, dsn: str, name: str, *, options: Mapping[str, str] | None = None
+    ) -> Self:
+        """Connect under a deadline.
+
+        Args:
+            dsn: libpq connection string or URI; what it leaves out comes from the PG* variables.
+            name: the session's duty; shown by pg_stat_activity as ``relay <name>``.
+            options: server settings for this session.
+
+        Raises:
+            StoreOutage: the server is away, refuses, is a standby, or does not answer.
+            SettingsError: ``dsn`` can't be read.
+        """
+        try:
+            given = conninfo_to_dict(dsn)
+        except psycopg.ProgrammingError:  # its text can quote the password
+            raise SettingsError(
+                ["postgres_dsn is no connection string: see libpq's keywords, or use a URI"]
+            ) from None
+        ours = {name_: value for name_, value in _OURS.items() if name_ not in given}
+        server = {"timezone": "UTC", "client_encoding": "UTF8", **(options or {})}
+        flags = " ".join(f"-c {option}={value}" for option, value in server.items())
+        ours["options"] = f"{given.get('options', '') or ''} {flags}".strip()
+        ours.setdefault("application_name", f"relay {name}")
+        try:
+            with anyio.fail_after(CONNECT_DEADLINE + 1):
+                connection = await psycopg.AsyncConnection.connect(
+                    make_conninfo(dsn, **ours), autocommit=True
+                )
+        except TimeoutError:
+            raise StoreOutage(
+                f"Postgres did not answer within {CONNECT_DEADLINE + 1:g} s of connecting ({name})"
+            ) from None
+        except psycopg.Error as error:
+            raise translated(error) from None
+        return cls(connection)
+
+    async def rows(
+        self,
+        query: sql.Composed,
+        params: Mapping[str, Any] | None = None,
+        *,
+        deadline: float = STATEMENT_DEADLINE,
+    ) -> list[tuple[Any, ...]]:
+        """Run one prepared statement and return all its rows.
+
+        Raises:
+            StoreOutage: no answer within ``deadline`` s, or the connection is gone.
+            SchemaError: something the statement names does not exist, or may not be used.
+        """
+        try:
+            with anyio.fail_after(deadline):
+                async with self.connection.cursor(binary=True) as cursor:
+                    await cursor.execute(query, params, prepare=True)
+                    return await cursor.fetchall() if cursor.description else []
+        except TimeoutError:
+            self.drop()
+            raise StoreOutage(f"Postgres did not answer within {deadline:g} s") from None
+        except psycopg.Error as error:
+            raise translated(error) from error
+
+    async def row(
+        self,
+        query: sql.Composed,
+        params: Mapping[str, Any] | None = None,
+        *,
+        deadline: float = STATEMENT_DEADLINE,
+    ) -> tuple[Any, ...] | None:
+        """Run one prepared statement and return its first row, or None. Raises as ``rows`` does."""
+        found = await self.rows(query, params, deadline=deadline)
+        return found[0] if found else None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Make several statements one transaction, all of it within one deadline.
+
+        Raises:
+            StoreOutage: whether it committed is not known.
+        """
+        try:
+            with anyio.fail_after(STATEMENT_DEADLINE):
+                async with self.connection.transaction():
+                    yield
+        except TimeoutError:
+            self.drop()
+            raise StoreOutage(f"Postgres did not answer within {STATEMENT_DEADLINE:g} s") from None
+        except psycopg.Error as error:
+            raise translated(error) from error
+
+    def drop(self) -> None:
+        """Forget the connection at once; the server notices by the closed socket."""
+        self.connection.pgconn.finish()
+
+    async def close(self) -> None:
+        """Say goodbye if that can be done at once. Never raises."""
+        if not self.connection.closed:
+            await self.connection.close()
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        await self.close()
+
+
+Connect = Callable[[str], Awaitable[Session]]
+"""Opens a session for the duty it is named by."""
+
+
+def translated(error: psycopg.Error) -> RelayError | psycopg.Error:
+    """Return our error for a driver's one, or the driver's own where it can only be a bug."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    state = error.sqlstate
+    if state in _MISSING:
+        return SchemaError(
+            f"{message}: a {_MISSING[state]} of the outbox is missing;"
+            " run `python -m relay migrate`"
+        )
+    if state == _NO_PRIVILEGE:
+        return SchemaError(
+            f"{message}: grant this login the schema's relay role, or run as the schema's owner"
+        )
+    if state == _READ_ONLY:
+        return StoreOutage(f"Postgres is read-only here, a standby or a demoted primary: {message}")
+    if state in _NO_OUTAGE:
+        return error
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return StoreOutage(message)
+    return error

@@ -1,0 +1,220 @@
+"""The outbox in Postgres: terms, reading, settling, retention.
+
+Who is right: ``epoch`` in the cursor row. It is raised when a term begins, and every settlement
+says ``where epoch = mine``, so a relay that slept through its own death changes nothing. The lease
+(a session advisory lock) only tells standbys early that the leader's session is gone.
+
+Sessions, each with one duty, so that none waits for another:
+
+    term         holds the lease, settles        its loss ends the term
+    reader       reads pages                     its loss ends the term
+    housekeeper  prunes, looks at the backlog    made when first needed
+
+On any failure: the term ends, the sessions are dropped, and the next term reads on behind the last
+settlement. What was published and not settled is published again under the same message ids.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+import anyio
+
+from relay.core.outcome import Refused
+from relay.errors import StoreOutage, TermLost
+from relay.ports import Backlog, Page, Settlement, Wake
+from relay.postgres import migrations
+from relay.postgres.cursor import Position
+from relay.postgres.locks import LEASE_CLASS
+from relay.postgres.reader import SESSION_OPTIONS, Reader
+from relay.postgres.session import Session
+from relay.postgres.sqlfiles import load
+
+log = logging.getLogger("relay.postgres")
+
+PRUNE_CHUNK_ROWS = 5_000
+BACKLOG_EXACT_UP_TO = 10_000
+
+_TERM_OPTIONS = {
+    # Losing the last settlements in a crash of the server only publishes again.
+    "synchronous_commit": "off",
+    "idle_session_timeout": "0",
+}
+
+
+class PostgresOutbox:
+    """Where terms come from: ``relay.ports.Outbox`` over one database."""
+
+    def __init__(self, dsn: str, schema: str, *, page_bytes: int) -> None:
+        """Take the connection string, the outbox's schema and a page's bound in bytes."""
+        self._dsn = dsn
+        self._schema = schema
+        self._page_bytes = page_bytes
+        self._candidate: Session | None = None
+
+    async def connect(self, duty: str, options: Mapping[str, str] | None = None) -> Session:
+        """Open a session to this database for ``duty``."""
+        return await Session.connect(self._dsn, duty, options=options)
+
+    async def campaign(self, holder: str) -> "PostgresStore | None":
+        """Try once to begin a term; the session of a candidate is kept between tries."""
+        session = self._candidate
+        self._candidate = None
+        try:
+            if session is None:
+                session = await self.connect("term", _TERM_OPTIONS)
+                await migrations.verify(session.connection, self._schema)
+            got = await session.row(
+                load("queries/campaign", self._schema), {"lease_class": LEASE_CLASS}
+            )
+            if got is None or not got[0]:
+                self._candidate = session
+                return None
+            return await self._begin(session, holder)
+        except BaseException:
+            if session is not None:
+                session.drop()
+            raise
+
+    async def close(self) -> None:
+        """Stop standing by."""
+        if self._candidate is not None:
+            self._candidate.drop()
+            self._candidate = None
+
+    async def _begin(self, term: Session, holder: str) -> "PostgresStore":
+        """Begin the term whose lease ``term`` holds."""
+        row = await term.row(load("queries/begin_term", self._schema), {"holder": holder})
+        if row is None:
+            raise StoreOutage(f"the cursor row of schema {self._schema} is gone")
+        epoch, base, target, last_id, same_cluster = row
+        position = Position(base, target, last_id)
+        if not same_cluster:
+            stamped = await term.row(
+                load("queries/adopt_cluster", self._schema), {"epoch": epoch}, deadline=600.0
+            )
+            if stamped is None:
+                raise TermLost(f"epoch {epoch} ended while it began")
+            log.warning(
+                "the outbox came here from another cluster: its retained events are published"
+                " again, under the same message ids",
+                extra={"events": stamped[0]},
+            )
+            position = Position()
+        session = await self.connect("reader", SESSION_OPTIONS)
+        reader = Reader(session, self._schema, position, self._page_bytes)
+        return PostgresStore(epoch, term, reader, self.connect, self._schema)
+
+
+class PostgresStore:
+    """One term's view of the outbox: ``relay.ports.OutboxStore``."""
+
+    def __init__(
+        self,
+        epoch: int,
+        term: Session,
+        reader: Reader,
+        connect: Callable[[str], Awaitable[Session]],
+        schema: str,
+    ) -> None:
+        """Use ``PostgresOutbox.campaign``."""
+        self.epoch = epoch
+        self._term = term
+        self._reader = reader
+        self._connect = connect
+        self._housekeeper: Session | None = None
+        self._housekeeping = anyio.Lock()
+        self._prune_floor = 0
+        self._settle = load("queries/settle", schema)
+        self._park = load("queries/park", schema)
+        self._prune = load("queries/prune", schema)
+        self._backlog = load("queries/backlog", schema)
+
+    async def read(self, limit: int) -> Page:
+        """Read the next page of at most ``limit`` events and the configured bytes."""
+        return await self._reader.read(limit)
+
+    async def settle(self, done: Settlement) -> None:
+        """Move the cursor and park what was refused, in one transaction."""
+        if not done.parked:
+            await self._move(done)
+            return
+        async with self._term.transaction():
+            await self._move(done)
+            await self._park_all([(event.id, refused) for event, refused in done.parked])
+
+    async def _move(self, done: Settlement) -> None:
+        position = done.position
+        assert isinstance(position, Position)
+        wakes = done.wakes or {}
+        moved = await self._term.row(
+            self._settle,
+            {
+                "epoch": self.epoch,
+                "base": position.base,
+                "target": position.target,
+                "last_id": position.last_id,
+                "delivered": done.delivered,
+                "refused": len(done.parked),
+                "wakes_bell": wakes.get(Wake.BELL, 0),
+                "wakes_grant": wakes.get(Wake.GRANT, 0),
+                "wakes_poll": wakes.get(Wake.POLL, 0),
+            },
+        )
+        if moved is None:
+            raise TermLost(f"epoch {self.epoch} is over: another relay leads")
+
+    async def _park_all(self, refusals: list[tuple[int, Refused]]) -> None:
+        parked = await self._term.rows(
+            self._park,
+            {
+                "ids": [id_ for id_, _ in refusals],
+                "reasons": [refused.reason for _, refused in refusals],
+                "codes": [refused.code for _, refused in refusals],
+            },
+        )
+        if len(parked) != len(refusals):
+            raise StoreOutage(
+                f"{len(refusals) - len(parked)} of {len(refusals)} refused events are no longer in"
+                " the outbox; not settling past them"
+            )
+
+    async def prune(self, retention: float) -> int:
+        """Delete settled events past ``retention`` s among the next 5,000 rows; how many went."""
+        async with self._housekeeping:
+            session = await self._keep_house()
+            row = await session.row(
+                self._prune,
+                {
+                    "floor": self._prune_floor,
+                    "chunk_rows": PRUNE_CHUNK_ROWS,
+                    "retention": f"{retention} seconds",
+                },
+            )
+        assert row is not None
+        deleted, last_id, young = row
+        self._prune_floor = 0 if young or last_id is None else last_id
+        return int(deleted)
+
+    async def backlog(self) -> Backlog:
+        """Look at what waits, exactly up to 10,000 events."""
+        async with self._housekeeping:
+            session = await self._keep_house()
+            row = await session.row(self._backlog, {"exact_up_to": BACKLOG_EXACT_UP_TO})
+        if row is None:
+            raise StoreOutage("the cursor row is gone")
+        undelivered, lag, parked, epoch = row
+        if epoch != self.epoch:
+            raise TermLost(f"epoch {self.epoch} is over: {epoch} has begun")
+        return Backlog(undelivered, lag, parked)
+
+    async def close(self) -> None:
+        """End the term: the lease goes with its session."""
+        self._term.drop()
+        self._reader.session.drop()
+        if self._housekeeper is not None:
+            self._housekeeper.drop()
+
+    async def _keep_house(self) -> Session:
+        if self._housekeeper is None or self._housekeeper.connection.closed:
+            self._housekeeper = await self._connect("housekeeper")
+        return self._housekeeper

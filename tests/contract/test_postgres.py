@@ -1,0 +1,74 @@
+"""The Postgres adapters keep the contracts, on every major version found."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+
+from relay.ports import OutboxStore
+from relay.postgres.bell import PostgresBell
+from relay.postgres.store import PostgresOutbox
+from tests.contract.outbox_contract import OutboxContract
+from tests.contract.wake_contract import WakeContract
+
+pytestmark = pytest.mark.anyio
+
+INSERT = """
+    insert into relay.outbox (subject, key, payload) values (%s, %s, '{"n": 1}')
+    returning event_id::text
+"""
+
+
+class PostgresHarness:
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.terms: list[OutboxStore] = []
+        self.outbox = PostgresOutbox(dsn, "relay", page_bytes=8 << 20)
+
+    async def commit(self, *subjects: str, key: str | None = None) -> list[str]:
+        async with await psycopg.AsyncConnection.connect(self.dsn) as producer:
+            written = []
+            for subject in subjects:
+                row = await (await producer.execute(INSERT, (subject, key))).fetchone()
+                assert row is not None
+                written.append(row[0])
+            return written
+
+
+class TestPostgresOutbox(OutboxContract):
+    @pytest.fixture
+    async def harness(self, outbox_dsn: str) -> AsyncIterator[PostgresHarness]:
+        harness = PostgresHarness(outbox_dsn)
+        yield harness
+        for term in harness.terms:
+            await term.close()
+        await harness.outbox.close()
+
+    @pytest.fixture
+    def usurp(self, outbox_dsn: str) -> Any:
+        async def begin_another_term(_: OutboxStore) -> None:
+            async with await psycopg.AsyncConnection.connect(outbox_dsn, autocommit=True) as other:
+                await other.execute("update relay.cursor set epoch = epoch + 1")
+
+        return begin_another_term
+
+
+class PostgresWakeHarness:
+    def __init__(self, dsn: str) -> None:
+        self._harness = PostgresHarness(dsn)
+        self.source = PostgresBell(self._harness.outbox.connect, "relay", poll_interval=60)
+
+    async def commit(self) -> None:
+        await self._harness.commit("a.b")
+
+
+class TestPostgresBell(WakeContract):
+    @pytest.fixture
+    async def harness(self, outbox_dsn: str) -> AsyncIterator[PostgresWakeHarness]:
+        harness = PostgresWakeHarness(outbox_dsn)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(harness.source.run)
+            yield harness
+            tasks.cancel_scope.cancel()

@@ -1,0 +1,171 @@
+"""The plans of the hot statements, with a million delivered rows and with a million waiting ones.
+
+Every statement is planned as the relay runs it: prepared, generic, with its session's settings, and
+with the statistics of a table just filled (none) as well as of an analyzed one. What is held is
+what the statement touches, not how long it takes.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from relay import devstack
+from relay.postgres import migrations
+from relay.postgres.reader import SESSION_OPTIONS
+from relay.postgres.sqlfiles import load
+
+MILLION = 1_000_000
+FEW = 10
+PAGE = 2000
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def filled(postgres_server: devstack.Postgres) -> Iterator[psycopg.Connection]:
+    """A million rows, then one transaction of ten more; the snapshot between is ``middle``."""
+    dsn = postgres_server.create_database("plans")
+    asyncio.run(migrations.migrate(dsn, "relay"))
+    options = " ".join(f"-c {name}={value}" for name, value in SESSION_OPTIONS.items())
+    with psycopg.connect(dsn, autocommit=True, options=options) as connection:
+        connection.execute("alter table relay.outbox set (autovacuum_enabled = off)")
+        insert = (
+            "insert into relay.outbox (subject, key, payload)"
+            " select 'orders.placed', 'k' || n %% 1000, '{\"some\": \"payload\"}'"
+            " from generate_series(1, %s) as n"
+        )
+        connection.execute(insert, (MILLION,))
+        connection.execute("create table middle as select pg_current_snapshot() as base")
+        connection.execute(insert, (FEW,))
+        yield connection
+    postgres_server.drop_database("plans")
+
+
+@pytest.fixture(params=["never analyzed", "analyzed"], scope="module")
+def outbox(request: pytest.FixtureRequest, filled: psycopg.Connection) -> psycopg.Connection:
+    if request.param == "analyzed":
+        filled.execute("analyze relay.outbox")
+    return filled
+
+
+def middle(connection: psycopg.Connection) -> str:
+    row = connection.execute("select base::text from middle").fetchone()
+    assert row is not None
+    return row[0]
+
+
+def now(connection: psycopg.Connection) -> str:
+    row = connection.execute("select pg_current_snapshot()::text").fetchone()
+    assert row is not None
+    return row[0]
+
+
+def nodes(connection: psycopg.Connection, name: str, **params: Any) -> list[dict[str, Any]]:
+    """Run the query file ``name`` under EXPLAIN ANALYZE; its plan's nodes, flat."""
+    text = load(f"queries/{name}", "relay").as_string(connection)
+    order = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
+    for number, param in enumerate(order, 1):
+        text = text.replace(f"%({param})s", f"${number}")
+    connection.execute(f"prepare planned as {text}".encode())
+    try:
+        values = ", ".join(psycopg.sql.Literal(params[p]).as_string(connection) for p in order)
+        row = connection.execute(
+            f"explain (analyze, format json) execute planned({values})".encode()
+        ).fetchone()
+    finally:
+        connection.execute("deallocate planned")
+    assert row is not None
+    found: list[dict[str, Any]] = []
+    waiting = [row[0][0]["Plan"] if not isinstance(row[0], str) else json.loads(row[0])[0]["Plan"]]
+    while waiting:
+        node = waiting.pop()
+        waiting.extend(node.get("Plans", []))
+        found.append(node)
+    return found
+
+
+def touched(plan: list[dict[str, Any]], index: str | None = None) -> int:
+    """How many outbox rows the plan's scans looked at, kept or not."""
+    total = 0
+    for node in plan:
+        if node.get("Relation Name") == "outbox" or node.get("Index Name") == index is not None:
+            assert node["Node Type"] != "Seq Scan", "the whole table is read"
+            if index is not None and "Index Name" in node:
+                assert node["Index Name"] == index
+            looked = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+            total += round(looked * node["Actual Loops"])
+    return total
+
+
+def test_new_events_are_found_without_a_look_at_a_million_delivered_ones(
+    outbox: psycopg.Connection,
+) -> None:
+    plan = nodes(outbox, "recent", base=middle(outbox), limit_rows=PAGE, limit_bytes=8 << 20)
+    assert touched(plan, "outbox_xid_id") == FEW
+
+
+def test_a_poll_that_finds_nothing_touches_nothing(outbox: psycopg.Connection) -> None:
+    plan = nodes(outbox, "recent", base=now(outbox), limit_rows=PAGE, limit_bytes=8 << 20)
+    assert touched(plan, "outbox_xid_id") == 0
+
+
+def test_a_million_waiting_events_overflow_a_page_after_one_row_too_many(
+    outbox: psycopg.Connection,
+) -> None:
+    plan = nodes(outbox, "recent", base="1:1:", limit_rows=PAGE, limit_bytes=8 << 20)
+    assert touched(plan, "outbox_xid_id") == PAGE + 1
+
+
+@pytest.mark.parametrize("last_id", [0, MILLION // 2])
+def test_a_page_of_a_million_waiting_events_touches_no_more_than_itself(
+    outbox: psycopg.Connection, last_id: int
+) -> None:
+    plan = nodes(
+        outbox,
+        "page",
+        base="1:1:",
+        target=now(outbox),
+        last_id=last_id,
+        limit_rows=PAGE,
+        limit_bytes=8 << 20,
+    )
+    assert touched(plan, "outbox_pkey") <= PAGE + 1
+    assert all(node["Node Type"] != "Sort" for node in plan)
+
+
+def test_the_first_of_a_million_waiting_events_is_found_at_the_head_of_the_key(
+    outbox: psycopg.Connection,
+) -> None:
+    plan = nodes(outbox, "first_id", base="1:1:")
+    assert touched(plan) == 1
+
+
+def test_the_first_new_event_behind_a_million_delivered_ones_costs_one_bounded_scan(
+    outbox: psycopg.Connection,
+) -> None:
+    plan = nodes(outbox, "first_id", base=middle(outbox))
+    assert touched(plan) <= 100_000 + FEW  # an average over loops, rounded
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+def test_the_backlog_is_estimated_from_a_bounded_look(
+    outbox: psycopg.Connection, delivered: bool
+) -> None:
+    base = middle(outbox) if delivered else "1:1:"
+    outbox.execute("update relay.cursor set base = %s, target = null, last_id = 0", (base,))
+    plan = nodes(outbox, "backlog", exact_up_to=10_000)
+    assert touched(plan) <= (FEW if delivered else 10_000) + 1
+
+
+def test_pruning_walks_one_chunk_of_the_key(outbox: psycopg.Connection) -> None:
+    outbox.execute("update relay.cursor set base = %s, target = null", (middle(outbox),))
+    with outbox.transaction(force_rollback=True):
+        plan = nodes(outbox, "prune", floor=0, chunk_rows=5000, retention="0 seconds")
+    reads = [n for n in plan if n["Node Type"].endswith("Scan") and n.get("Alias") == "o"]
+    assert {node.get("Index Name") for node in reads} == {"outbox_pkey"}
+    assert touched(plan) <= 2 * 5000

@@ -1,0 +1,223 @@
+"""Who may do what: every role against every verb on every object, every cell asserted."""
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from relay import devstack
+
+ROLES = ("owner", "producer", "relay", "operator", "monitor", "stranger")
+
+TABLES = ("outbox", "cursor", "parked", "migration", "pending", "status")
+VERBS = ("select", "insert", "update", "delete", "truncate", "references", "trigger")
+
+# Who may, beside the owner, who may everything. A right on some columns only is not listed here.
+TABLE_RIGHTS = {
+    ("outbox", "select"): "relay operator",
+    ("outbox", "delete"): "relay",
+    ("cursor", "select"): "relay operator",
+    ("cursor", "update"): "relay",
+    ("parked", "select"): "relay operator",
+    ("parked", "insert"): "relay",
+    ("parked", "update"): "relay operator",
+    ("parked", "delete"): "relay operator",
+    ("migration", "select"): "relay operator",
+    ("pending", "select"): "relay operator monitor",
+    ("status", "select"): "relay operator monitor",
+}
+
+COLUMN_VERBS = ("select", "insert", "update", "references")
+OUTBOX_COLUMNS = (
+    "id",
+    "xid",
+    "created_at",
+    "event_id",
+    "idempotency_key",
+    "subject",
+    "key",
+    "payload",
+    "payload_bytes",
+    "headers",
+)
+COLUMN_RIGHTS = {
+    **{(column, "select"): "relay operator" for column in OUTBOX_COLUMNS},
+    **{(column, "insert"): "producer operator" for column in OUTBOX_COLUMNS[3:]},
+    ("xid", "update"): "relay",
+}
+
+FUNCTIONS = {
+    "emit(text, json, text, jsonb, text)": "producer operator",
+    "emit(text, jsonb, text, jsonb, text)": "producer operator",
+    "emit(text, text, text, jsonb, text)": "producer operator",
+    "emit(text, bytea, text, jsonb, text)": "producer operator",
+    "refuse_poison()": "",
+    "ring()": "",
+}
+
+SCHEMA_RIGHTS = {"usage": "producer relay operator monitor", "create": ""}
+
+SEQUENCE_VERBS = ("usage", "select", "update")
+
+
+@pytest.fixture(scope="module")
+def dsn(postgres_server: devstack.Postgres, outbox_template: str) -> Iterator[str]:
+    name = f"roles_{uuid.uuid4().hex[:12]}"
+    made = postgres_server.create_database(name, template=outbox_template)
+    with psycopg.connect(made, autocommit=True) as connection:
+        connection.execute("create role relay_stranger nologin")
+    yield made
+    postgres_server.drop_database(name)
+    with psycopg.connect(postgres_server.dsn, autocommit=True) as connection:
+        connection.execute("drop role relay_stranger")
+
+
+@pytest.fixture
+def connection(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(dsn) as made:
+        yield made
+        made.rollback()
+
+
+def may(connection: psycopg.Connection[Any], kind: str, role: str, *what: str) -> object:
+    places = ", ".join(["%s::text"] * (len(what) + 1))
+    row = connection.execute(
+        f"select has_{kind}_privilege({places})",
+        (f"relay_{role}", *what),
+    ).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def expected(role: str, others: str) -> bool:
+    return role == "owner" or role in others.split()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_tables_and_views(connection: psycopg.Connection[Any], role: str) -> None:
+    cells = [(table, verb) for table in TABLES for verb in VERBS]
+    got = {cell: may(connection, "table", role, f"relay.{cell[0]}", cell[1]) for cell in cells}
+    assert got == {cell: expected(role, TABLE_RIGHTS.get(cell, "")) for cell in cells}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_outbox_s_columns(connection: psycopg.Connection[Any], role: str) -> None:
+    cells = [(column, verb) for column in OUTBOX_COLUMNS for verb in COLUMN_VERBS]
+    got = {cell: may(connection, "column", role, "relay.outbox", *cell) for cell in cells}
+    assert got == {cell: expected(role, COLUMN_RIGHTS.get(cell, "")) for cell in cells}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_functions(connection: psycopg.Connection[Any], role: str) -> None:
+    got = {f: may(connection, "function", role, f"relay.{f}", "execute") for f in FUNCTIONS}
+    assert got == {f: expected(role, others) for f, others in FUNCTIONS.items()}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_schema_and_its_sequence(connection: psycopg.Connection[Any], role: str) -> None:
+    got = {verb: may(connection, "schema", role, "relay", verb) for verb in SCHEMA_RIGHTS}
+    assert got == {verb: expected(role, others) for verb, others in SCHEMA_RIGHTS.items()}
+    for verb in SEQUENCE_VERBS:
+        assert may(connection, "sequence", role, "relay.outbox_id_seq", verb) is (role == "owner")
+
+
+def test_the_matrix_names_every_object_there_is(connection: psycopg.Connection[Any]) -> None:
+    relations = connection.execute(
+        "select relname from pg_class "
+        "where relnamespace = 'relay'::regnamespace and relkind not in ('i', 'S')"
+    ).fetchall()
+    assert {name for (name,) in relations} == set(TABLES)
+    columns = connection.execute(
+        "select attname from pg_attribute "
+        "where attrelid = 'relay.outbox'::regclass and attnum > 0 order by attnum"
+    ).fetchall()
+    assert tuple(name for (name,) in columns) == OUTBOX_COLUMNS
+    functions = connection.execute(
+        "select count(*) from pg_proc where pronamespace = 'relay'::regnamespace"
+    ).fetchone()
+    assert functions == (len(FUNCTIONS),)
+
+
+def test_none_of_the_roles_can_log_in_or_do_more_than_their_grants(
+    connection: psycopg.Connection[Any],
+) -> None:
+    powers = connection.execute(
+        """
+        select count(*) from pg_roles
+         where rolname = any(%s)
+           and not (rolcanlogin or rolsuper or rolcreaterole or rolcreatedb or rolreplication
+                    or rolbypassrls)
+        """,
+        ([f"relay_{role}" for role in ROLES[:-1]],),
+    ).fetchone()
+    assert powers == (len(ROLES) - 1,)
+
+
+WRITE = "insert into relay.outbox (subject, payload) values ('a.b', '1')"
+
+
+@pytest.mark.parametrize(
+    ("role", "statement"),
+    [
+        ("producer", WRITE),
+        ("producer", "select relay.emit('a.b', '1')"),
+        ("producer", "select relay.emit('a.b', '1'::jsonb, idempotency_key => 'i')"),
+        ("producer", r"select relay.emit('a.b', '\x01'::bytea)"),
+        ("relay", "select * from relay.outbox"),
+        ("relay", "delete from relay.outbox where id = 1"),
+        ("relay", "update relay.outbox set xid = pg_current_xact_id()"),
+        ("relay", "update relay.cursor set epoch = epoch + 1"),
+        ("relay", "select pg_try_advisory_lock(1, 2)"),
+        ("relay", 'listen "relay.outbox"'),
+        ("relay", "select system_identifier from pg_control_system()"),
+        ("operator", "select relay.emit('a.b', '1')"),
+        ("monitor", "select * from relay.status"),
+        ("monitor", "select * from relay.pending"),
+    ],
+)
+def test_what_a_role_is_for_works(
+    connection: psycopg.Connection[Any], role: str, statement: str
+) -> None:
+    connection.execute(f"set role relay_{role}")
+    connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("role", "statement"),
+    [
+        ("producer", "select * from relay.outbox"),
+        ("producer", WRITE + " returning id"),
+        ("producer", WRITE.replace("(subject,", "(xid, subject,").replace("('a", "('1', 'a")),
+        ("producer", WRITE.replace("payload)", "created_at)").replace("'1'", "now()")),
+        ("producer", "select * from relay.pending"),
+        ("producer", "select nextval('relay.outbox_id_seq')"),
+        ("relay", WRITE),
+        ("relay", "update relay.outbox set payload = '2'"),
+        ("relay", "truncate relay.outbox"),
+        ("relay", "alter table relay.outbox disable trigger doorbell"),
+        ("operator", "delete from relay.outbox"),
+        ("operator", "update relay.cursor set epoch = 0"),
+        ("monitor", "select payload from relay.outbox"),
+        ("monitor", "select last_error from relay.parked"),
+        ("stranger", "select * from relay.status"),
+        ("stranger", "select relay.emit('a.b', '1')"),
+    ],
+)
+def test_what_a_role_is_not_for_is_denied(
+    connection: psycopg.Connection[Any], role: str, statement: str
+) -> None:
+    connection.execute(f"set role relay_{role}")
+    with pytest.raises(errors.InsufficientPrivilege):
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize("view", ["pending", "status"])
+def test_no_view_has_a_column_of_content(connection: psycopg.Connection[Any], view: str) -> None:
+    columns = connection.execute(
+        "select attname from pg_attribute where attrelid = ('relay.' || %s)::regclass", (view,)
+    ).fetchall()
+    assert columns
+    assert not {"payload", "payload_bytes", "headers"} & {name for (name,) in columns}
