@@ -1,0 +1,116 @@
+"""An event as bytes on the wire: one HPUB frame. Pure; knows nothing of nats-py.
+
+Nothing from an event may end a header line or a frame early, so CR, LF and NUL are refused, never
+escaped: the counts of line ends in the finished header block must be our own. Names beginning with
+``Nats-`` would steer the server (purge, expire, withhold) and are refused as well. Both are also
+CHECKs in the outbox; here they cost 0.3 µs and stand between a hole there and the server.
+
+Sizes are checked before the wire, for a violation makes the server close the connection.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from relay.core.event import Event
+from relay.core.outcome import Refused
+
+MAX_HEADER_BYTES = 65_535
+"""The server's limit of a header block, its first line and last empty line included."""
+
+MAX_CONTROL_LINE_BYTES = 4_096
+"""The server's default limit of ``HPUB subject reply n n``."""
+
+CHUNK_EVENTS = 250
+CHUNK_BYTES = 1 << 20
+"""Most that is built between two looks at the event loop: about 1.2 ms at 256 bytes an event."""
+
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+_TWO = [f"{number:02d}" for number in range(100)]
+_MS = [f"{number:03d}" for number in range(1000)]
+
+
+def instant(moment: datetime) -> str:
+    """Write an aware instant in ISO 8601, UTC, microseconds, ``Z``.
+
+    By table: 0.7 µs; by format 1.4 µs, by ``isoformat`` 1.7 µs.
+    """
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    ms, us = divmod(moment.microsecond, 1000)
+    return (
+        f"{moment.year}-{_TWO[moment.month]}-{_TWO[moment.day]}T{_TWO[moment.hour]}:"
+        f"{_TWO[moment.minute]}:{_TWO[moment.second]}.{_MS[ms]}{_MS[us]}Z"
+    )
+
+
+def frame_of(event: Event, reply: str, max_bytes: int) -> bytes | Refused:
+    """Make the whole frame of ``event``, or say why it can't be sent.
+
+    ``max_bytes`` bounds headers and payload together. The subject is trusted: it was looked up.
+    """
+    _, event_id, message_id, subject, key, created_at, own, payload = event
+    head = (
+        f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\nRelay-Event-Id: {event_id}\r\n"
+        f"Relay-Created-At: {instant(created_at)}\r\n"
+    )
+    lines = 5
+    if key is not None:
+        head += f"Relay-Key: {key}\r\n"
+        lines = 6
+    if own:
+        fault = _fault_in(own)
+        if fault is not None:
+            return Refused(fault)
+        head += "".join([f"{name}: {value}\r\n" for name, value in own.items()])
+        lines += len(own)
+    head += "\r\n"
+    if head.count("\n") != lines or head.count("\r") != lines or "\0" in head:
+        return Refused("a header, the key or the message id holds CR, LF or NUL")
+    if not message_id:
+        return Refused("the message id is empty: JetStream could not tell a repeat")
+    length = len(head)
+    if not head.isascii():
+        try:
+            length = len(head.encode())
+        except UnicodeEncodeError:
+            return Refused("a header, the key or the message id is not valid Unicode")
+    size = length + len(payload)
+    if length > MAX_HEADER_BYTES or size > max_bytes:
+        return _oversize(length, len(payload), max_bytes)
+    return f"HPUB {subject} {reply} {length} {size}\r\n{head}".encode() + payload + b"\r\n"
+
+
+def _fault_in(headers: Mapping[str, str]) -> str | None:
+    for name, value in headers.items():
+        if not isinstance(value, str):
+            return f"header {name!r}: the value is not a string"
+        if _NAME.fullmatch(name) is None:
+            return f"header {name!r}: the name has a character that NATS forbids"
+        if name[:5].lower() == "nats-":
+            return f"header {name!r}: names beginning with Nats- are the server's own"
+    return None
+
+
+def _oversize(headers: int, payload: int, max_bytes: int) -> Refused:
+    if headers > MAX_HEADER_BYTES:
+        return Refused(
+            f"the headers take {headers} bytes, the server's limit is {MAX_HEADER_BYTES}"
+        )
+    return Refused(
+        f"headers and payload take {headers} + {payload} bytes, the limit is {max_bytes}"
+    )
+
+
+def line_fault(subject: str, inbox: str) -> str | None:
+    """Say why ``subject`` is too long for the server's control line, or None if it fits.
+
+    Answers go to ``inbox`` and at most 64 further bytes; two lengths take at most 20.
+    """
+    length = len(subject.encode()) + len(inbox) + 64 + 20 + len("HPUB    \r\n")
+    if length < MAX_CONTROL_LINE_BYTES:
+        return None
+    return (
+        f"the subject takes {len(subject.encode())} bytes, too long for the server's control line"
+    )

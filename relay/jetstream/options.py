@@ -1,0 +1,56 @@
+"""How to reach NATS and which stream to use, as the application hands it to the adapter."""
+
+import dataclasses
+from dataclasses import dataclass
+
+_SECRETS = frozenset({"nkey_seed", "password", "token", "urls"})
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class BusOptions:
+    """Connection and stream options. ``repr`` shows no secret, nor a URL's user part.
+
+    Attributes:
+        urls: ``nats://`` or ``tls://`` servers of one cluster, tried in turn.
+        creds: path of a credentials file (JWT and seed).
+        nkey_seed: an nkey seed, or the path of a file that holds one.
+        user, password, token: the plain ways to log in.
+        tls_ca: path of a CA bundle; None trusts the system's.
+        tls_cert, tls_key: paths of the client's certificate and key.
+        inbox_prefix: where answers are sent, for accounts that may not subscribe to ``_INBOX.>``.
+        stream: the stream to check or make at start; None checks streams as subjects lead to them.
+        stream_subjects: what that stream captures, or must capture.
+        stream_create: make the stream if it is missing. An existing one is never altered.
+        ack_timeout: s without any answer after which what is in flight is Unknown.
+        connect_timeout: s for one server to accept us, TLS and log-in included.
+        ping_interval: s between keep-alives; a peer silent for two of them is given up.
+        window: most messages in flight on the windowed path.
+    """
+
+    urls: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    creds: str | None = None
+    nkey_seed: str | None = None
+    user: str | None = None
+    password: str | None = None
+    token: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    inbox_prefix: str = "_INBOX"
+    stream: str | None = None
+    stream_subjects: tuple[str, ...] = ()
+    stream_create: bool = False
+    ack_timeout: float = 5.0
+    connect_timeout: float = 5.0
+    ping_interval: float = 2.0
+    window: int = 1000
+    name: str = "relay"
+
+    def __repr__(self) -> str:
+        """Show what is set, with secrets as ``***``."""
+        shown = [
+            f"{field.name}={'***' if field.name in _SECRETS else repr(value)}"
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        ]
+        return f"BusOptions({', '.join(shown)})"

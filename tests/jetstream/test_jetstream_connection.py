@@ -1,0 +1,387 @@
+"""Logging in, TLS, dead and silent servers: every connection option against a real server."""
+
+import base64
+import hashlib
+import json
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import asynccontextmanager
+
+import anyio
+import nkeys
+import pytest
+
+from relay import devstack
+from relay.core.outcome import Stored
+from relay.errors import BusOutage, SettingsError
+from relay.jetstream import BusOptions, JetStreamBus
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def lets_in(open_bus, make_event, name):
+    """Prove that these options get an event stored."""
+
+    async def check(url, **how):
+        how = {"stream": name, "stream_subjects": (f"{name}.>",), "stream_create": True, **how}
+        async with open_bus(url, **how) as bus:
+            (outcome,) = await bus.publish([make_event(f"{name}.a")])
+            assert isinstance(outcome, Stored)
+
+    return check
+
+
+@pytest.fixture
+def keeps_out(open_bus):
+    """Prove that these options are refused soon, and say why."""
+
+    async def check(url, why, **how):
+        async with open_bus(url, **how) as bus:
+            started = time.monotonic()
+            with pytest.raises(BusOutage, match=why):
+                await bus.connect()
+            assert time.monotonic() - started < 4
+
+    return check
+
+
+async def test_user_and_password_let_in_and_a_wrong_one_is_named(lets_in, keeps_out):
+    with devstack.nats_server('authorization { user: "ann", password: "s3cret" }') as server:
+        await lets_in(server.url, user="ann", password="s3cret")
+        await lets_in(server.url.replace("//", "//ann:s3cret@"))
+        await keeps_out(server.url, "Authorization Violation", user="ann", password="wrong")
+        await keeps_out(server.url, "Authorization Violation")
+
+
+async def test_a_token_lets_in(lets_in, keeps_out):
+    with devstack.nats_server('authorization { token: "t0ken" }') as server:
+        await lets_in(server.url, token="t0ken")
+        await keeps_out(server.url, "Authorization Violation", token="other")
+
+
+async def test_an_nkey_lets_in_as_a_seed_and_as_a_file(lets_in, keeps_out, tmp_path):
+    seed, public = make_nkey(nkeys.PREFIX_BYTE_USER, b"u")
+    _, stranger = seed, make_nkey(nkeys.PREFIX_BYTE_USER, b"x")[0]
+    (tmp_path / "user.nk").write_text(f"# the relay\n{seed}\n")
+    with devstack.nats_server(f"authorization {{ users: [ {{ nkey: {public} }} ] }}") as server:
+        await lets_in(server.url, nkey_seed=seed)
+        await lets_in(server.url, nkey_seed=str(tmp_path / "user.nk"))
+        await keeps_out(server.url, "Authorization Violation", nkey_seed=stranger)
+
+
+async def test_a_credentials_file_lets_in(lets_in, keeps_out, tmp_path):
+    world = make_operator()
+    (tmp_path / "good.creds").write_text(world["creds"])
+    with devstack.nats_server(world["config"]) as server:
+        await lets_in(server.url, creds=str(tmp_path / "good.creds"))
+        await keeps_out(server.url, "Authorization Violation")
+
+
+@pytest.mark.parametrize(
+    ("option", "content"),
+    [
+        ("creds", "nothing of the kind"),
+        ("creds", None),
+        ("nkey_seed", "no seed"),
+        ("nkey_seed", None),
+        ("tls_ca", "no certificate"),
+        ("tls_ca", None),
+        ("tls_cert", "no certificate"),
+    ],
+)
+async def test_a_file_that_is_not_usable_is_named_with_its_option(option, content, tmp_path):
+    path = tmp_path / "file"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingsError, match=f"nats {option}"):
+        await JetStreamBus(BusOptions(**{option: str(path)})).connect()
+
+
+async def test_a_mistyped_seed_is_not_shown(open_bus):
+    async with open_bus("nats://127.0.0.1:1", nkey_seed="SUAMISTYPEDSECRET") as bus:
+        with pytest.raises(SettingsError) as error:
+            await bus.connect()
+    assert "MISTYPED" not in str(error.value)
+
+
+def test_options_show_no_secret():
+    shown = repr(
+        BusOptions(
+            urls=("nats://u:URLPW@h",), password="PW", token="TOK", nkey_seed="SEED", user="u"
+        )
+    )
+    assert shown == "BusOptions(urls=***, nkey_seed=***, user='u', password=***, token=***)"
+
+
+@pytest.mark.parametrize("url", ["http://host", "ws://host:80", "nats://", "tls://"])
+def test_a_url_of_another_kind_is_refused_at_once(url):
+    with pytest.raises(SettingsError, match="must be nats://host or tls://host"):
+        JetStreamBus(BusOptions(urls=(url,)))
+
+
+async def test_tls_with_an_own_ca_lets_in(lets_in, keeps_out, certificates):
+    with devstack.nats_server(certificates.server_config()) as server:
+        tls = server.url.replace("nats://", "tls://").replace("127.0.0.1", "localhost")
+        await lets_in(tls, tls_ca=certificates.ca)
+        await lets_in(server.url, tls_ca=certificates.ca)
+        await keeps_out(tls, "certificate verify failed")
+        await keeps_out(tls, "certificate verify failed", tls_ca=certificates.other_ca)
+
+
+async def test_tls_checks_the_servers_name(keeps_out, certificates):
+    with devstack.nats_server(certificates.server_config()) as server:
+        url = server.url.replace("nats://127.0.0.1", "tls://127.0.0.2")
+        with socket_forward("127.0.0.2", server.port):
+            await keeps_out(url, "certificate verify failed", tls_ca=certificates.ca)
+
+
+async def test_a_client_certificate_lets_in(lets_in, keeps_out, certificates):
+    config = certificates.server_config(f'ca_file: "{certificates.ca}", verify: true')
+    mine = {"tls_ca": certificates.ca, "tls_cert": certificates.client_cert}
+    with devstack.nats_server(config) as server:
+        await lets_in(server.url, tls_key=certificates.client_key, **mine)
+        await keeps_out(server.url, "127.0.0.1", tls_ca=certificates.ca)
+
+
+@pytest.mark.parametrize("scheme", ["tls", "nats"])
+async def test_no_credential_is_sent_in_the_clear_where_tls_was_asked_for(
+    open_bus, certificates, scheme
+):
+    async with fake_server('{"server_id":"x","version":"2.15.1","max_payload":1048576}') as fake:
+        url = f"{scheme}://127.0.0.1:{fake.port}"
+        how = {"tls_ca": certificates.ca} if scheme == "nats" else {}
+        async with open_bus(url, user="ann", password="s3cret", **how) as bus:
+            with pytest.raises(BusOutage, match="TLS was asked for, but the server offers none"):
+                await bus.connect()
+        await fake.closed.wait()
+        assert bytes(fake.heard) == b""
+
+
+async def test_a_server_that_merely_offers_tls_is_spoken_to_by_tls(lets_in, certificates):
+    with devstack.nats_server(certificates.server_config() + "\nallow_non_tls: true") as server:
+        await lets_in(server.url.replace("nats://", "tls://"), tls_ca=certificates.ca)
+
+
+async def test_a_dead_server_is_an_outage_at_once_and_the_next_one_is_tried(
+    nats_server, lets_in, keeps_out
+):
+    dead = f"nats://127.0.0.1:{unused_port()}"
+    await keeps_out(dead, "127.0.0.1")
+    async with JetStreamBusOf(dead, nats_server.url) as bus:
+        await bus.connect()
+        assert bus._connection.url == nats_server.url
+
+
+async def test_a_silent_server_is_an_outage_within_the_deadline(keeps_out):
+    async with fake_server("") as fake:
+        await keeps_out(
+            f"nats://127.0.0.1:{fake.port}", "no connection within 0.3 s", connect_timeout=0.3
+        )
+
+
+async def test_servers_that_the_cluster_tells_of_are_learned(open_bus):
+    info = {"server_id": "x", "max_payload": 1048576, "connect_urls": ["127.0.0.9:4333"]}
+    async with fake_server(json.dumps(info), answers=True) as fake:
+        url = f"nats://u:p@127.0.0.1:{fake.port}"
+        async with open_bus(url, ack_timeout=0.2, connect_timeout=1) as bus:
+            with pytest.raises(BusOutage, match="JetStream does not answer"):
+                await bus.connect()
+            assert ("nats://u:p@127.0.0.9:4333", "127.0.0.1") in bus._servers._known
+
+
+async def test_close_may_come_at_any_time_and_connect_may_follow(nats_server, open_bus):
+    async with open_bus(nats_server.url) as bus:
+        await bus.close()
+        await bus.connect()
+        await bus.close()
+        await bus.close()
+        await bus.connect()
+        assert bus._connection.lost is None
+
+
+# --- helpers ----------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def JetStreamBusOf(*urls):  # noqa: N802 - reads like the class
+    bus = JetStreamBus(BusOptions(urls=urls))
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+class Fake:
+    def __init__(self):
+        self.heard = bytearray()
+        self.closed = anyio.Event()
+        self.port = 0
+
+
+@asynccontextmanager
+async def fake_server(info, *, answers=False):
+    """A server that says INFO (or nothing), listens, and at most answers PING."""
+    fake = Fake()
+
+    async def handle(stream):
+        async with stream:
+            if info:
+                await stream.send(f"INFO {info}\r\n".encode())
+            try:
+                while True:
+                    data = await stream.receive()
+                    fake.heard += data
+                    if answers and b"PING" in data:
+                        await stream.send(b"PONG\r\n")
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                fake.closed.set()
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    fake.port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, handle)
+        yield fake
+        tasks.cancel_scope.cancel()
+
+
+def unused_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+class socket_forward:  # noqa: N801 - a context manager
+    """Let 127.0.0.2 lead to the server as well; it listens on 127.0.0.1 only."""
+
+    def __init__(self, host, port):
+        self.host, self.port = host, port
+
+    def __enter__(self):
+        import threading
+
+        self.listener = socket.create_server((self.host, self.port))
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        import selectors
+
+        try:
+            client, _ = self.listener.accept()
+        except OSError:
+            return
+        server = socket.create_connection(("127.0.0.1", self.port))
+        with client, server, selectors.DefaultSelector() as selector:
+            selector.register(client, selectors.EVENT_READ, server)
+            selector.register(server, selectors.EVENT_READ, client)
+            while True:
+                for key, _ in selector.select(timeout=5):
+                    try:
+                        data = key.fileobj.recv(65536)
+                    except OSError:
+                        return
+                    if not data:
+                        return
+                    key.data.sendall(data)
+
+    def __exit__(self, *exc):
+        self.listener.close()
+        self.thread.join(timeout=10)
+
+
+class Certificates:
+    def __init__(self, folder):
+        self.folder = folder
+        self.ca = self.make_ca("ca")
+        self.other_ca = self.make_ca("other")
+        self.make_leaf("server", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+        self.make_leaf("client", "extendedKeyUsage=clientAuth")
+        self.client_cert = str(folder / "client.pem")
+        self.client_key = str(folder / "client.key")
+
+    def server_config(self, more=""):
+        cert, key = self.folder / "server.pem", self.folder / "server.key"
+        return f'tls {{ cert_file: "{cert}", key_file: "{key}", {more} }}'
+
+    def openssl(self, *arguments):
+        command = ["openssl", *arguments]
+        subprocess.run(command, cwd=self.folder, check=True, capture_output=True)
+
+    def make_ca(self, ca):
+        self.openssl(
+            *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={ca}"),
+            *("-keyout", f"{ca}.key", "-out", f"{ca}.pem"),
+        )
+        return str(self.folder / f"{ca}.pem")
+
+    def make_leaf(self, leaf, extension):
+        (self.folder / f"{leaf}.ext").write_text(extension)
+        self.openssl(
+            *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={leaf}"),
+            *("-keyout", f"{leaf}.key", "-out", f"{leaf}.csr"),
+        )
+        self.openssl(
+            *("x509", "-req", "-in", f"{leaf}.csr", "-CA", "ca.pem", "-CAkey", "ca.key"),
+            *("-CAcreateserial", "-days", "2", "-extfile", f"{leaf}.ext", "-out", f"{leaf}.pem"),
+        )
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    if shutil.which("openssl") is None:
+        pytest.skip("the openssl program makes the certificates, and is not here")
+    folder = tmp_path_factory.mktemp("certificates")
+    folder.chmod(0o755)
+    return Certificates(folder)
+
+
+def make_nkey(prefix, letter):
+    seed = nkeys.encode_seed(hashlib.sha256(letter).digest(), prefix)
+    pair = nkeys.from_seed(bytearray(seed))
+    return seed.decode(), pair.public_key.decode()
+
+
+def make_operator():
+    """An operator, an account with JetStream and a user, as JWTs: what `nsc` would make."""
+    operator_seed, operator = make_nkey(nkeys.PREFIX_BYTE_OPERATOR, b"o")
+    account_seed, account = make_nkey(nkeys.PREFIX_BYTE_ACCOUNT, b"a")
+    user_seed, user = make_nkey(nkeys.PREFIX_BYTE_USER, b"j")
+    limits = {
+        **dict.fromkeys(("subs", "data", "payload", "conn", "leaf", "imports", "exports"), -1),
+        **dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1),
+        "wildcards": True,
+    }
+    operator_jwt = sign(operator_seed, operator, operator, {"type": "operator", "version": 2})
+    claims = {"type": "account", "version": 2, "limits": limits}
+    account_jwt = sign(operator_seed, operator, account, claims)
+    claims = {"type": "user", "version": 2, "pub": {}, "sub": {}}
+    claims.update(dict.fromkeys(("subs", "data", "payload"), -1))
+    _, system = make_nkey(nkeys.PREFIX_BYTE_ACCOUNT, b"s")
+    no_storage = {name: limit for name, limit in limits.items() if "storage" not in name}
+    system_claims = {"type": "account", "version": 2, "limits": no_storage}
+    system_jwt = sign(operator_seed, operator, system, system_claims)
+    user_jwt = sign(account_seed, account, user, claims)
+    rule = "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n"
+    creds = rule.format(user_jwt)
+    creds += f"-----BEGIN USER NKEY SEED-----\n{user_seed}\n------END USER NKEY SEED------\n"
+    config = (
+        f"operator: {operator_jwt}\nresolver: MEMORY\n"
+        f"resolver_preload: {{ {account}: {account_jwt}, {system}: {system_jwt} }}\n"
+        f"system_account: {system}\n"
+    )
+    return {"creds": creds, "config": config}
+
+
+def sign(seed, issuer, subject, claims):
+    def encoded(data):
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    head = encoded(b'{"typ":"JWT","alg":"ed25519-nkey"}')
+    body = {"iss": issuer, "sub": subject, "iat": 1700000000, "name": "t", "nats": claims}
+    body["jti"] = hashlib.sha256(json.dumps(body).encode()).hexdigest()[:26]
+    signed = f"{head}.{encoded(json.dumps(body).encode())}"
+    signature = nkeys.from_seed(bytearray(seed.encode())).sign(signed.encode())
+    return f"{signed}.{encoded(signature)}"

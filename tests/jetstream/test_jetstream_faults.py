@@ -1,0 +1,306 @@
+"""Servers that die, freeze, shut down or forbid: what is said, and that nothing goes out late."""
+
+import os
+import signal
+import time
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from relay import devstack
+from relay.core.outcome import Stored, Unknown
+from relay.errors import BusOutage
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["fast ingest", "windowed"])
+def batched(request):
+    return request.param == "fast ingest"
+
+
+class Proxy:
+    """A proxy on loopback that can stop passing bytes on and counts what the client sent."""
+
+    def __init__(self, target):
+        self.target = target
+        self.port = 0
+        self.received = 0
+        self.closed = anyio.Event()
+        self.flows = anyio.Event()
+        self.flows.set()
+
+    def freeze(self):
+        self.flows = anyio.Event()
+
+    async def handle(self, client):
+        async with (
+            client,
+            await anyio.connect_tcp("127.0.0.1", self.target) as server,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(self.pump, client, server, True)
+            tasks.start_soon(self.pump, server, client, False)
+        self.closed.set()
+
+    async def pump(self, source, sink, counted):
+        try:
+            while True:
+                await self.flows.wait()
+                data = await source.receive()
+                self.received += len(data) if counted else 0
+                await self.flows.wait()
+                await sink.send(data)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await sink.aclose()
+
+
+@asynccontextmanager
+async def proxy_to(port):
+    proxy = Proxy(port)
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    proxy.port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, proxy.handle)
+        yield proxy
+        proxy.flows.set()
+        tasks.cancel_scope.cancel()
+
+
+async def until(fact, within=10.0):
+    with anyio.fail_after(within):
+        while not await fact():
+            await anyio.sleep(0.005)
+
+
+async def test_a_server_killed_in_mid_page_is_an_outage_and_a_retry_stores_no_second_copy(
+    look, open_bus, make_event, name, batched
+):
+    with devstack.nats_server() as server:
+        async with open_bus(server.url) as bus:
+            async with look(server.url) as seen:
+                await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
+                await bus.publish([make_event(f"{name}.a")])
+                page = [
+                    make_event(f"{name}.a", key=f"k{i % 500}", payload=b"x" * 800)
+                    for i in range(8000)
+                ]
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_kill_when_some, seen, name, server)
+                    with pytest.raises(BusOutage, match="connection lost"):
+                        await bus.publish(page)
+            with pytest.raises(BusOutage):
+                await bus.connect()
+            server.start()
+            outcomes = await bus.publish(page)
+            assert all(isinstance(outcome, Stored) for outcome in outcomes)
+            async with look(server.url) as seen:
+                assert await seen.count(name) == 1 + len(page)
+                await _assert_order(seen, name, page)
+
+
+async def _kill_when_some(seen, name, server):
+    await until(lambda: _more_than(seen, name, 300))
+    server.kill()
+
+
+async def _more_than(seen, name, count):
+    return await seen.count(name) > count
+
+
+async def _assert_order(seen, name, page):
+    """Per key, the stream holds the page's events in its order: read through one consumer."""
+    js = seen.client.jetstream()
+    sub = await js.subscribe(f"{name}.>", ordered_consumer=True)
+    position = {event.message_id: i for i, event in enumerate(page)}
+    last = {}
+    for _ in range(1 + len(page)):
+        message = await sub.next_msg(timeout=5)
+        place = position.get(message.headers["Nats-Msg-Id"])
+        if place is not None:
+            assert last.get(message.headers["Relay-Key"], -1) < place
+            last[message.headers["Relay-Key"]] = place
+
+
+async def test_a_frozen_server_makes_events_unknown_within_the_deadline(
+    nats_server, look, open_bus, make_event, name, *, batched
+):
+    async with look(nats_server.url) as seen, proxy_to(nats_server.port) as proxy:
+        await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
+        async with open_bus(f"nats://127.0.0.1:{proxy.port}", ack_timeout=0.5) as bus:
+            await bus.publish([make_event(f"{name}.a")])
+            page = [make_event(f"{name}.a", key=f"k{i % 2}") for i in range(50)]
+            proxy.freeze()
+            started = time.monotonic()
+            outcomes = await bus.publish(page)
+            assert 0.4 < time.monotonic() - started < 3
+            assert all(isinstance(outcome, Unknown) for outcome in outcomes)
+            assert "no answer from JetStream within 0.5 s" in outcomes[0].reason
+            proxy.flows.set()
+            assert all(isinstance(outcome, Stored) for outcome in await bus.publish(page))
+            assert await seen.count(name) == 51
+
+
+async def test_an_idle_connection_to_a_frozen_server_is_given_up(nats_server, open_bus):
+    async with proxy_to(nats_server.port) as proxy:
+        url = f"nats://127.0.0.1:{proxy.port}"
+        async with open_bus(url, ping_interval=0.1, connect_timeout=0.3) as bus:
+            await bus.connect()
+            connection = bus._connection
+            proxy.freeze()
+
+            async def lost():
+                return connection.lost is not None
+
+            await until(lost, within=2)
+            assert "stale" in connection.lost
+            with pytest.raises(BusOutage, match="no connection within"):
+                await bus.connect()
+
+
+async def test_nothing_is_sent_after_close(
+    nats_server, look, open_bus, make_event, name, *, batched
+):
+    async with look(nats_server.url) as seen, proxy_to(nats_server.port) as proxy:
+        await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
+        async with open_bus(f"nats://127.0.0.1:{proxy.port}", ack_timeout=60) as bus:
+            await bus.publish([make_event(f"{name}.a")])
+            page = [make_event(f"{name}.b", payload=b"x" * 100_000) for _ in range(600)]
+            proxy.freeze()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_expect_outage, bus, page)
+                transport = bus._connection.wire._writer().transport
+
+                async def stuck():
+                    return transport.get_write_buffer_size() > 0
+
+                await until(stuck)
+                await bus.close()
+            proxy.flows.set()
+            with anyio.fail_after(5):
+                await proxy.closed.wait()
+            # 60 MB were published; a flushing close would deliver them all to the thawed peer.
+            assert proxy.received < 30_000_000
+            assert transport.get_write_buffer_size() == 0
+            assert await seen.count(name) < 300
+
+
+async def _expect_outage(bus, page):
+    with pytest.raises(BusOutage, match="closed"):
+        await bus.publish(page)
+
+
+async def test_a_server_that_shuts_down_slowly_is_left_at_once(look, open_bus, make_event, name):
+    config = 'lame_duck_duration: "30s"\nlame_duck_grace_period: "20s"'
+    with devstack.nats_server(config=config) as server:
+        async with open_bus(server.url) as bus:
+            await bus.connect()
+            connection = bus._connection
+            os.kill(server.pid, signal.SIGUSR2)
+
+            async def lost():
+                return connection.lost is not None
+
+            await until(lost)
+            assert "lame duck" in connection.lost
+        server.kill()
+
+
+async def test_after_an_outage_the_next_server_is_tried(look, open_bus, make_event, name):
+    with devstack.nats_server() as first, devstack.nats_server() as second:
+        async with open_bus(first.url, second.url) as bus:
+            await bus.connect()
+            first.kill()
+            with anyio.fail_after(5):
+                while True:
+                    try:
+                        await bus.connect()
+                        if bus._connection.url == second.url:
+                            break
+                    except BusOutage:
+                        pass
+                    await anyio.sleep(0.01)
+
+
+FORBIDDING = """
+authorization {{ users = [
+  {{ user: look, password: look }}
+  {{ user: relay, password: pw, permissions: {{
+     publish: {{ allow: {publish} }}, subscribe: {{ allow: {subscribe} }} }} }}
+] }}
+"""
+
+
+@asynccontextmanager
+async def forbidding(look, publish, subscribe='["_INBOX.>"]'):
+    config = FORBIDDING.format(publish=publish, subscribe=subscribe)
+    with devstack.nats_server(config=config) as server:
+        async with look(server.url, user="look", password="look") as seen:
+            yield server, seen
+
+
+async def test_a_forbidden_subject_is_named_and_the_others_flow(
+    look, open_bus, make_event, name, batched
+):
+    async with forbidding(look, f'["$JS.API.>", "{name}.ok.>"]') as (server, seen):
+        await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
+        async with open_bus(server.url, user="relay", password="pw") as bus:
+            page = [
+                make_event(f"{name}.{'Bad' if i % 3 == 1 else 'ok.a'}", key=f"k{i % 2}")
+                for i in range(6)
+            ]
+            started = time.monotonic()
+            outcomes = await bus.publish(page)
+            assert time.monotonic() - started < 2
+            assert isinstance(outcomes[0], Stored)
+            assert outcomes[1] == Unknown(
+                f'permissions violation for publish to "{name.lower()}.bad"'
+            )
+            assert isinstance(outcomes[2], Stored)
+            assert all(isinstance(outcome, Unknown) for outcome in outcomes[3:])
+            again = await bus.publish(page[1:2])
+            assert "permissions violation" in again[0].reason
+            assert bus._connection.lost is None
+            assert [found[1] for found in await seen.messages(name)] == [
+                page[0].message_id,
+                page[2].message_id,
+            ]
+
+
+async def test_an_inbox_that_is_forbidden_is_an_outage_with_its_remedy(
+    look, open_bus, make_event, name
+):
+    async with forbidding(look, '[">"]', '["_MINE.>"]') as (server, seen):
+        await seen.make_stream(name, [f"{name}.>"])
+        who = {"user": "relay", "password": "pw"}
+        async with open_bus(server.url, **who) as bus:
+            started = time.monotonic()
+            with pytest.raises(BusOutage, match="set RELAY_NATS_INBOX_PREFIX"):
+                await bus.connect()
+            assert time.monotonic() - started < 2
+        async with open_bus(server.url, inbox_prefix="_MINE", **who) as bus:
+            outcomes = await bus.publish([make_event(f"{name}.a") for _ in range(3)])
+            assert all(isinstance(outcome, Stored) for outcome in outcomes)
+
+
+async def test_where_the_streams_are_hidden_events_still_flow_by_the_windowed_path(
+    look, open_bus, make_event, name
+):
+    async with forbidding(look, f'["{name}.>"]') as (server, seen):
+        await seen.make_stream(name, [f"{name}.>"])
+        async with open_bus(server.url, user="relay", password="pw") as bus:
+            outcomes = await bus.publish([make_event(f"{name}.a") for _ in range(3)])
+            assert all(isinstance(outcome, Stored) for outcome in outcomes)
+            assert bus.paths == {"?": "windowed"}
+
+
+async def test_a_server_without_jetstream_is_an_outage(open_bus):
+    config = (
+        "accounts { NOJS { users [ { user: a, password: a } ] }, "
+        "SYS { users [ { user: s, password: s } ] } }\nsystem_account: SYS"
+    )
+    with devstack.nats_server(config=config) as server:
+        async with open_bus(server.url, user="a", password="a", ack_timeout=1) as bus:
+            with pytest.raises(BusOutage, match="JetStream does not answer"):
+                await bus.connect()

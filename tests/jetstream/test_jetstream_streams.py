@@ -1,0 +1,195 @@
+"""Streams: found by subject, made on request, checked at start, described."""
+
+import logging
+import time
+
+import pytest
+
+from relay.core.outcome import Refused, Stored, Unknown
+from relay.errors import StreamError
+from relay.jetstream import BusOptions, describe
+from relay.jetstream import streams as streams_module
+from relay.jetstream.api import NoAnswerError
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_subject_that_no_stream_captures_is_refused_until_there_is_one(
+    nats_server, look, open_bus, make_event, name, *, monkeypatch
+):
+    monkeypatch.setattr(streams_module, "_REFUSAL_LASTS", 0.05)
+    async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
+        await seen.make_stream(name, [f"{name}.a.>"])
+        claimed, lost = make_event(f"{name}.a.x"), make_event(f"{name}.b.x")
+        outcomes = await bus.publish([lost, claimed])
+        assert outcomes[0] == Refused(
+            f"no stream captures {name}.b.x: create one or set RELAY_STREAM_CREATE"
+        )
+        assert isinstance(outcomes[1], Stored)
+        await seen.make_stream(name + "B", [f"{name}.b.>"])
+        until = time.monotonic() + 5
+        while not isinstance((await bus.publish([lost]))[0], Stored):
+            assert time.monotonic() < until
+
+
+async def test_many_streams_are_published_to_at_once_each_by_its_own_path(
+    nats_server, look, open_bus, make_event, name
+):
+    async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
+        for i in range(4):
+            await seen.make_stream(f"{name}{i}", [f"{name}.{i}.*"], allow_batched=i % 2 == 0)
+        page = [
+            make_event(f"{name}.{i % 4}.s{i % 9}", key=f"k{i % 5}", payload=b"%d" % i)
+            for i in range(400)
+        ]
+        assert all(isinstance(outcome, Stored) for outcome in await bus.publish(page))
+        assert bus.paths == {f"{name}{i}": "windowed" if i % 2 else "fast ingest" for i in range(4)}
+        for i in range(4):
+            stored = [int(found[2]) for found in await seen.messages(f"{name}{i}")]
+            assert sorted(stored) == list(range(i, 400, 4))
+            for key in range(5):
+                mine = [each for each in stored if each % 5 == key]
+                assert mine == sorted(mine)
+
+
+async def test_subjects_of_a_known_stream_cost_no_further_question(
+    nats_server, look, open_bus, make_event, name, *, monkeypatch
+):
+    async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
+        await seen.make_stream(name, [f"{name}.>"])
+        await bus.publish([make_event(f"{name}.first")])
+        asked = []
+        monkeypatch.setattr(streams_module, "streams_of", asked.append)
+        outcomes = await bus.publish([make_event(f"{name}.s{i}") for i in range(50)])
+        assert all(isinstance(outcome, Stored) for outcome in outcomes)
+        assert asked == []
+
+
+async def test_a_silent_jetstream_is_unknown_and_asked_once_a_page(
+    nats_server, open_bus, make_event, name, monkeypatch
+):
+    asked = []
+
+    async def silence(connection, subject, timeout):  # noqa: ASYNC109
+        asked.append(subject)
+        raise NoAnswerError("no answer")
+
+    monkeypatch.setattr(streams_module, "streams_of", silence)
+    async with open_bus(nats_server.url) as bus:
+        outcomes = await bus.publish([make_event(f"{name}.s{i}") for i in range(20)])
+        assert all(isinstance(outcome, Unknown) for outcome in outcomes)
+        assert asked == [f"{name}.s0"]
+
+
+async def test_a_subject_that_moves_to_another_stream_is_followed(
+    nats_server, look, open_bus, make_event, name
+):
+    async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
+        await seen.make_stream(name, [f"{name}.a", f"{name}.b"])
+        await bus.publish([make_event(f"{name}.a"), make_event(f"{name}.b")])
+        await seen.change_stream(name, subjects=[f"{name}.a"])
+        await seen.make_stream(name + "B", [f"{name}.b"])
+        page = [make_event(f"{name}.{'ab'[i % 2]}", key="k") for i in range(6)]
+        for _ in range(3):
+            outcomes = await bus.publish(page)
+        assert all(isinstance(outcome, Stored) for outcome in outcomes)
+        assert await seen.count(name) == 2 + 3
+        assert await seen.count(name + "B") == 3
+
+
+async def test_switching_batches_off_changes_the_path(
+    nats_server, look, open_bus, make_event, name
+):
+    async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
+        await seen.make_stream(name, [f"{name}.>"])
+        await bus.publish([make_event(f"{name}.a")])
+        assert bus.paths[name] == "fast ingest"
+        await seen.change_stream(name, allow_batched=False)
+        page = [make_event(f"{name}.a") for _ in range(3)]
+        first = await bus.publish(page)
+        assert all(isinstance(outcome, Unknown) for outcome in first)
+        assert all(isinstance(outcome, Stored) for outcome in await bus.publish(page))
+        assert bus.paths[name] == "windowed"
+
+
+async def test_the_configured_stream_is_made_once_and_never_altered(
+    nats_server, look, open_bus, make_event, name
+):
+    how = {"stream": name, "stream_subjects": (f"{name}.>",), "stream_create": True}
+    async with look(nats_server.url) as seen:
+        async with open_bus(nats_server.url, **how) as bus:
+            await bus.connect()
+        made = (await seen.ask(f"STREAM.INFO.{name}"))["config"]
+        assert made["storage"] == "file"
+        assert made["duplicate_window"] == 120_000_000_000
+        assert made["allow_batched"] is True
+        assert made["subjects"] == [f"{name}.>"]
+        await seen.change_stream(name, max_msgs=77, allow_batched=False)
+        async with open_bus(nats_server.url, **how) as bus:
+            await bus.publish([make_event(f"{name}.a")])
+            assert bus.paths == {name: "windowed"}
+        assert (await seen.ask(f"STREAM.INFO.{name}"))["config"]["max_msgs"] == 77
+
+
+async def test_a_missing_stream_is_named_with_its_remedy(nats_server, open_bus, name):
+    async with open_bus(nats_server.url, stream=name) as bus:
+        with pytest.raises(StreamError, match=f"no stream {name}: create it, or set RELAY_STREAM"):
+            await bus.connect()
+    async with open_bus(nats_server.url, stream=name, stream_create=True) as bus:
+        with pytest.raises(StreamError, match="RELAY_STREAM_SUBJECTS"):
+            await bus.connect()
+
+
+async def test_a_stream_that_never_acknowledges_is_an_error_not_a_hang(
+    nats_server, look, open_bus, make_event, name
+):
+    async with look(nats_server.url) as seen:
+        await seen.make_stream(name, [f"{name}.>"], no_ack=True)
+        async with open_bus(nats_server.url, stream=name) as bus:
+            with pytest.raises(StreamError, match="no_ack"):
+                await bus.connect()
+        async with open_bus(nats_server.url) as bus:
+            (outcome,) = await bus.publish([make_event(f"{name}.a")])
+            assert "no_ack" in outcome.reason
+        assert await seen.count(name) == 0
+
+
+async def test_a_stream_that_lacks_a_subject_is_an_error(nats_server, look, open_bus, name):
+    async with look(nats_server.url) as seen:
+        await seen.make_stream(name, [f"{name}.a"])
+        how = {"stream": name, "stream_subjects": (f"{name}.a", f"{name}.b")}
+        async with open_bus(nats_server.url, **how) as bus:
+            with pytest.raises(StreamError, match=rf"but not {name}\.b: add them"):
+                await bus.connect()
+
+
+async def test_each_weakness_and_each_path_is_logged_once_over_all_connections(
+    nats_server, look, open_bus, make_event, name, *, caplog
+):
+    caplog.set_level(logging.INFO, logger="relay.jetstream")
+    async with look(nats_server.url) as seen, open_bus(nats_server.url, stream=name) as bus:
+        await seen.make_stream(name, [f"{name}.>"], storage="memory", max_age=60_000_000_000)
+        for _ in range(3):
+            await bus.publish([make_event(f"{name}.a")])
+            await bus.close()
+    warned = [r.weakness for r in caplog.records if r.levelno == logging.WARNING]
+    assert [text.split(":")[0].split(" (")[0] for text in warned] == [
+        "memory storage",
+        "one replica",
+        "limits that delete old messages",
+        "a duplicate window of 60 s",
+    ]
+    paths = [r for r in caplog.records if r.getMessage() == "publishing by fast ingest"]
+    assert [(r.stream, r.path) for r in paths] == [(name, "fast ingest")]
+
+
+async def test_a_stream_is_described_for_people(nats_server, look, make_event, open_bus, name):
+    async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
+        await seen.make_stream(name, [f"{name}.>"])
+        await bus.publish([make_event(f"{name}.a") for _ in range(3)])
+    found = await describe(BusOptions(urls=(nats_server.url,)), name)
+    assert found["name"] == name
+    assert found["path"] == "fast ingest"
+    assert (found["messages"], found["first_seq"], found["last_seq"]) == (3, 1, 3)
+    with pytest.raises(StreamError, match="there is no stream"):
+        await describe(BusOptions(urls=(nats_server.url,)), name + "X")
