@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from relay.doorbell import PollOnly
 from relay.engine import Engine
 from relay.errors import AlreadyRunning
-from relay.facts import Fact
+from relay.facts import Fact, Tell
 from relay.meter import Meter, Metrics
 from relay.ports import EventBus, Outbox, WakeSource
 from relay.settings import Settings
@@ -46,13 +46,18 @@ class Relay:
         outbox: Outbox | None = None,
         bus: EventBus | None = None,
         wake_source: WakeSource | None = None,
+        observer: Tell | None = None,
     ) -> None:
-        """Take the settings; connect to nothing yet."""
+        """Take the settings; connect to nothing yet.
+
+        ``observer`` is called with every fact of ``relay.facts``, on the loop; it must not block.
+        """
         self._settings = settings
         self._meter = Meter()
         self._outbox = outbox
         self._bus = bus
         self._wake_source = wake_source
+        self._observer = observer
         self._engine: Engine | None = None
         self._stopped_early = False
 
@@ -86,6 +91,8 @@ class Relay:
     def _tell(self, fact: Fact) -> None:
         self._meter.tell(fact)
         factlog.tell(fact)
+        if self._observer is not None:
+            self._observer(fact)
 
     def _assemble(self) -> Engine:
         settings = self._settings

@@ -1,0 +1,126 @@
+"""``relay status``: how the outbox stands, for a person or, with ``--json``, for a script.
+
+Postgres is authoritative, and has to be there; the stream is described if one is named, and NATS
+being away is part of the answer. Nothing is changed and no payload is read.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from relay.core import durations
+from relay.errors import BusOutage, SchemaError, StreamError
+from relay.settings import Settings
+
+_COLUMNS = (
+    "led",
+    "epoch",
+    "holder",
+    "term_began_at",
+    "settled_at",
+    "delivered",
+    "refused",
+    "backlog",
+    "backlog_is_capped",
+    "oldest_created_at",
+    "lag_seconds",
+    "parked",
+    "dead",
+    "base",
+    "target",
+    "last_id",
+    "wakes_bell",
+    "wakes_grant",
+    "wakes_poll",
+)
+"""What ``queries/status`` returns, in its order."""
+
+
+async def run_status(settings: Settings, *, as_json: bool, echo: Callable[[str], None]) -> None:
+    """Print the status: lines for people, or one JSON object with instants as RFC 3339.
+
+    Raises:
+        StoreOutage: Postgres is away.
+        SchemaError: the schema is missing, or may not be read by this login.
+    """
+    report = await look(settings)
+    if as_json:
+        echo(json.dumps(report))
+    else:
+        for label, text in _lines(report):
+            echo(f"{label:<10} {text}")
+
+
+async def look(settings: Settings) -> dict[str, Any]:
+    """Return the status as plain values for JSON. Raises as ``run_status`` does."""
+    row = await _outbox(settings)
+    instants = ("term_began_at", "settled_at", "oldest_created_at")
+    kept = ("epoch", "delivered", "refused", "backlog", "backlog_is_capped", "lag_seconds")
+    return {
+        "schema": settings.schema_name,
+        "leader": row["holder"] if row["led"] else None,
+        **{name: row[name] for name in (*kept, "parked", "dead")},
+        **{name: row[name].isoformat() if row[name] else None for name in instants},
+        # The breaker lives in the leader's process, and nothing reports it to the database.
+        "circuit_breaker": None,
+        "cursor": {name: row[name] for name in ("base", "target", "last_id")},
+        "wakes": {name: row[f"wakes_{name}"] for name in ("bell", "grant", "poll")},
+        "stream": await _stream(settings),
+    }
+
+
+async def _outbox(settings: Settings) -> Mapping[str, Any]:
+    from relay.postgres.locks import LEASE_CLASS
+    from relay.postgres.session import Session
+    from relay.postgres.sqlfiles import load
+
+    schema = settings.schema_name
+    async with await Session.connect(settings.conninfo, "status") as session:
+        row = await session.row(load("queries/status", schema), {"lease_class": LEASE_CLASS})
+    if row is None:
+        raise SchemaError(f"the cursor row of schema {schema} is gone; restore it from a backup")
+    return dict(zip(_COLUMNS, row, strict=True))
+
+
+async def _stream(settings: Settings) -> dict[str, Any] | None:
+    if settings.stream is None:
+        return None
+    from relay.app import bus_options
+    from relay.jetstream.describe import describe
+
+    try:
+        return await describe(bus_options(settings), settings.stream)
+    except (BusOutage, StreamError) as error:
+        return {"name": settings.stream, "path": None, "error": " ".join(str(error).split())}
+
+
+def _lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    lag = durations.format(round(report["lag_seconds"], 3))
+    more = " or more" if report["backlog_is_capped"] else ""
+    cursor = report["cursor"]
+    window = f", paging to {cursor['target']} from id {cursor['last_id']}"
+    dead = f" ({report['dead']} dead)" if report["dead"] else ""
+    lines = [
+        ("schema", report["schema"]),
+        ("leader", report["leader"] or "none: no relay runs, or none can take the lease"),
+        ("epoch", f"{report['epoch']}{_since(report['term_began_at'])}"),
+        ("backlog", f"{report['backlog']} events{more}"),
+        ("lag", lag),
+        ("parked", f"{report['parked']} events{dead}"),
+        ("delivered", f"{report['delivered']} events{_last(report['settled_at'])}"),
+        ("cursor", f"{cursor['base']}{window if cursor['target'] else ''}"),
+        ("wakes", ", ".join(f"{cause} {count}" for cause, count in report["wakes"].items())),
+    ]
+    stream = report["stream"]
+    if stream is not None:
+        told = stream.get("error") or f"{stream['messages']} messages, last {stream['last_seq']}"
+        lines.append(("stream", f"{stream['name']} by {stream['path'] or 'no path'}: {told}"))
+    return lines
+
+
+def _since(instant: str | None) -> str:
+    return f", began {instant}" if instant else ", no term yet"
+
+
+def _last(instant: str | None) -> str:
+    return f", last settled {instant}" if instant else ""

@@ -1,0 +1,241 @@
+"""Every setting, once: its name, kind, bounds, default and description.
+
+Public names are the field names, but for ``schema``, whose attribute is ``schema_name`` because
+pydantic owns the other. The environment variable is RELAY_ and the name in capitals, the flag two
+dashes and the name with dashes. A combination that can't work is refused like a single value.
+"""
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from relay.core import durations
+from relay.errors import SettingsError
+from relay.settings import kinds, sources
+from relay.settings.combinations import at_odds
+from relay.settings.described import CONFIG_FILE, describe
+from relay.settings.faults import Fault, FaultsError, of_pydantic, shown
+from relay.settings.kinds import Written, between
+
+_SEED: Final = re.compile(r"S[A-Z2-7]{57}")
+_FILES: Final = ("nats_creds", "nats_tls_ca", "nats_tls_cert", "nats_tls_key", "nats_nkey_seed")
+
+
+def _time(low: float, high: float) -> AfterValidator:
+    return AfterValidator(between(low, high, durations.format))
+
+
+class Settings(BaseSettings):
+    """How a relay works. Immutable; the attributes' units: float seconds, int bytes.
+
+    ``Settings(...)`` takes Python values or their text and looks at nothing else: no environment,
+    no file. ``Settings.load`` is the one place that does.
+
+    Raises:
+        SettingsError: every fault at once.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", validate_default=False, hide_input_in_errors=True
+    )
+
+    postgres_dsn: kinds.Conninfo | None = Field(
+        default=None,
+        description="Connection string or URI of the database; without it libpq's PG* variables.",
+    )
+    schema_name: kinds.SchemaName = Field(
+        default="relay", alias="schema", description="Schema that holds the outbox."
+    )
+    notify: kinds.Switch = Field(
+        default=True,
+        description="Wake by NOTIFY when the relay sleeps; off if two-phase commit is in use.",
+    )
+    retention: Annotated[kinds.Seconds, _time(1.0, 365 * 86_400.0)] = Field(
+        default=900.0,
+        description="How long delivered events stay in the outbox before they are deleted.",
+    )
+
+    nats_url: kinds.Servers = Field(
+        default=("nats://127.0.0.1:4222",),
+        description="NATS servers, with commas between; nats:// or tls://, no credentials.",
+    )
+    nats_creds: kinds.File | None = Field(
+        default=None, description="Credentials file of a NATS account's user (JWT and seed)."
+    )
+    nats_nkey_seed: kinds.Secret | None = Field(
+        default=None, description="NKey seed, or the path of a file that holds it."
+    )
+    nats_user: kinds.Text | None = Field(
+        default=None, description="User name for NATS; needs nats_password."
+    )
+    nats_password: kinds.Secret | None = Field(default=None, description="Password for NATS.")
+    nats_token: kinds.Secret | None = Field(default=None, description="Token for NATS.")
+    nats_tls_ca: kinds.File | None = Field(
+        default=None, description="CA certificates (PEM) that NATS servers must be signed by."
+    )
+    nats_tls_cert: kinds.File | None = Field(
+        default=None, description="Client certificate (PEM) for NATS; needs nats_tls_key."
+    )
+    nats_tls_key: kinds.File | None = Field(
+        default=None, description="Private key (PEM) of nats_tls_cert."
+    )
+    nats_inbox_prefix: kinds.InboxPrefix = Field(
+        default="_INBOX", description="First tokens of the subjects on which NATS answers."
+    )
+
+    stream: kinds.StreamName | None = Field(
+        default=None,
+        description="Stream that takes the events; without it each subject's own stream.",
+    )
+    stream_subjects: kinds.Subjects = Field(
+        default=(), description="Subjects of the stream, with commas between; wildcards allowed."
+    )
+    stream_create: kinds.Switch = Field(
+        default=False, description="Make the stream if it is missing; needs stream_subjects."
+    )
+
+    poll_interval: Annotated[kinds.Seconds, _time(0.001, 600.0)] = Field(
+        default=0.1, description="How often to look for events when nothing wakes the relay."
+    )
+    batch_size: Annotated[int, AfterValidator(between(1, 10_000)), Written(str, "EVENTS")] = Field(
+        default=100, description="Events in the first page after a wake."
+    )
+    max_batch_size: Annotated[int, AfterValidator(between(1, 10_000)), Written(str, "EVENTS")] = (
+        Field(default=2000, description="Events in a page at most; full pages double up to this.")
+    )
+    max_batch_bytes: Annotated[
+        kinds.Size, AfterValidator(between(2**10, 2**30, kinds.write_size))
+    ] = Field(default=8 * 2**20, description="Bytes in a page at most; bounds the memory in use.")
+    max_retry_delay: Annotated[kinds.Seconds, _time(0.1, 3600.0)] = Field(
+        default=30.0, description="Longest pause between tries while a server is away."
+    )
+    shutdown_timeout: Annotated[kinds.Seconds, _time(0.1, 600.0)] = Field(
+        default=8.0, description="How long a stop may wait for what is in flight."
+    )
+
+    log_format: kinds.LogFormat = Field(
+        default="auto", description="Form of log lines; auto is text on a terminal, else json."
+    )
+    log_level: kinds.LogLevel = Field(
+        default="info", description="Least level of the log lines to write."
+    )
+
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take the constructor's arguments alone: pydantic's own sources forget their origin."""
+        return (init_settings,)
+
+    @classmethod
+    def load(
+        cls,
+        flags: Mapping[str, object] = MappingProxyType({}),
+        environ: Mapping[str, str] | None = None,
+        *,
+        check_files: bool = True,
+    ) -> Self:
+        """Gather the settings from flags, environment and the TOML file that ``config`` names.
+
+        Args:
+            flags: by public name, ``config`` included; None means not given.
+            environ: the environment; the process's own unless given.
+            check_files: say at once which credentials or certificates can't be read.
+
+        Raises:
+            SettingsError: every fault at once, each with the source it came from.
+        """
+        described = describe(cls)
+        given = sources.gather(described, flags, os.environ if environ is None else environ)
+        found = list[Fault]()
+        try:
+            settings = cls(**given.values)
+        except FaultsError as error:
+            found = list(error.found)
+        if check_files:
+            faulty = {fault.name for fault in found}
+            found += [fault for fault in _unreadable(given.values) if fault.name not in faulty]
+        faults = given.faults + [fault.line(given.origin(fault.name)) for fault in found]
+        if faults:
+            raise SettingsError(faults)
+        settings._warnings = tuple(given.warnings)
+        return settings
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lines about variables of the environment that probably were meant to be settings."""
+        return self._warnings
+
+    @property
+    def conninfo(self) -> str:
+        """The connection string in clear, for libpq alone; empty for libpq's PG* variables."""
+        return self.postgres_dsn.get_secret_value() if self.postgres_dsn else ""
+
+    @classmethod
+    def table(cls) -> list[tuple[str, str, str, str]]:
+        """List every setting as (variable, flag, default as text, description), in their order."""
+        return [
+            (setting.variable, setting.flag, setting.default, setting.description)
+            for setting in (*describe(cls), CONFIG_FILE)
+        ]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _find_every_fault(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        found = list[Fault]()
+        try:
+            settings = handler(data)
+        except ValidationError as error:
+            found = list(of_pydantic(error, describe(cls)))
+            # Look at the combinations of what is left, with defaults for the rest.
+            faulty = {fault.name for fault in found}
+            data = {name: value for name, value in data.items() if name not in faulty}
+            settings = handler(data)
+        found += at_odds(settings, data, [fault.name for fault in found])
+        if found:
+            raise FaultsError(found)
+        return settings
+
+
+def _unreadable(values: Mapping[str, object]) -> Iterator[Fault]:
+    for name in _FILES:
+        text = str(values.get(name) or "")
+        if not text or (name == "nats_nkey_seed" and _SEED.fullmatch(text.strip())):
+            continue
+        try:
+            _look_at(Path(text).expanduser())
+        except (OSError, ValueError, RuntimeError) as error:
+            # Not the value of nats_nkey_seed: it may be a seed with a slip of the pen in it.
+            value = None if name == "nats_nkey_seed" else shown(text)
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            yield Fault(name, f"is a file that can't be read: {reason}", value)
+
+
+def _look_at(path: Path) -> None:
+    # Not opened: what is read once, such as /dev/fd/63, must be left for who uses it.
+    if stat.S_ISDIR(path.stat().st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

@@ -1,0 +1,1 @@
+"""What the relay tells about itself: logs, and the facts that go into them."""
