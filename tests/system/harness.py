@@ -1,0 +1,171 @@
+"""A load, relays as processes, and the verdict: what every system test is made of.
+
+The producers are authoritative: they know what they committed. Where a server died under a commit,
+the outbox itself is asked afterwards whether it came through.
+"""
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import psycopg
+
+from relay.demo.oracle import Committed, Verdict, digest, judge
+from relay.demo.readback import read_stream
+
+STREAM = "EVENTS"
+INSERT = "insert into relay.outbox (event_id, subject, key, payload_bytes) values (%s, %s, %s, %s)"
+
+
+class RelayProcess:
+    """``python -m relay run`` against the given servers."""
+
+    def __init__(self, dsn: str, nats_url: str, log: Path, **settings: str) -> None:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "RELAY_POSTGRES_DSN": dsn,
+            "RELAY_NATS_URL": nats_url,
+            "RELAY_STREAM": STREAM,
+            "RELAY_STREAM_SUBJECTS": "orders.>",
+            "RELAY_STREAM_CREATE": "true",
+            "RELAY_RETENTION": "1h",
+            "RELAY_LOG_FORMAT": "json",
+        } | {f"RELAY_{name.upper()}": value for name, value in settings.items()}
+        self.log = log
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "relay", "run"], env=environment, stdout=out, stderr=out
+            )
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def terminate(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+
+
+class Load:
+    """Producers in threads, each with keys of its own, until ``stop``."""
+
+    def __init__(self, dsn: str, producers: int = 3, pause: float = 0.002) -> None:
+        self.committed: dict[str, Committed] = {}
+        self.in_doubt: dict[str, Committed] = {}
+        self._dsn = dsn
+        self._pause = pause
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._produce, args=(number,)) for number in range(producers)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the load, and settle what is in doubt by looking into the outbox."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        if self.in_doubt:
+            with connected(self._dsn) as look:
+                found = look.execute(
+                    "select event_id::text from relay.outbox where event_id = any(%s::uuid[])",
+                    (list(self.in_doubt),),
+                ).fetchall()
+            self.committed |= {event_id: self.in_doubt[event_id] for (event_id,) in found}
+            self.in_doubt = {}
+
+    def _produce(self, number: int) -> None:
+        chance, sequence = random.Random(number), itertools.count(1)
+        while not self._stop.is_set():
+            try:
+                with psycopg.connect(self._dsn, connect_timeout=2) as connection:
+                    while not self._stop.wait(self._pause):
+                        self._transact(connection, number, chance, sequence)
+            except psycopg.OperationalError:
+                self._stop.wait(0.05)  # the server is away, which the test wants
+
+    def _transact(
+        self,
+        connection: psycopg.Connection,
+        number: int,
+        chance: random.Random,
+        sequence: Iterator[int],
+    ) -> None:
+        """Write some events in one transaction; roll every tenth back."""
+        written = {}
+        for _ in range(chance.choice([1, 1, 2, 5])):
+            event_id, key = str(uuid.uuid4()), f"{number}-{chance.randrange(20)}"
+            payload = chance.randbytes(chance.choice([16, 256, 2048]))
+            connection.execute(INSERT, (event_id, "orders.placed", key, payload))
+            written[event_id] = Committed(event_id, key, next(sequence), digest(payload))
+        if chance.random() < 0.1:
+            connection.rollback()
+            return
+        try:
+            connection.commit()
+        except psycopg.OperationalError:
+            self.in_doubt |= written
+            raise
+        self.committed |= written
+
+
+@contextmanager
+def connected(dsn: str) -> Iterator[psycopg.Connection]:
+    """Connect as soon as the server accepts."""
+    connection: list[psycopg.Connection] = []
+
+    def accepted() -> bool:
+        try:
+            connection.append(psycopg.connect(dsn, autocommit=True, connect_timeout=2))
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    until(accepted, 30)
+    with connection[0] as opened:
+        yield opened
+
+
+async def verdict(load: Load, nats_url: str) -> Verdict:
+    """Judge the stream against what the load committed, once everything had time to come."""
+    stream = []
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        stream = await read_stream(nats_url, STREAM)
+        if {message.event_id for message in stream} >= set(load.committed):
+            break
+    return judge(load.committed.values(), stream)
+
+
+def until(fact: Callable[[], bool], seconds: float) -> None:
+    """Ask again and again; fail after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not fact():
+        assert time.monotonic() < deadline, f"still not so after {seconds} s: {fact}"
+        pause.wait(0.02)

@@ -1,0 +1,167 @@
+"""A relay's life as its operator sees it: start, stand by, take over, stop, refuse, report."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from relay import devstack
+from relay.demo.oracle import digest
+from relay.demo.readback import read_stream
+from tests.system.harness import STREAM, Load, RelayProcess, connected, until, verdict
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def own_nats():  # type: ignore[no-untyped-def]
+    with devstack.nats_server() as server:
+        yield server
+
+
+def holder(dsn: str) -> tuple[int, int]:
+    """The epoch and the pid of who leads."""
+    with connected(dsn) as look:
+        row = look.execute("select epoch, holder from relay.cursor").fetchone()
+    assert row is not None
+    return row[0], int(row[1].split(":")[1]) if row[1] else 0
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT"])
+async def test_a_stopped_relay_settles_what_is_in_flight_and_exits_with_0(
+    outbox_dsn: str, own_nats: devstack.NatsServer, tmp_path: Path, signal: str
+) -> None:
+    import signal as signals
+
+    with (
+        RelayProcess(outbox_dsn, own_nats.url, tmp_path / "relay.log") as relay,
+        Load(outbox_dsn) as load,
+    ):
+        until(lambda: count(outbox_dsn) > 100, 20)
+        relay.process.send_signal(signals.Signals[signal])
+        assert relay.process.wait(10) == 0
+        load.stop()
+    stored = await read_stream(own_nats.url, STREAM)
+    assert len(stored) == count(outbox_dsn), "what was published is not what was settled"
+
+
+def count(dsn: str) -> int:
+    with connected(dsn) as look:
+        row = look.execute("select delivered from relay.cursor").fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def test_a_second_relay_stands_by_and_takes_over_when_the_first_ends(
+    outbox_dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
+) -> None:
+    with RelayProcess(outbox_dsn, own_nats.url, tmp_path / "first.log") as first:
+        until(lambda: holder(outbox_dsn) == (1, first.process.pid), 20)
+        with (
+            RelayProcess(outbox_dsn, own_nats.url, tmp_path / "second.log") as second,
+            Load(outbox_dsn) as load,
+        ):
+            until(lambda: "standing by" in second.log.read_text(), 20)
+            until(lambda: count(outbox_dsn) > 50, 20)
+            assert holder(outbox_dsn) == (1, first.process.pid)
+            assert first.terminate() == 0
+            until(lambda: holder(outbox_dsn) == (2, second.process.pid), 20)
+            before = count(outbox_dsn)
+            until(lambda: count(outbox_dsn) > before, 20)
+            load.stop()
+            found = await verdict(load, own_nats.url)
+            assert found.is_clean, found
+
+
+async def test_what_cannot_be_stored_is_parked_with_the_reason_and_nothing_waits_for_it(
+    outbox_dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
+) -> None:
+    """The server's limit is 1 MiB for headers and payload together."""
+    wide = {"filler": "x" * 1000}
+    with psycopg.connect(outbox_dsn) as producer:
+        for name, size, headers in [
+            ("under", MIB - 2048, wide),
+            ("over", MIB - 512, wide),
+            ("unclaimed", 10, {}),
+            ("after", 10, {}),
+        ]:
+            subject = "nobody.listens" if name == "unclaimed" else f"orders.{name}"
+            producer.execute(
+                "insert into relay.outbox (subject, key, payload_bytes, headers)"
+                " values (%s, 'k', %s, %s)",
+                (subject, b"y" * size, json.dumps(headers)),
+            )
+    with RelayProcess(outbox_dsn, own_nats.url, tmp_path / "relay.log") as relay:
+        until(lambda: count(outbox_dsn) == 2, 20)
+        stored = await read_stream(own_nats.url, STREAM)
+        assert [message.subject for message in stored] == ["orders.under", "orders.after"]
+        assert stored[0].digest == digest(b"y" * (MIB - 2048))
+        with connected(outbox_dsn) as look:
+            parked = look.execute(
+                "select subject, last_error, octet_length(payload_bytes) from relay.parked"
+                " order by id"
+            ).fetchall()
+        assert [(subject, size) for subject, _, size in parked] == [
+            ("orders.over", MIB - 512),
+            ("nobody.listens", 10),
+        ]
+        assert "1048576" in parked[0][1]
+        assert "no stream" in parked[1][1]
+        status = ask_status(outbox_dsn, own_nats.url)
+        assert status["parked"] == 2
+        assert status["backlog"] == 0
+        assert relay.terminate() == 0
+
+
+def ask_status(dsn: str, nats_url: str) -> dict[str, object]:
+    answer = subprocess.run(
+        [sys.executable, "-m", "relay", "status", "--json"],
+        env={
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "RELAY_POSTGRES_DSN": dsn,
+            "RELAY_NATS_URL": nats_url,
+            "RELAY_STREAM": STREAM,
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(answer.stdout)
+
+
+async def test_the_status_names_the_leader_and_the_path(
+    outbox_dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
+) -> None:
+    with RelayProcess(outbox_dsn, own_nats.url, tmp_path / "relay.log") as relay:
+        until(lambda: "publishing by" in relay.log.read_text(), 20)
+        status = ask_status(outbox_dsn, own_nats.url)
+        assert status["epoch"] == 1
+        assert str(relay.process.pid) in str(status["leader"])
+        assert status["lag_seconds"] == 0
+        assert status["stream"]["path"] == "fast ingest"  # type: ignore[index]
+        relay.terminate()
+        until(lambda: ask_status(outbox_dsn, own_nats.url)["leader"] is None, 10)
+
+
+async def test_a_missing_schema_ends_in_one_line_and_exit_code_3(
+    database: str, own_nats: devstack.NatsServer, tmp_path: Path
+) -> None:
+    with RelayProcess(database, own_nats.url, tmp_path / "relay.log") as relay:
+        assert relay.process.wait(20) == 3
+    assert "python -m relay migrate" in relay.log.read_text()
+    assert "Traceback" not in relay.log.read_text()
+
+
+async def test_a_named_stream_that_is_missing_ends_in_one_line_and_exit_code_3(
+    outbox_dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
+) -> None:
+    settings = {"stream_create": "false", "stream_subjects": ""}
+    with RelayProcess(outbox_dsn, own_nats.url, tmp_path / "relay.log", **settings) as relay:
+        assert relay.process.wait(20) == 3
+    assert "RELAY_STREAM_CREATE" in relay.log.read_text()
+    assert "Traceback" not in relay.log.read_text()
