@@ -47,6 +47,9 @@ _Answer = TypeVar("_Answer")
 
 BACKLOG_EVERY = 1.0
 PRUNE_EVERY_MOST = 10.0
+SETTLE_EVERY = 0.05
+"""Seconds between settlements. Each costs a round trip and WAL; a crash publishes so much again."""
+
 PRUNE_PAUSE = 0.02
 RETRY_FIRST = 0.05
 RECONNECT_MOST = 0.5
@@ -97,6 +100,7 @@ class Term:
         self._done: _Tally | None = None
         self._news = anyio.Event()
         self._all_published = False
+        self._finishing = anyio.Event()
 
     async def run(self, stop: anyio.Event) -> None:
         """Deliver until ``stop`` is set, then finish the page in hand and settle it.
@@ -150,6 +154,7 @@ class Term:
                     await self._deliver(page.events, tally, stop)
                 self._add(tally)
         self._all_published = True
+        self._finishing.set()
         self._news.set()
 
     async def _deliver(self, events: Sequence[Event], tally: _Tally, stop: anyio.Event) -> None:
@@ -237,6 +242,8 @@ class Term:
             if self._all_published and self._done is None:
                 term.cancel()
                 return
+            with anyio.move_on_after(SETTLE_EVERY):
+                await self._finishing.wait()
 
     # Beside it.
 

@@ -53,6 +53,7 @@ class Postgres:
 
     def __init__(self, installation: Installation, nest: Nest, settings: Mapping[str, str]) -> None:
         """Make the data folder with initdb; ``start`` starts the server."""
+        self.installation = installation
         self.major = installation.major
         self.port = 0
         self.log_path = nest.folder / "postgres.log"

@@ -1,0 +1,101 @@
+"""The measured relay, in a process of its own: ``python -m bench.subject DSN NATS_URL STREAM``.
+
+It is the library itself, with a stopwatch around its bus. It runs until SIGTERM, or until
+``--events`` are delivered, and prints one JSON object: when it began to lead, when the last event
+was acknowledged, its peak memory, and, with ``--samples``, the moment of every event's PubAck.
+"""
+
+import json
+import resource
+import signal
+import time
+from collections.abc import Sequence
+from typing import Annotated
+
+import anyio
+import typer
+
+from relay import Relay, Settings
+from relay.app import bus_options
+from relay.core.event import Event
+from relay.core.outcome import Outcome
+from relay.facts import Fact, PageDelivered, TermBegan
+from relay.jetstream.bus import JetStreamBus
+from relay.ports import EventBus
+
+
+class Stopwatch:
+    """Times the bus, and notes what the relay tells."""
+
+    def __init__(self, bus: EventBus, *, sample: bool) -> None:
+        """Time ``bus``; with ``sample`` note every event."""
+        self._bus = bus
+        self._sample = sample
+        self.acked_at: dict[str, float] = {}
+        self.began = self.ended = 0.0
+        self.delivered = 0
+        self.connect, self.close = bus.connect, bus.close
+
+    async def publish(self, events: Sequence[Event]) -> Sequence[Outcome]:
+        """Publish, and note when the answers had come."""
+        outcomes = await self._bus.publish(events)
+        if self._sample:
+            now = time.time()
+            for event in events:
+                self.acked_at.setdefault(event.event_id, now)
+        return outcomes
+
+    def note(self, fact: Fact) -> None:
+        """Note the term's begin and each page's end."""
+        if isinstance(fact, TermBegan):
+            self.began = time.monotonic()
+            print("leading", flush=True)
+        elif isinstance(fact, PageDelivered):
+            self.delivered += fact.delivered
+            self.ended = time.monotonic()
+
+
+async def measure(settings: Settings, events: int, samples: bool) -> None:
+    """Run the relay until SIGTERM or until ``events`` are delivered, and report."""
+    watch = Stopwatch(JetStreamBus(bus_options(settings)), sample=samples)
+
+    def observe(fact: Fact) -> None:
+        watch.note(fact)
+        if events and watch.delivered >= events:
+            relay.stop()
+
+    relay = Relay(settings, bus=watch, observer=observe)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stop_on_signal, relay)
+        await relay.run()
+        tasks.cancel_scope.cancel()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    report = {
+        "delivered": watch.delivered,
+        "seconds": watch.ended - watch.began,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_mib": usage.ru_maxrss / 1024,
+        "acked_at": watch.acked_at,
+    }
+    print(json.dumps(report), flush=True)
+
+
+async def stop_on_signal(relay: Relay) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+        async for _ in signals:
+            relay.stop()
+
+
+def main(
+    dsn: str,
+    nats_url: str,
+    stream: str,
+    events: Annotated[int, typer.Option()] = 0,
+    samples: Annotated[bool, typer.Option()] = False,
+) -> None:
+    settings = Settings(postgres_dsn=dsn, nats_url=nats_url, stream=stream, retention="1h")
+    anyio.run(measure, settings, events, samples, backend_options={"use_uvloop": True})
+
+
+if __name__ == "__main__":
+    typer.run(main)
