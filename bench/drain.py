@@ -1,13 +1,17 @@
 """How fast a backlog drains: waiting events of 256 bytes with 1,000 keys, both publishing paths.
 
 The clock runs in the relay's own process from the beginning of its term, before its first read, to
-the last PubAck. The two paths take turns on the same servers.
+the last PubAck. The two paths take turns on the same servers, and with each its limit: the same
+events published from memory, with no Postgres anywhere near.
 """
 
 import json
 import subprocess
 import sys
+import time
 import uuid
+from datetime import UTC, datetime
+from typing import Any
 
 import anyio
 import nats
@@ -16,6 +20,8 @@ from rich.progress import Progress
 
 from bench.figures import Figure, at_least, below
 from bench.stack import Stack
+from relay.core.event import Event
+from relay.jetstream import BusOptions, JetStreamBus
 
 FILL = """
     insert into relay.outbox (subject, key, payload_bytes)
@@ -24,11 +30,13 @@ FILL = """
 """
 TARGETS = {"fast ingest": 60_000, "windowed": 40_000}
 PEAK_MIB = 150
+UVLOOP: dict[str, Any] = {"backend_options": {"use_uvloop": True}}
 
 
 def run(servers: Stack, runs: int, events: int, progress: Progress) -> list[Figure]:
     """Drain ``events`` by each path, ``runs`` times in turn."""
     rates: dict[str, list[float]] = {path: [] for path in TARGETS}
+    limits: dict[str, list[float]] = {path: [] for path in TARGETS}
     peaks: dict[str, list[float]] = {path: [] for path in TARGETS}
     bar = progress.add_task("drain", total=runs * len(TARGETS))
     for _ in range(runs):
@@ -36,12 +44,14 @@ def run(servers: Stack, runs: int, events: int, progress: Progress) -> list[Figu
             report = drain(servers, path, events)
             rates[path].append(report["delivered"] / report["seconds"])
             peaks[path].append(report["peak_mib"])
+            limits[path].append(anyio.run(limit, servers.nats.url, path, events // 5, **UVLOOP))
             progress.advance(bar)
     return [
         figure
         for path, target in TARGETS.items()
         for figure in (
             at_least(f"drain, {path}", "events/s", rates[path], target),
+            Figure(f"limit: {path} from memory", "events/s", tuple(limits[path])),
             below(f"drain, {path}: peak memory", "MiB", peaks[path], PEAK_MIB),
         )
     ]
@@ -69,6 +79,30 @@ def drain(servers: Stack, path: str, events: int) -> dict[str, float]:
             return report
     finally:
         anyio.run(delete_stream, servers.nats.url, stream)
+
+
+async def limit(url: str, path: str, events: int) -> float:
+    """Publish ``events`` from memory in pages of 2,000; events/s."""
+    stream = f"BENCH-{uuid.uuid4().hex[:8]}"
+    await make_stream(url, stream, path == "fast ingest")
+    bus = JetStreamBus(BusOptions(urls=(url,), stream=stream))
+    pages, now = [], datetime.now(UTC)
+    for start in range(0, events, 2000):
+        page = []
+        for number in range(start, start + 2000):
+            id_ = str(uuid.uuid4())
+            key = f"k{number % 1000}"
+            page.append(Event(number, id_, id_, "orders.placed", key, now, None, b"x" * 256))
+        pages.append(page)
+    try:
+        await bus.connect()
+        began = time.monotonic()
+        for page in pages:
+            await bus.publish(page)
+        return len(pages) * 2000 / (time.monotonic() - began)
+    finally:
+        await bus.close()
+        await delete_stream(url, stream)
 
 
 async def make_stream(url: str, stream: str, batched: bool) -> None:

@@ -168,6 +168,10 @@ class Term:
             )
             left: list[Event] = []
             reason = ""
+            if set(map(type, outcomes)) == {Stored}:  # the common answer, at a tenth of the cost
+                tally.delivered += len(outcomes)
+                duplicates += sum([outcome.duplicate is True for outcome in outcomes])  # type: ignore[union-attr]
+                break
             for event, outcome in zip(events, outcomes, strict=True):
                 if isinstance(outcome, Stored):
                     tally.delivered += 1

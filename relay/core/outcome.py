@@ -13,7 +13,7 @@ class Stored:
     """JetStream acknowledged the event.
 
     Attributes:
-        seq: its stream sequence, where the answer said it (a batch's speaks for its last one).
+        seq: its stream sequence where the answer told it beyond doubt, as few batches do.
         duplicate: True if the stream held this message id already, None where the answer can't say.
     """
 

@@ -22,6 +22,7 @@ fall-back to the poll is logged once until the bell works again.
 
 import logging
 import math
+import random
 from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
@@ -29,10 +30,11 @@ import anyio.abc
 import psycopg
 from psycopg import sql
 
+from relay.core.backoff import Backoff
 from relay.errors import StoreOutage, sole
 from relay.ports import Wake
 from relay.postgres.locks import BELL_CLASS
-from relay.postgres.session import Session, translated
+from relay.postgres.session import LockTimedOut, Session, StatementCanceled, translated
 from relay.postgres.sqlfiles import load
 
 log = logging.getLogger("relay.doorbell")
@@ -57,7 +59,14 @@ class PostgresBell:
     ``run`` keeps the sessions; without it the source only times out.
     """
 
-    def __init__(self, connect: Connect, schema: str, *, poll_interval: float) -> None:
+    def __init__(
+        self,
+        connect: Connect,
+        schema: str,
+        *,
+        poll_interval: float,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
         """Listen to ``schema``'s doorbell; a wait in the lock's queue lasts ``poll_interval`` s."""
         self._connect = connect
         self._channel = f"{schema}.outbox"
@@ -75,6 +84,8 @@ class PostgresBell:
         self._probe: Session | None = None
         self._queueing = self._leaving = False
         self._complained = False
+        self._retry = Backoff(base=RETRY_FIRST, cap=RETRY_MOST)
+        self._jitter = jitter
 
     # The port.
 
@@ -93,7 +104,9 @@ class PostgresBell:
                     return False
                 got = await self._on_lock(lock, self._try_lock, {"bell_class": BELL_CLASS})
             if not got:
-                await tasks.start(self._queue, lock)
+                seen = anyio.Event()
+                tasks.start_soon(self._queue, lock, seen)
+                await seen.wait()
         except StoreOutage:
             tasks.cancel_scope.cancel()  # run() makes the sessions anew
             return False
@@ -117,11 +130,9 @@ class PostgresBell:
 
     async def run(self) -> None:
         """Keep the bell's sessions alive until cancelled."""
-        pause = RETRY_FIRST
         while True:
             try:
                 await self._serve_once()
-                pause = RETRY_FIRST
             except StoreOutage as outage:
                 self._complain(outage)
             except BaseExceptionGroup as group:
@@ -130,8 +141,7 @@ class PostgresBell:
                     raise
                 self._complain(error)
             self._ring(Wake.START)  # who waits must not wait for a dead bell
-            await anyio.sleep(pause)
-            pause = min(pause * 2, RETRY_MOST)
+            await anyio.sleep(self._retry.failed(self._jitter()))
 
     # The sessions.
 
@@ -147,6 +157,7 @@ class PostgresBell:
             if self._complained:
                 log.info("doorbell works again", extra={"channel": self._channel})
                 self._complained = False
+            self._retry.succeeded()
             try:
                 async with anyio.create_task_group() as tasks:
                     self._lock, self._tasks = lock, tasks
@@ -215,32 +226,27 @@ class PostgresBell:
 
     # The lock.
 
-    async def _queue(self, lock: Session, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """Queue behind silent transactions until granted or disarmed; started once it is seen."""
-        started = False
+    async def _queue(self, lock: Session, seen: anyio.Event) -> None:
+        """Queue behind silent transactions until granted or disarmed.
 
-        def seen() -> None:
-            nonlocal started
-            if started:
-                self._ring(Wake.POLL)  # writers were silent between a time-out and this entry
-            else:
-                started = True
-                task_status.started()
+        ``seen`` is set once writers can see the queue, and however this ends.
+        """
+        try:
+            async with self._lock_use:
+                self._queueing, self._leaving = True, False
+                try:
+                    while not self._leaving and not await self._wait_in_queue(lock, seen):
+                        pass
+                finally:
+                    self._queueing = False
+                self._ring(Wake.GRANT)
+                seen.set()
+                if self._leaving:  # not "if not armed": the next arm may be waiting already
+                    await self._on_lock(lock, _UNLOCK)
+        finally:
+            seen.set()
 
-        async with self._lock_use:
-            self._queueing, self._leaving = True, False
-            try:
-                while not self._leaving and not await self._wait_in_queue(lock, seen):
-                    pass
-            finally:
-                self._queueing = False
-            self._ring(Wake.GRANT)
-            if not started:
-                task_status.started()
-            if self._leaving:  # not "if not armed": the next arm may be waiting already
-                await self._on_lock(lock, _UNLOCK)
-
-    async def _wait_in_queue(self, lock: Session, seen: Callable[[], None]) -> bool:
+    async def _wait_in_queue(self, lock: Session, seen: anyio.Event) -> bool:
         """Wait once for the exclusive lock; False after the lock's time-out or ``_leave_queue``."""
         granted = True
         try:
@@ -252,21 +258,23 @@ class PostgresBell:
                         {"bell_class": BELL_CLASS},
                         deadline=self._queue_timeout + HEARTBEAT_DEADLINE,
                     )
-                except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+                except (LockTimedOut, StatementCanceled):
                     granted = False
                     entry.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise sole(group) from None
         return granted
 
-    async def _see_queue(self, seen: Callable[[], None]) -> None:
-        """Call ``seen`` as soon as a writer's try would fail: the queue stands, or was granted."""
+    async def _see_queue(self, seen: anyio.Event) -> None:
+        """Set ``seen`` as soon as a writer's try would fail: the queue stands, or was granted."""
         if self._probe is None or self._probe.connection.closed:
             self._probe = await self._connect("doorbell probe", None)
         while True:
             row = await self._probe.row(self._probe_lock, {"bell_class": BELL_CLASS})
             if row is not None and not row[0]:
-                seen()
+                if seen.is_set():
+                    self._ring(Wake.POLL)  # writers were silent between a time-out and this entry
+                seen.set()
                 return
 
     async def _leave_queue(self, lock: Session) -> None:
@@ -290,7 +298,7 @@ class PostgresBell:
         while True:
             try:
                 row = await lock.row(query, params, deadline=HEARTBEAT_DEADLINE)
-            except psycopg.errors.QueryCanceled:
+            except StatementCanceled:
                 continue
             return row is not None and bool(row[0])
 

@@ -8,6 +8,7 @@ What an error means is decided in ``translated``, by SQLSTATE:
     no answer, connection gone, server starting or stopping, standby   StoreOutage
     schema, table or column missing, no privilege                      SchemaError
     wrong password, no such database or role                           StoreOutage, with the reason
+    a lock's time-out, a cancelled statement                           kinds of StoreOutage
     anything else                                                      passes through: a bug
 """
 
@@ -29,16 +30,6 @@ noticed in time to be reported within ten seconds."""
 
 CONNECT_DEADLINE = 5.0
 
-_READ_ONLY = "25006"
-_MISSING = {
-    "3F000": "schema",
-    "42P01": "table or view",
-    "42703": "column",
-    "42883": "function",
-}
-_NO_PRIVILEGE = "42501"
-_NO_OUTAGE = ("55P03", "57014")  # lock_timeout, a cancelled statement: answers, for who asked
-
 _OURS: Mapping[str, Any] = {
     # A peer that vanished is noticed by the kernel on idle sessions, too.
     "keepalives_idle": 5,
@@ -48,6 +39,23 @@ _OURS: Mapping[str, Any] = {
     "connect_timeout": int(CONNECT_DEADLINE),
     "target_session_attrs": "read-write",  # a standby would show what is not yet durable
 }
+
+_SERVER: Mapping[str, str] = {
+    "timezone": "UTC",
+    "client_encoding": "UTF8",
+    # What a role's or a database's defaults would end is bounded here, by deadlines.
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_session_timeout": "0",
+}
+
+
+class LockTimedOut(StoreOutage):
+    """The session's lock_timeout ended a wait; the session is as good as before."""
+
+
+class StatementCanceled(StoreOutage):
+    """Somebody cancelled the statement; the session is as good as before."""
 
 
 class Session:
@@ -82,7 +90,7 @@ class Session:
                 ["postgres_dsn is no connection string: see libpq's keywords, or use a URI"]
             ) from None
         ours = {name_: value for name_, value in _OURS.items() if name_ not in given}
-        server = {"timezone": "UTC", "client_encoding": "UTF8", **(options or {})}
+        server = {**_SERVER, **(options or {})}
         flags = " ".join(f"-c {option}={value}" for option, value in server.items())
         ours["options"] = f"{given.get('options', '') or ''} {flags}".strip()
         ours.setdefault("application_name", f"relay {name}")
@@ -181,20 +189,28 @@ Connect = Callable[[str], Awaitable[Session]]
 def translated(error: psycopg.Error) -> RelayError | psycopg.Error:
     """Return our error for a driver's one, or the driver's own where it can only be a bug."""
     message = " ".join(str(error).split()) or type(error).__name__
-    state = error.sqlstate
-    if state in _MISSING:
-        return SchemaError(
-            f"{message}: a {_MISSING[state]} of the outbox is missing;"
-            " run `python -m relay migrate`"
-        )
-    if state == _NO_PRIVILEGE:
-        return SchemaError(
-            f"{message}: grant this login the schema's relay role, or run as the schema's owner"
-        )
-    if state == _READ_ONLY:
-        return StoreOutage(f"Postgres is read-only here, a standby or a demoted primary: {message}")
-    if state in _NO_OUTAGE:
-        return error
+    known = _KINDS.get(error.sqlstate or "")
+    if known is not None:
+        kind, remedy = known
+        return kind(f"{message}: {remedy}")
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return StoreOutage(message)
     return error
+
+
+_MIGRATE = "something of the outbox is missing; run `python -m relay migrate`"
+
+_KINDS: Mapping[str, tuple[type[SchemaError | StoreOutage], str]] = {
+    "3F000": (SchemaError, _MIGRATE),  # schema
+    "42P01": (SchemaError, _MIGRATE),  # table or view
+    "42703": (SchemaError, _MIGRATE),  # column
+    "42883": (SchemaError, _MIGRATE),  # function
+    "42501": (
+        SchemaError,
+        "grant this login the schema's relay role, or run as the schema's owner",
+    ),
+    "25006": (StoreOutage, "Postgres is read-only here: a standby, or a demoted primary"),
+    "55P03": (LockTimedOut, "the session's lock_timeout"),
+    "57014": (StatementCanceled, "waiting and trying again"),
+}
+"""SQLSTATE to the kind of our error and what to do about it."""

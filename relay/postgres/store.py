@@ -37,7 +37,6 @@ BACKLOG_EXACT_UP_TO = 10_000
 _TERM_OPTIONS = {
     # Losing the last settlements in a crash of the server only publishes again.
     "synchronous_commit": "off",
-    "idle_session_timeout": "0",
 }
 
 

@@ -122,7 +122,7 @@ class Settings(BaseSettings):
         kinds.Size, AfterValidator(between(2**10, 2**30, kinds.write_size))
     ] = Field(default=8 * 2**20, description="Bytes in a page at most; bounds the memory in use.")
     max_retry_delay: Annotated[kinds.Seconds, _time(0.1, 3600.0)] = Field(
-        default=30.0, description="Longest pause between tries while a server is away."
+        default=30.0, description="Longest pause between tries of events that got no clear answer."
     )
     shutdown_timeout: Annotated[kinds.Seconds, _time(0.1, 600.0)] = Field(
         default=8.0, description="How long a stop may wait for what is in flight."

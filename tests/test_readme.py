@@ -1,0 +1,33 @@
+"""What the README shows is what the code does."""
+
+import re
+from pathlib import Path
+
+import psycopg
+
+from relay.settings import Settings
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_settings_table_is_the_model_s_own() -> None:
+    rows = re.findall(r"^\| `(RELAY_\w+)` \| `(--[\w-]+)` \| (.*?) \| (.*?) \|$", README, re.MULTILINE)
+    expected = [
+        (variable, flag, f"`{default}`" if default else "", description)
+        for variable, flag, default, description in Settings.table()
+    ]
+    assert rows == expected
+
+
+def test_the_examples_of_emitting_run_as_they_stand(outbox_dsn: str) -> None:
+    (sql,) = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)
+    with psycopg.connect(outbox_dsn) as connection:
+        connection.execute(sql.encode())
+        written = connection.execute(
+            "select subject, key, idempotency_key, payload is null from relay.outbox order by id"
+        ).fetchall()
+    assert written == [
+        ("orders.placed", "order-7", "order-7-placed", False),
+        ("orders.placed", "order-7", None, True),
+        ("orders.paid", "order-7", None, False),
+    ]
