@@ -11,7 +11,9 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_settings_table_is_the_model_s_own() -> None:
-    rows = re.findall(r"^\| `(RELAY_\w+)` \| `(--[\w-]+)` \| (.*?) \| (.*?) \|$", README, re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(RELAY_\w+)` \| `(--[\w-]+)` \| (.*?) \| (.*?) \|$", README, re.MULTILINE
+    )
     expected = [
         (variable, flag, f"`{default}`" if default else "", description)
         for variable, flag, default, description in Settings.table()
