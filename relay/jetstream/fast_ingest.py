@@ -36,7 +36,7 @@ from relay.core.event import Event
 from relay.core.outcome import STORED, Outcome, Refused, Stored, Unknown
 from relay.jetstream.answers import Kind, Verdict, judge_error, judge_status
 from relay.jetstream.connection import Connection
-from relay.jetstream.frames import CHUNK_BYTES, CHUNK_EVENTS, frame_of
+from relay.jetstream.frames import CHUNK_BYTES, CHUNK_EVENTS, FIRST_CHUNK_EVENTS, frame_of
 from relay.jetstream.streams import Stream
 
 MOST_EVENTS = 50_000
@@ -212,6 +212,7 @@ class _Batch:
             self._most,
         )
         number = len(sent)
+        chunk = CHUNK_EVENTS if number else FIRST_CHUNK_EVENTS
         for place in self._waiting:
             op = 2 if place == end or number + 1 == most else 1 if number else 0
             frame = frame_of(events[place], f"{inbox}{number + 1}.{op}.$FI", max_bytes)
@@ -223,7 +224,7 @@ class _Batch:
             number += 1
             self._bytes += len(frame)
             self._committed = op == 2  # noqa: PLR2004 - the protocol's number
-            if self._committed or len(parts) == CHUNK_EVENTS or self._bytes >= until:
+            if self._committed or len(parts) == chunk or self._bytes >= until:
                 break
         else:
             self._commit_without(parts, inbox)
