@@ -238,7 +238,7 @@ def drive(dsn: str, outbox_class: type[PostgresOutbox], examples: int, **more: A
 def test_no_interleaving_of_transactions_loses_repeats_or_reorders_an_event(
     outbox_dsn: str,
 ) -> None:
-    drive(outbox_dsn, PostgresOutbox, examples=60)
+    drive(outbox_dsn, PostgresOutbox, examples=40)
 
 
 class ByIdOutbox(PostgresOutbox):
