@@ -83,7 +83,7 @@ async def measure(settings: Settings, events: int, samples: bool) -> None:
 
 
 def peak_mib(maxrss_kib: int) -> float:
-    """Return this program's peak: Linux lets ru_maxrss begin at that of the process it came from."""
+    """Return this program's own peak: on Linux ru_maxrss begins at that of its parent."""
     status = Path("/proc/self/status")
     if status.exists():
         (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())
