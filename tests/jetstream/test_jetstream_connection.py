@@ -202,9 +202,6 @@ async def test_close_may_come_at_any_time_and_connect_may_follow(nats_server, op
         assert bus._connection.lost is None
 
 
-# --- helpers ----------------------------------------------------------------------------------
-
-
 @asynccontextmanager
 async def JetStreamBusOf(*urls):  # noqa: N802 - reads like the class
     bus = JetStreamBus(BusOptions(urls=urls))
