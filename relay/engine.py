@@ -17,11 +17,10 @@ from collections.abc import Callable
 
 import anyio
 
-from relay.core.backoff import Backoff
 from relay.errors import RelayError, StoreOutage, TermLost, sole
 from relay.facts import OutageBegan, OutageEnded, StandingBy, Tell, TermBegan, TermEnded
 from relay.ports import EventBus, Outbox, OutboxStore, WakeSource
-from relay.term import RECONNECT_MOST, RETRY_FIRST, Policy, Term
+from relay.term import Policy, Term
 
 CAMPAIGN_EVERY = 0.2
 """Seconds between a standby's tries. Waiting in a statement instead would hold back vacuum."""
@@ -66,7 +65,14 @@ class Engine:
         Raises:
             SchemaError, StreamError: a person has to change something first.
         """
-        backoff = Backoff(base=RETRY_FIRST, cap=min(RECONNECT_MOST, self._policy.max_retry_delay))
+        try:
+            await self._run()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._outbox.close()
+
+    async def _run(self) -> None:
+        backoff = self._policy.reconnecting()
         away_since: float | None = None
         while not self._stop.is_set():
             try:

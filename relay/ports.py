@@ -123,6 +123,10 @@ class Outbox(Protocol):
         """
         ...
 
+    async def close(self) -> None:
+        """Stop standing by. A term that has begun is not touched. Never raises."""
+        ...
+
 
 class EventBus(Protocol):
     """The broker.

@@ -66,6 +66,10 @@ class Policy:
     max_retry_delay: float = 30.0
     retention: float = 900.0
 
+    def reconnecting(self) -> Backoff:
+        """Return the pauses between tries while a server is away."""
+        return Backoff(base=RETRY_FIRST, cap=min(RECONNECT_MOST, self.max_retry_delay))
+
 
 @dataclass(slots=True)
 class _Tally:
@@ -200,7 +204,7 @@ class Term:
         also: type[RelayError] = BusOutage,
     ) -> _Answer:
         """Ask the bus until it answers; ``also`` names one more error to wait out."""
-        backoff = Backoff(base=RETRY_FIRST, cap=min(RECONNECT_MOST, self._policy.max_retry_delay))
+        backoff = self._policy.reconnecting()
         began = anyio.current_time()
         while True:
             try:

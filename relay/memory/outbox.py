@@ -81,6 +81,9 @@ class MemoryOutbox:
         self.leader = MemoryStore(self, self.epoch)
         return self.leader
 
+    async def close(self) -> None:
+        """Have nothing to give up."""
+
 
 class MemoryStore:
     """One term over a ``MemoryOutbox``."""

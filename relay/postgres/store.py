@@ -48,6 +48,7 @@ class PostgresOutbox:
         self._dsn = dsn
         self._schema = schema
         self._page_bytes = page_bytes
+        self._campaign = load("queries/campaign", schema)
         self._candidate: Session | None = None
 
     async def connect(self, duty: str, options: Mapping[str, str] | None = None) -> Session:
@@ -62,9 +63,7 @@ class PostgresOutbox:
             if session is None:
                 session = await self.connect("term", _TERM_OPTIONS)
                 await migrations.verify(session.connection, self._schema)
-            got = await session.row(
-                load("queries/campaign", self._schema), {"lease_class": LEASE_CLASS}
-            )
+            got = await session.row(self._campaign, {"lease_class": LEASE_CLASS})
             if got is None or not got[0]:
                 self._candidate = session
                 return None

@@ -6,8 +6,11 @@ import anyio
 import psycopg
 import pytest
 
+from relay import Relay, Settings
 from relay.core.outcome import Refused
 from relay.errors import SchemaError, SettingsError, StoreOutage, TermLost
+from relay.facts import Fact, StandingBy
+from relay.memory import MemoryBus
 from relay.ports import Settlement
 from relay.postgres.session import Session, StatementCanceled
 from relay.postgres.store import PRUNE_CHUNK_ROWS, PostgresOutbox, PostgresStore
@@ -134,6 +137,28 @@ async def test_rows_of_another_cluster_are_all_read_again_and_only_once(
     await producer.execute(INSERT, (b"new", "0", 1))
     assert len((await adopted.read(100)).events) == 1
     await adopted.close()
+
+
+async def test_a_standby_that_is_stopped_leaves_no_session_behind(
+    store: PostgresStore, producer: psycopg.AsyncConnection, outbox_dsn: str
+) -> None:
+    facts: list[Fact] = []
+    standby = Relay(Settings(postgres_dsn=outbox_dsn), bus=MemoryBus(), observer=facts.append)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(standby.run)
+        with anyio.fail_after(10):
+            while not any(isinstance(fact, StandingBy) for fact in facts):
+                await anyio.sleep(0.01)
+        standby.stop()
+    with anyio.fail_after(10):
+        while True:
+            sessions = await producer.execute(
+                "select count(*) from pg_stat_activity"
+                " where application_name = 'relay term' and datname = current_database()"
+            )
+            if await sessions.fetchone() == (1,):  # the leader's
+                break
+            await anyio.sleep(0.01)
 
 
 async def test_a_term_that_is_over_parks_nothing(
