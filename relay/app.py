@@ -88,6 +88,11 @@ class Relay:
         """Return ``delivery_lag_seconds``, ``delivery_rate``, ``undelivered`` and more. Cheap."""
         return self._meter.metrics()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the lag breaker is open: the oldest undelivered event is too old."""
+        return self.metrics()["circuit_breaker"] != "closed"
+
     def _tell(self, fact: Fact) -> None:
         self._meter.tell(fact)
         factlog.tell(fact)
@@ -107,7 +112,9 @@ class Relay:
                 max_batch_size=settings.max_batch_size,
                 poll_interval=settings.poll_interval,
                 max_retry_delay=settings.max_retry_delay,
+                max_attempts=settings.max_attempts,
                 retention=settings.retention,
+                circuit_breaker_lag=settings.circuit_breaker_lag,
             ),
             tell=self._tell,
             shutdown_timeout=settings.shutdown_timeout,
@@ -153,6 +160,8 @@ def _outbox(settings: Settings) -> Outbox:
         _secret(settings.postgres_dsn) or "",
         settings.schema_name,
         page_bytes=settings.max_batch_bytes,
+        dead_blocks=settings.on_dead == "block",
+        longest_delay=settings.max_retry_delay,
     )
 
 

@@ -8,8 +8,9 @@
     └──────┴─ term lost, Postgres away: drop the bus, back off with jitter
 
 Who is right: the store. A relay leads because the store said so, until the store says otherwise.
-On failure: outages and lost terms begin the loop again; what a person has to change (a missing
-schema, a missing stream at the start) is raised; anything else is a bug and is raised too.
+On failure: outages and lost terms begin the loop again. What a person has to change (the schema,
+the stream, a refused login) is raised at the first try, and waited for once it has worked: then
+somebody is at work on it. Anything else is a bug and is raised too.
 """
 
 import random
@@ -17,13 +18,35 @@ from collections.abc import Callable
 
 import anyio
 
-from relay.errors import RelayError, StoreOutage, TermLost, sole
-from relay.facts import OutageBegan, OutageEnded, StandingBy, Tell, TermBegan, TermEnded
+from relay.buslink import BusLink
+from relay.core.breakers import LagBreaker
+from relay.errors import (
+    RelayError,
+    SchemaError,
+    SettingsError,
+    StoreLoginRefused,
+    StoreOutage,
+    TermLost,
+    sole,
+)
+from relay.facts import (
+    BreakerChanged,
+    OutageBegan,
+    OutageEnded,
+    StandingBy,
+    Tell,
+    TermBegan,
+    TermEnded,
+)
 from relay.ports import EventBus, Outbox, OutboxStore, WakeSource
 from relay.term import Policy, Term
 
 CAMPAIGN_EVERY = 0.2
 """Seconds between a standby's tries. Waiting in a statement instead would hold back vacuum."""
+
+LASTING = 5.0
+"""Seconds after which a term has shown that the store works: one that lets us in and then fails is
+tried as seldom as one that is away."""
 
 
 class Engine:
@@ -46,7 +69,7 @@ class Engine:
         ``shutdown_timeout`` bounds, in seconds, how long a stop waits for the page in hand.
         """
         self._outbox = outbox
-        self._bus = bus
+        self._link = BusLink(bus, backoff=policy.reconnecting(), jitter=jitter, tell=tell)
         self._source = source
         self._holder = holder
         self._policy = policy
@@ -54,6 +77,11 @@ class Engine:
         self._shutdown_timeout = shutdown_timeout
         self._jitter = jitter
         self._stop = anyio.Event()
+        self._let_in = False
+        self._backoff = policy.reconnecting()
+        self._away_since: float | None = None
+        self._tries = 0
+        self.lag_breaker = LagBreaker(policy.circuit_breaker_lag)
 
     def stop(self) -> None:
         """Read no more, finish what is in flight, settle, and let ``run`` return."""
@@ -63,7 +91,8 @@ class Engine:
         """Work until ``stop``.
 
         Raises:
-            SchemaError, StreamError: a person has to change something first.
+            SchemaError, StreamError, SettingsError: a person has to change something first, at the
+                first try; later such a thing is an outage.
         """
         try:
             await self._run()
@@ -72,47 +101,76 @@ class Engine:
                 await self._outbox.close()
 
     async def _run(self) -> None:
-        backoff = self._policy.reconnecting()
-        away_since: float | None = None
         while not self._stop.is_set():
             try:
                 store = await self._campaign()
                 if store is None:
                     return
-                if away_since is not None:
-                    seconds = anyio.current_time() - away_since
-                    self._tell(OutageEnded("postgres", seconds, backoff.attempts))
-                    away_since = None
-                    backoff.succeeded()
                 await self._lead(store)
-            except StoreOutage as outage:
-                if away_since is None:
-                    away_since = anyio.current_time()
+            except (StoreOutage, SchemaError) as outage:
+                self._refuse_at_the_start(outage)
+                if self._away_since is None:
+                    self._away_since, self._tries = anyio.current_time(), 0
                     self._tell(OutageBegan("postgres", str(outage)))
-                await self._rest(backoff.failed(self._jitter()))
+                self._tries += 1
+                await self._rest(self._backoff.failed(self._jitter()))
             except TermLost:
                 await self._rest(CAMPAIGN_EVERY)
+
+    def _refuse_at_the_start(self, outage: StoreOutage | SchemaError) -> None:
+        """Raise what a person has to change, unless it worked before: then somebody is at work."""
+        if self._let_in:
+            return
+        if isinstance(outage, SchemaError):
+            raise outage
+        if isinstance(outage, StoreLoginRefused):
+            raise SettingsError([f"Postgres does not let us in: {outage}"]) from outage
 
     async def _campaign(self) -> OutboxStore | None:
         """Try for a term every 200 ms; None once stopped."""
         standing_by = False
         while not self._stop.is_set():
             store = await self._outbox.campaign(self._holder)
+            self._answered()
             if store is not None:
                 return store
             if not standing_by:
                 standing_by = True
                 self._tell(StandingBy(self._holder))
+                self._link.stand_by()
+                self._forget_the_lag()
             await self._rest(CAMPAIGN_EVERY)
         return None
+
+    def _answered(self) -> None:
+        """The store is there, whoever leads. A term has to last before its pauses are forgotten."""
+        self._let_in = True
+        if self._away_since is not None:
+            seconds = anyio.current_time() - self._away_since
+            self._away_since = None
+            self._tell(OutageEnded("postgres", seconds, self._tries))
+
+    def _forget_the_lag(self) -> None:
+        """It is looked at by who leads; an alarm that nobody looks at would ring for ever."""
+        before = self.lag_breaker.state
+        self.lag_breaker.forget()
+        if self.lag_breaker.state is not before:
+            reason = "another relay leads, and watches the lag"
+            self._tell(BreakerChanged("lag", before, self.lag_breaker.state, reason))
 
     async def _lead(self, store: OutboxStore) -> None:
         """Run one term, and leave nothing of it behind, whatever ends it."""
         self._tell(TermBegan(self._holder, store.epoch))
-        reason = ""
+        began, reason = anyio.current_time(), ""
         try:
             term = Term(
-                store, self._bus, self._source, self._policy, jitter=self._jitter, tell=self._tell
+                store,
+                self._link,
+                self._source,
+                self._policy,
+                lag_breaker=self.lag_breaker,
+                jitter=self._jitter,
+                tell=self._tell,
             )
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._limit_stop, tasks.cancel_scope)
@@ -127,8 +185,10 @@ class Engine:
             raise
         finally:
             with anyio.CancelScope(shield=True):
-                await self._bus.close()  # at once: a term that is over must publish nothing more
+                await self._link.close()  # at once: a term that is over must publish nothing more
                 await store.close()
+            if anyio.current_time() - began >= LASTING:
+                self._backoff.succeeded()
             self._tell(TermEnded(store.epoch, reason))
 
     async def _limit_stop(self, term: anyio.CancelScope) -> None:

@@ -9,7 +9,10 @@ The class is the kind, and the kind says what a caller does about it:
     │   └── StreamError        the stream is not as required          exit 3
     ├── Outage             one side is away; wait and try again, it costs no event an attempt
     │   ├── StoreOutage        Postgres
-    │   └── BusOutage          NATS
+    │   │   └── StoreLoginRefused
+    │   ├── BusOutage          NATS
+    │   │   └── BusLoginRefused
+    │   └── LoginRefused       either of the two: at the first start a person has to act (exit 2)
     ├── TermLost           another relay leads now; stand by
     └── AlreadyRunning     run() was called twice on one Relay
 
@@ -57,6 +60,18 @@ class StoreOutage(Outage):
 
 class BusOutage(Outage):
     """NATS is away, not accepting, or did not answer within a deadline."""
+
+
+class LoginRefused(Outage):
+    """The server does not let us in. Waited out, for passwords change; fatal at the first start."""
+
+
+class StoreLoginRefused(StoreOutage, LoginRefused):
+    """Postgres refuses the role, its password or the database's name."""
+
+
+class BusLoginRefused(BusOutage, LoginRefused):
+    """NATS refuses the credentials."""
 
 
 class TermLost(RelayError):

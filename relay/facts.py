@@ -7,12 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from relay.core.breakers import State
+from relay.core.event import Event
+from relay.core.parking import Parking
 from relay.ports import Backlog, Wake
 
 
 @dataclass(frozen=True, slots=True)
 class StandingBy:
-    """Another relay leads; this one tries again and again."""
+    """Another relay leads; this one tries again and again, and forgets an outage of the bus."""
 
     holder: str
 
@@ -62,7 +65,13 @@ class Retried:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """One event can't be stored as it is; it is kept in relay.parked."""
+    """One event was refused; it is kept in relay.parked.
+
+    Attributes:
+        attempts: how often it was refused, this time included.
+        delay: s until it is tried again; None if it is dead.
+        dead: no further attempt is made by itself.
+    """
 
     id: int
     event_id: str
@@ -70,6 +79,65 @@ class Parked:
     key: str | None
     reason: str
     code: int
+    attempts: int
+    delay: float | None
+    dead: bool
+
+    @classmethod
+    def of(cls, event: Event, parked: Parking) -> "Parked":
+        """Tell how ``event`` is parked."""
+        return cls(
+            event.id,
+            event.event_id,
+            event.subject,
+            event.key,
+            parked.error,
+            parked.code,
+            parked.attempts,
+            parked.delay,
+            parked.dead,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HoldBegan:
+    """A stream, or a part of one, takes nothing: its events are set aside and the others flow."""
+
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldEnded:
+    """It takes events again, after ``seconds``."""
+
+    by: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """Events went to relay.parked without having been refused: held up, or behind a parked one."""
+
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unparked:
+    """Events left relay.parked, for they are stored now."""
+
+    events: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged:
+    """A breaker, "lag" or "bus", changed its state; ``reason`` says why."""
+
+    breaker: str
+    was: State
+    state: State
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +193,11 @@ Fact = (
     | OutageEnded
     | Retried
     | Parked
+    | HoldBegan
+    | HoldEnded
+    | SetAside
+    | Unparked
+    | BreakerChanged
     | PageDelivered
     | Woken
     | BacklogSeen

@@ -5,14 +5,18 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import TypedDict
 
+from relay.core.breakers import State
 from relay.facts import (
     BacklogSeen,
+    BreakerChanged,
     Fact,
     PageDelivered,
     Parked,
     Retried,
+    StandingBy,
     TermBegan,
     TermEnded,
+    Unparked,
     Woken,
 )
 from relay.ports import Wake
@@ -22,7 +26,10 @@ RATE_OVER = 10.0
 
 
 class Metrics(TypedDict):
-    """What ``Relay.metrics()`` returns. Seconds, events, events/s; seen at most a second ago."""
+    """What ``Relay.metrics()`` returns. Seconds, events, events/s; seen at most a second ago.
+
+    A standby does not look at what waits: lag, undelivered, parked and dead are 0 there.
+    """
 
     leading: bool
     epoch: int
@@ -32,7 +39,11 @@ class Metrics(TypedDict):
     delivered: int
     duplicates: int
     retries: int
+    refusals: int
     parked: int
+    dead: int
+    circuit_breaker: str
+    bus_breaker: str
     wakes: dict[str, int]
 
 
@@ -46,7 +57,9 @@ class Meter:
         self._epoch = 0
         self._lag = 0.0
         self._undelivered = 0
-        self._delivered = self._duplicates = self._retries = self._parked = 0
+        self._delivered = self._duplicates = self._retries = self._refusals = 0
+        self._parked = self._dead = 0
+        self._breakers = {"lag": State.CLOSED, "bus": State.CLOSED}
         self._wakes: Counter[Wake] = Counter()
         self._recent: deque[tuple[float, int]] = deque()
         self._recent_sum = 0
@@ -55,22 +68,31 @@ class Meter:
     def tell(self, fact: Fact) -> None:
         """Take note of one fact."""
         match fact:
-            case PageDelivered(delivered=delivered, duplicates=duplicates):
-                self._delivered += delivered
+            case (
+                PageDelivered(delivered=events, duplicates=duplicates)
+                | Unparked(events=events, duplicates=duplicates)
+            ):
+                self._delivered += events
                 self._duplicates += duplicates
-                self._remember(delivered)
+                self._remember(events)
             case BacklogSeen(backlog=backlog):
                 self._lag, self._undelivered = backlog.lag, backlog.undelivered
+                self._parked, self._dead = backlog.parked, backlog.dead
+            case BreakerChanged(breaker=breaker, state=state):
+                self._breakers[breaker] = state
             case Woken(cause=cause):
                 self._wakes[cause] += 1
             case Parked():
-                self._parked += 1
+                self._refusals += 1
             case Retried(events=events):
                 self._retries += events
             case TermBegan(epoch=epoch):
                 self._leading, self._epoch = True, epoch
             case TermEnded():
                 self._leading = False
+            case StandingBy():  # what waits is looked at by who leads
+                self._lag = 0.0
+                self._undelivered = self._parked = self._dead = 0
             case _:
                 pass
 
@@ -88,7 +110,11 @@ class Meter:
             "delivered": self._delivered,
             "duplicates": self._duplicates,
             "retries": self._retries,
+            "refusals": self._refusals,
             "parked": self._parked,
+            "dead": self._dead,
+            "circuit_breaker": self._breakers["lag"].value,
+            "bus_breaker": self._breakers["bus"].value,
             "wakes": {cause.value: self._wakes[cause] for cause in Wake},
         }
 

@@ -9,12 +9,14 @@ you"; ``Misconfigured`` means "a person has to act".
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from relay.core.breakers import Breakers
 from relay.core.event import Event
-from relay.core.outcome import Outcome, Refused
+from relay.core.outcome import Outcome
+from relay.core.parking import Parking
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +36,22 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What is done: everything up to ``position``, but for the parked.
+    """What is done, as one change.
 
     Attributes:
-        position: the last done page's position.
+        position: the last done page's position: everything up to it is stored or parked. None
+            leaves the cursor where it is.
         delivered: how many events were stored since the settlement before.
-        parked: the refused ones among them, with the reason.
+        parked: events of the pages that go to the parked, or, parked already, were tried again
+            and stay. At most one an event.
+        unparked: ids of parked events that are stored now.
         wakes: how often each cause woke the relay since the settlement before.
     """
 
-    position: object
+    position: object | None
     delivered: int
-    parked: Sequence[tuple[Event, Refused]] = ()
+    parked: Sequence[Parking] = ()
+    unparked: Sequence[int] = ()
     wakes: "dict[Wake, int] | None" = None
 
 
@@ -55,13 +61,34 @@ class Backlog:
 
     Attributes:
         undelivered: committed events that are not settled; an estimate above ``exact_up_to``.
-        lag: age in seconds of the oldest of them by the database's clock; 0.0 if there is none.
-        parked: how many events are parked.
+        lag: age in seconds of the oldest of them, and of those held up by an outage, by the
+            database's clock; 0.0 if there is none.
+        parked: how many events are parked, the dead among them.
+        dead: how many of them are dead.
+        blocking: whether any of them makes the later events of its key queue. Exact, always.
     """
 
     undelivered: int
     lag: float
     parked: int
+    dead: int = 0
+    blocking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A parked event that may be tried now.
+
+    Attributes:
+        event: as it was read, but its message id is a new one if a person asked for the retry:
+            else the stream might take it for a repeat.
+        attempts: how often it was refused; 0 if it only waited.
+        held_by: the outage that held it up, as ``Held.by``; "" if none did.
+    """
+
+    event: Event
+    attempts: int
+    held_by: str = ""
 
 
 class Wake(enum.StrEnum):
@@ -85,21 +112,25 @@ class OutboxStore(Protocol):
     """
 
     epoch: int
+    parked: "ParkedEvents"
 
     async def read(self, limit: int) -> Page:
         """Read the next page behind the one read last, of at most ``limit`` events."""
         ...
 
     async def settle(self, done: Settlement) -> None:
-        """Record that everything up to ``done.position`` is stored or parked, as one change."""
+        """Record ``done`` as one change.
+
+        An event that leaves the parked, or dies, lets the next of its key be due at once.
+        """
         ...
 
     async def prune(self, retention: float) -> int:
         """Delete one bounded chunk of settled events older than ``retention`` s; how many went."""
         ...
 
-    async def backlog(self) -> Backlog:
-        """Look at what waits.
+    async def backlog(self, breakers: Breakers | None = None) -> Backlog:
+        """Look at what waits, and leave word of ``breakers`` for who asks for the status.
 
         Raises:
             TermLost: another term has begun, which an idle leader learns here.
@@ -108,6 +139,28 @@ class OutboxStore(Protocol):
 
     async def close(self) -> None:
         """End the term and let the next one begin at once. Never raises, never waits long."""
+        ...
+
+
+class ParkedEvents(Protocol):
+    """The parked events as the leader sees them; ``OutboxStore.settle`` changes them.
+
+    Guarantees:
+        * An event is due only if no earlier event of its key is parked that is not due as well
+          (a dead one does not count, unless dead events block their keys).
+        * What a settlement has changed is seen by the next call.
+    """
+
+    async def blocked(self, keys: Collection[str]) -> set[str]:
+        """Return those of ``keys`` whose next event has to queue behind a parked one."""
+        ...
+
+    async def due(self, limit: int, *, without: Collection[str] = ()) -> Sequence[Due]:
+        """Return at most ``limit`` events that may be tried now, in the order of id.
+
+        Events held up by one of ``without`` (see ``Held.by``) are left out, and with them those of
+        their keys.
+        """
         ...
 
 
@@ -134,7 +187,9 @@ class EventBus(Protocol):
     Guarantees:
         * ``Stored`` is said only of an event that the broker acknowledged.
         * Per key, an event is stored only if every earlier event of that key in the same call was
-          stored or refused; calls must not overlap.
+          stored; those behind another outcome are Unknown. Calls must not overlap.
+        * A stream that takes nothing is ``Held`` for its events, within one call's time-out; the
+          events of other streams are not held up by it.
         * A message id that the stream remembers is not stored again.
     """
 

@@ -63,7 +63,8 @@ begin
     select c.relname, case c.relkind when 'v' then 'view' else 'table' end as kind
       from pg_catalog.pg_class as c
      where c.relnamespace = home
-       and c.relname in ('outbox', 'cursor', 'parked', 'migration', 'pending', 'status')
+       and c.relname in ('outbox', 'cursor', 'parked', 'decision', 'migration', 'pending',
+                         'status')
        and c.relkind in ('r', 'v')
        and pg_catalog.pg_get_userbyid(c.relowner) <> owner
   loop
@@ -105,6 +106,7 @@ begin
 
   execute format('grant select on %I.outbox, %I.cursor to %I', s, s, operator);
   execute format('grant select, update, delete on %I.parked to %I', s, operator);
+  execute format('grant select, insert on %I.decision to %I', s, operator);
 
   execute format('grant select on %I.migration to %I, %I', s, relay, operator);
   execute format('grant select on %I.pending, %I.status to %I, %I, %I',

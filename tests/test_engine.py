@@ -1,19 +1,32 @@
 """The engine over the models, in virtual time: outages, refusals, terms, and how it stops."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
 import pytest
 import trio.testing
 
+from relay.core.breakers import State
 from relay.core.event import Event
-from relay.core.outcome import Outcome, Refused, Stored, Unknown
+from relay.core.outcome import Held, Outcome, Refused, Stored, Unknown
 from relay.engine import CAMPAIGN_EVERY, Engine
-from relay.errors import BusOutage, SchemaError, StoreOutage, StreamError
+from relay.errors import (
+    BusLoginRefused,
+    BusOutage,
+    SchemaError,
+    SettingsError,
+    StoreLoginRefused,
+    StoreOutage,
+    StreamError,
+)
 from relay.facts import (
     BacklogSeen,
+    BreakerChanged,
     Fact,
+    HoldBegan,
+    HoldEnded,
     OutageBegan,
     OutageEnded,
     PageDelivered,
@@ -55,6 +68,9 @@ class World:
     def told(self, kind: type[Fact]) -> list[Any]:
         return [fact for fact in self.facts if isinstance(fact, kind)]
 
+    def states_of(self, breaker: str) -> list[State]:
+        return [fact.state for fact in self.told(BreakerChanged) if fact.breaker == breaker]
+
     def stored(self) -> list[bytes]:
         return [message.payload for message in self.bus.messages]
 
@@ -66,7 +82,7 @@ def world() -> World:
 
 async def running(world: World, work: Callable[[], Awaitable[None]]) -> None:
     """Run the engine while ``work`` runs, then stop it."""
-    with anyio.fail_after(3600):
+    with anyio.fail_after(36_000):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(world.engine.run)
             await work()
@@ -118,7 +134,7 @@ async def test_an_outage_of_the_bus_is_waited_out_and_told_once(world: World) ->
     await running(world, work)
     assert [fact.side for fact in world.told(OutageBegan)] == ["nats"]
     assert world.told(OutageEnded)[0].seconds == pytest.approx(300, rel=0.01)
-    assert world.outbox.parked == []
+    assert world.outbox.parked.rows == {}
 
 
 async def test_a_bus_that_is_away_at_the_start_is_waited_for(world: World) -> None:
@@ -150,7 +166,7 @@ async def test_a_stop_during_an_outage_gives_the_page_up_at_once_and_settles_not
     assert world.outbox.settled == 1
 
 
-async def test_a_refused_event_is_parked_and_its_key_moves_on(world: World) -> None:
+async def test_a_refused_event_holds_up_its_key_until_it_is_dead(world: World) -> None:
     world.bus.refuse["a.bad"] = "too large"
 
     async def work() -> None:
@@ -159,17 +175,141 @@ async def test_a_refused_event_is_parked_and_its_key_moves_on(world: World) -> N
                 world.outbox.draw("a.good", b"1", key="k"),
                 world.outbox.draw("a.bad", b"2", key="k"),
                 world.outbox.draw("a.good", b"3", key="k"),
+                world.outbox.draw("a.good", b"4", key="other"),
             ]
         )
-        await until(lambda: len(world.bus.messages) == 2)
+        await until(lambda: world.outbox.settled == 4)
+        assert world.stored() == [b"1", b"4"]
+        world.outbox.emit("a.good", b"5", key="k")
+        await until(lambda: len(world.bus.messages) == 4)
 
     await running(world, work)
-    assert world.stored() == [b"1", b"3"]
-    assert [(event.payload, refused.reason) for event, refused in world.outbox.parked] == [
-        (b"2", "too large")
-    ]
-    assert [fact.reason for fact in world.told(Parked)] == ["too large"]
-    assert world.outbox.settled == 3
+    assert world.stored() == [b"1", b"4", b"3", b"5"]
+    (dead,) = world.outbox.parked.rows.values()
+    assert (dead.event.payload, dead.dead, dead.attempts) == (b"2", True, 10)
+    assert dead.errors == ["too large"] * 10
+    assert [fact.dead for fact in world.told(Parked)] == [False] * 9 + [True]
+
+
+async def test_a_dead_event_can_block_its_key_until_a_person_decides() -> None:
+    world = World(MemoryOutbox(dead_blocks=True), MemoryBus())
+    world.bus.refuse["a.bad"] = "too large"
+    world.outbox.emit("a.bad", b"1", key="k")
+    world.outbox.emit("a.good", b"2", key="k")
+
+    async def work() -> None:
+        await until(lambda: any(fact.dead for fact in world.told(Parked)))
+        world.outbox.emit("a.good", b"3", key="k")
+        await anyio.sleep(600)
+        assert world.stored() == []
+        world.bus.refuse.clear()
+        world.outbox.parked.retry(1)
+        await until(lambda: len(world.bus.messages) == 3)
+
+    await running(world, work)
+    assert world.stored() == [b"1", b"2", b"3"]
+    assert world.bus.messages[0].message_id.endswith("-retry-1")
+    assert world.outbox.parked.rows == {}
+
+
+async def test_a_stream_that_takes_nothing_holds_up_its_events_alone_and_costs_no_attempt(
+    world: World,
+) -> None:
+    world.bus.hold["a.full"] = Held("stream FULL", "maximum messages exceeded", 10077)
+
+    async def work() -> None:
+        for number in range(50):
+            world.outbox.emit("a.full", b"full %d" % number, key=f"k{number % 3}")
+            world.outbox.emit("a.good", b"good %d" % number, key="other")
+            await anyio.sleep(0.1)
+        await until(lambda: len(world.bus.messages) == 50)
+        await anyio.sleep(3600)
+        assert [row.attempts for row in world.outbox.parked.rows.values()] == [0] * 50
+        world.bus.hold.clear()
+        began = anyio.current_time()
+        await until(lambda: len(world.bus.messages) == 100)
+        assert anyio.current_time() - began < 2
+
+    await running(world, work)
+    for key in range(3):
+        mine = [m.payload for m in world.bus.messages if m.key == f"k{key}"]
+        assert mine == [b"full %d" % number for number in range(key, 50, 3)]
+    assert world.told(Parked) == []
+    assert [fact.by for fact in world.told(HoldBegan)] == ["stream FULL"]
+    assert [fact.seconds for fact in world.told(HoldEnded)] == [pytest.approx(3605, abs=3)]
+
+
+async def test_the_only_stream_is_waited_for_with_the_page_in_hand(world: World) -> None:
+    world.bus.hold["a.b"] = Held("stream ONLY", "full", 10077, alone=True)
+    world.outbox.emit("a.b", b"1", key="k")
+
+    async def work() -> None:
+        await anyio.sleep(3600)
+        assert world.outbox.parked.rows == {}
+        world.bus.hold.clear()
+        await until(lambda: len(world.bus.messages) == 1)
+
+    await running(world, work)
+    assert world.told(Retried) == []
+    assert len(world.told(HoldBegan)) == len(world.told(HoldEnded)) == 1
+
+
+async def test_an_error_that_nobody_knows_stops_its_event_but_not_the_others(world: World) -> None:
+    answer = world.bus.answer
+
+    def puzzle(event: Event) -> Outcome:
+        return Unknown("what?", 99999) if event.subject == "a.odd" else answer(event)
+
+    world.bus.answer = puzzle  # type: ignore[method-assign]
+
+    async def work() -> None:
+        world.outbox.emit("a.odd", b"1", key="k")
+        world.outbox.emit("a.b", b"2", key="other")
+        await until(lambda: world.outbox.settled == 2)
+        world.outbox.emit("a.b", b"3", key="other")
+        await until(lambda: len(world.bus.messages) == 2)
+        world.bus.answer = answer  # type: ignore[method-assign]
+        await until(lambda: len(world.bus.messages) == 3)
+
+    await running(world, work)
+    assert world.told(Parked) == []
+
+
+async def test_the_bus_breaker_opens_after_three_outages_and_closes_with_the_first_answer(
+    world: World,
+) -> None:
+    async def work() -> None:
+        await until(lambda: bool(world.told(BacklogSeen)))
+        world.bus.away = True
+        world.outbox.emit("a.b", b"1")
+        await until(lambda: bool(world.told(BreakerChanged)))
+        await anyio.sleep(10)
+        assert world.outbox.breakers is not None
+        assert world.outbox.breakers.bus is not State.CLOSED
+        world.bus.away = False
+        await until(lambda: len(world.bus.messages) == 1)
+        await anyio.sleep(2)
+        assert world.outbox.breakers.bus is State.CLOSED
+
+    await running(world, work)
+    states = world.states_of("bus")
+    assert states[0] is State.OPEN
+    assert states[-1] is State.CLOSED
+    assert set(states[1:-1:2]) == {State.HALF_OPEN}
+
+
+async def test_the_lag_breaker_opens_over_its_limit_and_closes_on_recovery(world: World) -> None:
+    async def work() -> None:
+        world.bus.away = True
+        old = datetime.now(UTC) - timedelta(seconds=6)
+        world.outbox.commit([world.outbox.draw("a.b", b"1")._replace(created_at=old)])
+        await until(lambda: any(f.breaker == "lag" for f in world.told(BreakerChanged)))
+        world.bus.away = False
+        await until(lambda: len(world.bus.messages) == 1)
+        await anyio.sleep(3)
+
+    await running(world, work)
+    assert world.states_of("lag") == [State.OPEN, State.CLOSED]
 
 
 class Hesitant(MemoryBus):
@@ -254,17 +394,63 @@ async def test_a_bug_is_neither_waited_out_nor_hidden() -> None:
         await world.engine.run()
 
 
-async def test_a_missing_schema_or_stream_at_the_start_is_for_a_person() -> None:
-    world = World(Flaky(SchemaError("run migrate")), MemoryBus())
-    with pytest.raises(SchemaError):
-        await world.engine.run()
+class Unwilling(MemoryOutbox):
+    """Its first campaigns end by the errors given."""
 
-    class Streamless(MemoryBus):
-        async def connect(self) -> None:
-            raise StreamError("make it")
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__()
+        self.errors = list(errors)
 
-    with pytest.raises(StreamError):
-        await World(MemoryOutbox(), Streamless()).engine.run()
+    async def campaign(self, holder: str) -> MemoryStore | None:
+        if self.errors:
+            raise self.errors.pop(0)
+        return await super().campaign(holder)
+
+
+class Closed(MemoryBus):
+    """Its first connections end by the errors given."""
+
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__()
+        self.errors = list(errors)
+
+    async def connect(self) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        await super().connect()
+
+
+@pytest.mark.parametrize(
+    ("outbox", "bus", "raised"),
+    [
+        (Unwilling(SchemaError("run migrate")), MemoryBus(), SchemaError),
+        (Unwilling(StoreLoginRefused("wrong password")), MemoryBus(), SettingsError),
+        (MemoryOutbox(), Closed(StreamError("make it")), StreamError),
+        (MemoryOutbox(), Closed(BusLoginRefused("wrong password")), SettingsError),
+    ],
+)
+async def test_what_a_person_has_to_change_ends_the_first_start(
+    outbox: MemoryOutbox, bus: MemoryBus, raised: type[Exception]
+) -> None:
+    with pytest.raises(raised):
+        await World(outbox, bus).engine.run()
+
+
+async def test_what_worked_before_is_waited_for_whoever_broke_it() -> None:
+    outbox = Flaky(SchemaError("renamed"), StoreOutage("gone"))
+    bus = Closed()
+    world = World(outbox, bus)
+    outbox.emit("a.b", b"1")
+
+    async def work() -> None:
+        await until(lambda: len(world.told(TermBegan)) == 3)
+        bus.errors = [BusLoginRefused("password changed"), StreamError("deleted")]
+        await bus.close()
+        outbox.emit("a.b", b"2")
+        await until(lambda: len(world.bus.messages) == 2)
+
+    await running(world, work)
+    assert [fact.side for fact in world.told(OutageEnded)] == ["postgres", "postgres", "nats"]
 
 
 async def test_a_stream_that_goes_missing_later_is_waited_for(world: World) -> None:
@@ -306,6 +492,67 @@ async def test_a_second_engine_stands_by_and_takes_over_within_its_campaign_inte
             second.engine.stop()
 
     await running(first, work)
+
+
+async def test_a_standby_tells_that_an_outage_of_the_store_is_over() -> None:
+    outbox = Unwilling()
+    await outbox.campaign("another")
+    outbox.errors = [StoreOutage("away"), StoreOutage("still away")]
+    world = World(outbox, MemoryBus())
+
+    async def work() -> None:
+        await until(lambda: bool(world.told(StandingBy)))
+
+    await running(world, work)
+    assert [(fact.side, fact.attempts) for fact in world.told(OutageEnded)] == [("postgres", 2)]
+
+
+async def test_a_standby_sounds_no_alarm_of_its_last_term(world: World) -> None:
+    async def work() -> None:
+        world.bus.away = True
+        old = datetime.now(UTC) - timedelta(seconds=60)
+        world.outbox.commit([world.outbox.draw("a.b", b"1")._replace(created_at=old)])
+        await until(lambda: {f.breaker for f in world.told(BreakerChanged)} == {"lag", "bus"})
+        world.outbox.leader = None
+        await world.outbox.campaign("another")
+        await until(lambda: bool(world.told(StandingBy)))
+        await anyio.sleep(10)
+
+    await running(world, work)
+    assert world.states_of("bus")[-1] is State.CLOSED
+    assert world.states_of("lag") == [State.OPEN, State.CLOSED]
+
+
+async def test_a_new_term_asks_a_bus_whose_breaker_the_last_one_left_open() -> None:
+    outbox, bus = MemoryOutbox(), MemoryBus()
+    world = World(outbox, bus)
+
+    async def work() -> None:
+        await until(lambda: bool(world.told(BacklogSeen)))
+        bus.away = True
+        outbox.emit("a.b", b"1")
+        await until(lambda: world.states_of("bus")[-1:] == [State.OPEN])
+        outbox.leader = None  # the term ends within one of the breaker's pauses
+        outbox.epoch += 1
+        await until(lambda: bool(world.told(TermEnded)))
+        bus.away = False
+        await until(lambda: len(bus.messages) == 1)
+
+    await running(world, work)
+    assert world.states_of("bus")[-1] is State.CLOSED
+
+
+async def test_a_page_s_figures_are_its_own_though_settlements_are_merged() -> None:
+    world = World(MemoryOutbox(), MemoryBus())
+
+    async def work() -> None:
+        for number in range(1000):
+            world.outbox.emit("a.b", b"%d" % number)
+        await until(lambda: world.outbox.settled == 1000)
+
+    await running(world, work)
+    assert len(world.told(PageDelivered)) > 1
+    assert sum(fact.delivered for fact in world.told(PageDelivered)) == 1000
 
 
 async def test_a_leader_whose_epoch_has_passed_stops_leading_even_when_idle(world: World) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from relay.core import durations
+from relay.core.breakers import State
 from relay.errors import BusOutage, SchemaError, StreamError
 from relay.settings import Settings
 
@@ -32,6 +33,9 @@ _COLUMNS = (
     "wakes_bell",
     "wakes_grant",
     "wakes_poll",
+    "lag_breaker",
+    "bus_breaker",
+    "held",
 )
 """What ``queries/status`` returns, in its order."""
 
@@ -59,14 +63,21 @@ async def look(settings: Settings) -> dict[str, Any]:
     return {
         "schema": settings.schema_name,
         "leader": row["holder"] if row["led"] else None,
-        **{name: row[name] for name in (*kept, "parked", "dead")},
+        **{name: row[name] for name in (*kept, "parked", "dead", "held")},
         **{name: row[name].isoformat() if row[name] else None for name in instants},
-        # The breaker lives in the leader's process, and nothing reports it to the database.
-        "circuit_breaker": None,
+        "circuit_breaker": _lag_breaker(row, settings.circuit_breaker_lag),
+        "bus_breaker": row["bus_breaker"] if row["led"] else None,
         "cursor": {name: row[name] for name in ("base", "target", "last_id")},
         "wakes": {name: row[f"wakes_{name}"] for name in ("bell", "grant", "poll")},
         "stream": await _stream(settings),
     }
+
+
+def _lag_breaker(row: Mapping[str, Any], limit: float) -> str:
+    """Return what the leader reported; if nobody leads, nobody looks but us."""
+    if row["led"] and row["lag_breaker"] is not None:
+        return str(row["lag_breaker"])
+    return State.OPEN if row["lag_seconds"] > limit else State.CLOSED
 
 
 async def _outbox(settings: Settings) -> Mapping[str, Any]:
@@ -99,14 +110,15 @@ def _lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     more = " or more" if report["backlog_is_capped"] else ""
     cursor = report["cursor"]
     window = f", paging to {cursor['target']} from id {cursor['last_id']}"
-    dead = f" ({report['dead']} dead)" if report["dead"] else ""
+    kinds = [f"{report[kind]} {kind}" for kind in ("dead", "held") if report[kind]]
     lines = [
         ("schema", report["schema"]),
         ("leader", report["leader"] or "none: no relay runs, or none can take the lease"),
         ("epoch", f"{report['epoch']}{_since(report['term_began_at'])}"),
         ("backlog", f"{report['backlog']} events{more}"),
         ("lag", lag),
-        ("parked", f"{report['parked']} events{dead}"),
+        ("breakers", f"lag {report['circuit_breaker']}, bus {report['bus_breaker'] or 'unknown'}"),
+        ("parked", f"{report['parked']} events{' (' + ', '.join(kinds) + ')' if kinds else ''}"),
         ("delivered", f"{report['delivered']} events{_last(report['settled_at'])}"),
         ("cursor", f"{cursor['base']}{window if cursor['target'] else ''}"),
         ("wakes", ", ".join(f"{cause} {count}" for cause, count in report["wakes"].items())),

@@ -1,8 +1,10 @@
 """What publishing one event came to. Values, never exceptions: an outage is an exception.
 
 Stored    JetStream has it                      -> pass over it
-Refused   it can't be stored as it is           -> park it, the others flow
-Unknown   nobody can tell, or not now           -> again, with the same message id
+Refused   it can't be stored as it is           -> park it; its key's later events queue behind it
+Held      its stream, or the like, is out       -> keep it until that takes events again; the
+                                                   others flow, and it costs no attempt
+Unknown   nobody can tell                       -> again, with the same message id
 """
 
 from dataclasses import dataclass
@@ -36,7 +38,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """No answer, or an answer that says "not now": publish again with the same message id.
+    """No answer, or one that decides nothing: publish again with the same message id.
 
     Attributes:
         reason: one line for a person.
@@ -47,7 +49,24 @@ class Unknown:
     code: int = 0
 
 
-Outcome = Stored | Refused | Unknown
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the event goes to takes nothing now: an outage of one stream, or of a part of it.
+
+    Attributes:
+        by: what takes nothing, from a small set: "stream ORDERS", "permissions", and the like.
+        reason: one line for a person.
+        code: JetStream's err_code, or 0 if there was none.
+        alone: nothing else is known to which events go, so that waiting holds up nobody.
+    """
+
+    by: str
+    reason: str
+    code: int = 0
+    alone: bool = False
+
+
+Outcome = Stored | Refused | Held | Unknown
 
 STORED = Stored()
 """The common answer, made once."""

@@ -1,40 +1,42 @@
 """The ``EventBus`` over NATS JetStream: events in, outcomes out, one connection at a time.
 
-    publish ──► connected? ──► group by stream ──► fast ingest │ windowed, one a stream, at once
-                  │ no                                          │
-                  └─ connect, once through all servers          └─► outcomes, or BusOutage
+    publish ──► connected? ──► group by stream ──► Outgoing, one a stream, at once
+                  │ no                               │
+                  └─ connect, once through all       └─► outcomes, or BusOutage
+                     servers
 
 Authoritative: JetStream's answers; nothing is Stored without one. The order of a key is kept within
-a stream. Where the events of one key go to different streams, no order exists between these.
+one call, across streams too: what follows an event that was not stored is not sent.
 
 On failure: the connection is dropped, never mended; ``BusOutage`` says why, at once, and the next
 call makes a new one. Backing off between calls is the caller's business. What was in flight is to
-be published again with the same message ids, which the stream's duplicate window drops.
+be published again with the same message ids, which the stream's duplicate window drops. An outage
+of one stream is an outcome of its events, and what is known of it outlives the connection.
+
+The configured stream is insisted on at the first connection only. Later a missing one is an outage
+of that stream, for the others can do without it.
 """
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import anyio
 
 from relay.core.event import Event
-from relay.core.outcome import Outcome
-from relay.errors import BusOutage
+from relay.core.ordering import WAITS, put_behind
+from relay.core.outcome import Held, Outcome, Stored
+from relay.errors import BusOutage, StreamError
 from relay.jetstream.api import DeniedError, NoAnswerError, RejectedError, api_level
 from relay.jetstream.connection import Connection, Servers
-from relay.jetstream.fast_ingest import publish_batches
+from relay.jetstream.grouping import Round, rounds_of, sole_stream
+from relay.jetstream.known import KnownStreams, Stream
 from relay.jetstream.options import BusOptions
+from relay.jetstream.outgoing import Outcomes, Outgoing
 from relay.jetstream.setup import FAST_INGEST_LEVEL, ensure_stream
-from relay.jetstream.streams import FAST_INGEST, Notices, Route, Stream, StreamMap
-from relay.jetstream.windowed import publish_windowed
+from relay.jetstream.streams import ASK_TIMEOUT, StreamMap
 
 log = logging.getLogger(__name__)
-
-ASK_TIMEOUT = 2.0
-"""s for a question about a stream. A leaderless one never answers, not even when it has a leader
-again, so the question is better asked anew: 5 s each made the recovery from a dead leader slow."""
-
-Group = tuple[Stream, Sequence[int]]
 
 
 class JetStreamBus:
@@ -50,20 +52,23 @@ class JetStreamBus:
         self._servers = Servers(options)
         self._connection: Connection | None = None
         self._streams: StreamMap | None = None
-        self._notices = Notices()
+        self._known = KnownStreams()
+        self._let_in = False
         self._connecting = anyio.Lock()
 
     @property
     def paths(self) -> dict[str, str]:
         """How each stream met so far is published to: ``fast ingest`` or ``windowed``."""
-        return dict(self._notices.paths)
+        return dict(self._known.paths)
 
     async def connect(self) -> None:
         """Connect unless connected, and make or check the configured stream.
 
         Raises:
             BusOutage: no server takes us, or JetStream does not answer.
-            StreamError: the configured stream is missing, can't be made or can't be used.
+            BusLoginRefused: every server refuses the credentials.
+            StreamError: the configured stream is missing, can't be made or can't be used; at the
+                first connection only.
             SettingsError: a credentials or certificate file can't be used.
         """
         await self._connected()
@@ -81,21 +86,17 @@ class JetStreamBus:
         if not events:
             return []
         connection, streams = await self._connected()
-        outcomes: list[Outcome | None] = [None] * len(events)
         routes = await streams.routes_of(dict.fromkeys(event.subject for event in events))
-        groups = _grouped(routes, events, outcomes)
-        if len(groups) == 1:
-            await self._publish_group(connection, streams, groups[0], events, outcomes)
+        outgoing = Outgoing(connection, streams, self._options)
+        stream = sole_stream(routes)
+        if stream is not None:
+            outcomes = await outgoing.publish(stream, events)
         else:
-            async with anyio.create_task_group() as tasks:
-                for group in groups:
-                    tasks.start_soon(
-                        self._publish_group, connection, streams, group, events, outcomes
-                    )
-        complete = [outcome for outcome in outcomes if outcome is not None]
-        if len(complete) < len(events):
-            raise BusOutage(f"connection lost: {connection.lost}")
-        return complete
+            outcomes = [None] * len(events)
+            stuck: set[str | None] = set()
+            for each in rounds_of(routes, events, outcomes):
+                await _publish_round(outgoing, each, events, outcomes, stuck)
+        return self._concluded(connection, events, outcomes)
 
     async def close(self) -> None:
         """Drop the connection at once; what is not sent yet is never sent. Never raises."""
@@ -131,62 +132,71 @@ class JetStreamBus:
         except (RejectedError, NoAnswerError) as why:
             raise BusOutage(f"JetStream does not answer: {_hint(connection) or why}") from why
         ask_timeout = min(options.ack_timeout, ASK_TIMEOUT)
-        streams = StreamMap(connection, level, self._notices, ask_timeout)
-        info = await ensure_stream(connection, options, level)
-        if info is not None:
-            streams.learn(info)
+        streams = StreamMap(connection, level, self._known, ask_timeout)
+        try:
+            info = await ensure_stream(connection, options, level, ask_timeout)
+        except (StreamError, BusOutage) as why:
+            if not self._let_in or connection.lost is not None or options.stream is None:
+                raise
+            log.warning("the configured stream is not as required", extra={"reason": str(why)})
+            streams.out_of_reach(options.stream, str(why))
+        else:
+            if info is not None:
+                streams.learn(info)
+        self._let_in = True
         log.info(
             "connected to NATS",
             extra={"server": connection.wire.server_info.get("server_name"), "api_level": level},
         )
         return streams
 
-    async def _publish_group(
-        self,
-        connection: Connection,
-        streams: StreamMap,
-        group: Group,
-        events: Sequence[Event],
-        outcomes: list[Outcome | None],
-    ) -> None:
-        stream, places = group
-        ours = events if len(places) == len(events) else [events[place] for place in places]
-        limits = [each for each in (connection.max_payload, stream.max_msg_size) if each > 0]
-        timeout = self._options.ack_timeout
-        if stream.path == FAST_INGEST:
-            came, changed = await publish_batches(
-                connection, stream, ours, max_bytes=min(limits), ack_timeout=timeout
-            )
-        else:
-            came, changed = await publish_windowed(
-                connection,
-                ours,
-                max_bytes=min(limits),
-                window=self._options.window,
-                ack_timeout=timeout,
-            )
+    def _concluded(
+        self, connection: Connection, events: Sequence[Event], outcomes: Outcomes
+    ) -> Sequence[Outcome]:
+        """Hand the outcomes over: all stored at a look, or in order, with the outages marked."""
+        kinds = set(map(type, outcomes))
+        complete = [outcome for outcome in outcomes if outcome is not None]
+        if len(complete) < len(events):
+            raise BusOutage(f"connection lost: {connection.lost}")
+        if kinds != {Stored}:
+            put_behind(events, complete)
+        if Held in kinds and (alone := self._known.alone) is not None:
+            complete = [
+                replace(each, alone=True) if isinstance(each, Held) and each.by == alone else each
+                for each in complete
+            ]
+        return complete
+
+
+async def _publish_round(
+    outgoing: Outgoing,
+    groups: Round,
+    events: Sequence[Event],
+    outcomes: Outcomes,
+    stuck: set[str | None],
+) -> None:
+    """Publish to several streams at once: none waits for what another one takes.
+
+    Events of the keys in ``stuck`` are not sent; keys of which something is not stored are added.
+    """
+
+    async def publish_group(stream: Stream, places: Sequence[int]) -> None:
+        came = await outgoing.publish(stream, [events[place] for place in places])
         for place, outcome in zip(places, came, strict=True):
             outcomes[place] = outcome
-        if changed:
-            streams.forget(stream)
+            if not isinstance(outcome, Stored) and events[place].key is not None:
+                behind.add(events[place].key)
 
-
-def _grouped(
-    routes: dict[str, Route], events: Sequence[Event], outcomes: list[Outcome | None]
-) -> list[Group]:
-    """Sort the events by stream; those without one get their outcome here."""
-    streams = list(routes.values())
-    first = streams[0]
-    if isinstance(first, Stream) and all(route is first for route in streams):
-        return [(first, range(len(events)))]
-    groups: dict[str, tuple[Stream, list[int]]] = {}
-    for place, event in enumerate(events):
-        route = routes[event.subject]
-        if isinstance(route, Stream):
-            groups.setdefault(route.name, (route, []))[1].append(place)
-        else:
-            outcomes[place] = route
-    return list(groups.values())
+    behind: set[str | None] = set()
+    async with anyio.create_task_group() as tasks:
+        for stream, places in groups.values():
+            for place in places:
+                if events[place].key in stuck:
+                    outcomes[place] = WAITS
+            free = [place for place in places if outcomes[place] is None]
+            if free:
+                tasks.start_soon(publish_group, stream, free)
+    stuck |= behind
 
 
 def _hint(connection: Connection) -> str | None:

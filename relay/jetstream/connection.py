@@ -26,7 +26,7 @@ import anyio
 from nats import errors
 from nats.nuid import NUID
 
-from relay.errors import BusOutage, SettingsError
+from relay.errors import BusLoginRefused, BusOutage, SettingsError
 from relay.jetstream.options import BusOptions
 from relay.jetstream.security import log_in, must_encrypt, tls_context
 from relay.jetstream.wire import WireClient
@@ -37,7 +37,13 @@ _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "(
 _TOKEN_LENGTH = 22
 """Of a NUID."""
 
-_DENIAL_LASTS = 2.0
+_LOGIN_REFUSED = re.compile(
+    r"authorization violation|(user|account) authentication (expired|revoked)"
+)
+"""What a server says to credentials that it does not take, whichever kind they are of."""
+
+_DENIAL_LASTS = 1.0
+_DENIAL_TOLD_FOR = 60.0
 _MOST_SERVERS = 64
 
 
@@ -95,17 +101,11 @@ class Connection:
             del self._exchanges[token.encode()]
 
     def denial(self, subject: str) -> str | None:
-        """Say why publishing to ``subject`` was forbidden within the last 2 s, if it was."""
+        """Say why publishing to ``subject`` was forbidden within the last second, if it was."""
         if not self._denials:
             return None
-        said = self._denials.get(subject.lower())
-        if said is None:
-            return None
-        reason, until = said
-        if anyio.current_time() < until:
-            return reason
-        del self._denials[subject.lower()]
-        return None
+        reason, at = self._denials.get(subject.lower(), ("", 0.0))
+        return reason if reason and anyio.current_time() - at < _DENIAL_LASTS else None
 
     def drop(self, reason: str) -> None:
         """End the connection now; what the kernel has not taken is never sent."""
@@ -129,15 +129,18 @@ class Connection:
             log.debug("nats-py reports", extra={"error": text or type(error).__name__})
             return
         reason = text.removeprefix("nats: ")
-        log.warning("NATS forbids", extra={"reason": reason})
         subject = violation[2]
         if violation[1] == "subscription":
+            log.warning("NATS forbids", extra={"reason": reason})
             self.forbidden_inbox = reason
             self.drop(reason)
             return
+        now = anyio.current_time()
+        if now - self._denials.get(subject, ("", -_DENIAL_TOLD_FOR))[1] >= _DENIAL_TOLD_FOR:
+            log.warning("NATS forbids", extra={"reason": reason})
         if len(self._denials) >= 1000:  # noqa: PLR2004 - a bound, its size is of no matter
             self._denials.clear()
-        self._denials[subject] = (reason, anyio.current_time() + _DENIAL_LASTS)
+        self._denials[subject] = (reason, now)
         for waiting in list(self._exchanges.values()):
             waiting.denied(subject, reason)
 
@@ -175,21 +178,25 @@ class Servers:
         """Try each server once, in turn.
 
         Raises:
+            BusLoginRefused: every one of them refused the credentials.
             BusOutage: none of them took us; the reasons are in the text.
             SettingsError: a credentials or certificate file is not usable.
         """
-        refusals = []
+        refusals: list[BusOutage] = []
         for _ in range(len(self._known)):
             url, tls_name = self._known[0]
             self._known.rotate(-1)
             try:
                 connection = await open_connection(self._options, url, tls_name)
             except BusOutage as outage:
-                refusals.append(str(outage))
+                refusals.append(outage)
                 continue
             self._learn(connection, url, tls_name)
             return connection
-        raise BusOutage("; ".join(refusals))
+        kind = BusOutage
+        if all(isinstance(each, BusLoginRefused) for each in refusals):
+            kind = BusLoginRefused
+        raise kind("; ".join(map(str, refusals)))
 
     def _learn(self, connection: Connection, url: str, tls_name: str | None) -> None:
         parts = urlsplit(url)
@@ -205,7 +212,8 @@ async def open_connection(options: BusOptions, url: str, tls_name: str | None = 
     """Connect to one server under the connect deadline.
 
     Raises:
-        BusOutage: it is away, silent, without TLS, or refuses us; the reason is in the text.
+        BusLoginRefused: it refuses the credentials.
+        BusOutage: it is away, silent, without TLS, or shuts us out; the reason is in the text.
         SettingsError: a credentials or certificate file is not usable.
     """
     shown = urlsplit(url).netloc.rpartition("@")[2]
@@ -234,6 +242,8 @@ async def open_connection(options: BusOptions, url: str, tls_name: str | None = 
         why = str(error).removeprefix("nats: ").strip("'") or type(error).__name__
         if isinstance(error, TimeoutError):
             why = f"no connection within {time.monotonic() - started:.1f} s"
+        if _LOGIN_REFUSED.search(why.lower()):
+            raise BusLoginRefused(f"{shown}: {why}") from error
         raise BusOutage(f"{shown}: {why}") from error
     else:
         opened = True

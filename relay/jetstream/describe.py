@@ -12,8 +12,9 @@ from relay.jetstream.api import (
     stream_info,
 )
 from relay.jetstream.connection import Servers
+from relay.jetstream.known import KnownStreams, Stream
 from relay.jetstream.options import BusOptions
-from relay.jetstream.streams import Notices, Stream, StreamMap
+from relay.jetstream.streams import StreamMap
 
 
 async def describe(options: BusOptions, stream: str) -> dict[str, Any]:
@@ -41,7 +42,7 @@ async def describe(options: BusOptions, stream: str) -> dict[str, Any]:
     finally:
         connection.drop("done")
         await connection.dropped()
-    route = StreamMap(connection, level, Notices(), options.ack_timeout).learn(info)
+    route = StreamMap(connection, level, KnownStreams()).learn(info)
     config, state = info["config"], info["state"]
     return {
         "name": config["name"],

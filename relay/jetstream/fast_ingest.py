@@ -11,12 +11,13 @@ at once. Duplicates inside it are skipped and counted as done: exactly what a re
 Authoritative: ``count`` and the flow acks, both "1 to here is stored". Errors name a message by the
 number in the reply subject. What follows from them:
 
-* a message refused: it is Refused, and the rest goes into a new batch with the same ids. A batch
-  after a refusal is short (32) and grows again, so that a page full of refusals stays linear;
-* a message not now: Unknown, its key's later ones too; the rest goes into a new batch;
-* the stream as a whole takes nothing: all that is not confirmed is Unknown;
+* a message refused or not now: it gets that outcome, its key's later ones wait, and the rest goes
+  into a new batch with the same ids. A batch after a refusal is short (32) and grows again, so that
+  a page full of refusals stays linear;
+* a subject that takes nothing: the same, for all of its events at once;
+* the stream as a whole takes nothing: all that is not confirmed shares that outcome;
 * error 10208 after a gap is noise: the batch is already over;
-* no answer at all for ``ack_timeout``: Unknown, and the connection is dropped;
+* no answer at all for ``ack_timeout``: a verdict of silence on all that is not confirmed;
 * the connection is lost: outcomes stay None, and the caller raises the outage.
 
 The PubAck's ``seq`` is that of the last message *stored*, which is not the last one *sent* if that
@@ -26,18 +27,29 @@ be told: a batch of one, or a batch that moved the stream by exactly its own len
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 
 from relay.core.event import Event
+from relay.core.ordering import WAITS
 from relay.core.outcome import STORED, Outcome, Refused, Stored, Unknown
-from relay.jetstream.answers import Kind, Verdict, judge_error, judge_status
+from relay.failpoints import reach
+from relay.jetstream.answers import (
+    WHOLE_STREAM,
+    Kind,
+    Sent,
+    Verdict,
+    forbidden,
+    judge_error,
+    judge_status,
+    silence,
+)
 from relay.jetstream.connection import Connection
 from relay.jetstream.frames import CHUNK_BYTES, CHUNK_EVENTS, FIRST_CHUNK_EVENTS, frame_of
-from relay.jetstream.streams import Stream
+from relay.jetstream.known import Stream
 
 MOST_EVENTS = 50_000
 MOST_BYTES = 64 << 20
@@ -54,29 +66,24 @@ async def publish_batches(
     *,
     max_bytes: int,
     ack_timeout: float,
-) -> tuple[list[Outcome | None], bool]:
-    """Publish ``events``, all of one stream, in order; as few batches as the answers allow.
-
-    Returns the outcomes, None where the connection was lost first, and whether an answer said that
-    what is believed of the stream is out of date.
-    """
-    page = _Page(events, max_bytes)
+) -> Sent:
+    """Publish ``events``, all of ``stream``, in order; as few batches as the answers allow."""
+    page = _Page(stream, events, max_bytes)
     most = MOST_EVENTS
     while page.todo:
         batch = _Batch(page, most)
         with connection.exchange(batch) as token, anyio.CancelScope() as scope:
             batch.scope, batch.patience = scope, ack_timeout
             await _send(connection, batch, f"{connection.inbox}.{token}.500.fail.")
+            reach("after send")
             await batch.over.wait()
         if scope.cancelled_caught and not batch.over.is_set():
-            batch.silence = Unknown(f"no answer from JetStream within {ack_timeout:g} s")
-        whole = page.conclude(batch, stream)
+            batch.silence = silence(stream.name, ack_timeout)
+        whole = page.conclude(batch)
         if batch.lost:
             break
-        if batch.silence is not None:
-            connection.drop(batch.silence.reason)
         most = min(MOST_EVENTS, most * 4) if whole else AFTER_REFUSAL
-    return page.outcomes, page.stream_changed
+    return Sent(page.outcomes, page.verdict, page.verdict_on)
 
 
 async def _send(connection: Connection, batch: "_Batch", inbox: str) -> None:
@@ -95,21 +102,24 @@ async def _send(connection: Connection, batch: "_Batch", inbox: str) -> None:
 class _Page:
     """The events of one call: what is still to do, and what came of the rest."""
 
-    def __init__(self, events: Sequence[Event], max_bytes: int) -> None:
+    def __init__(self, stream: Stream, events: Sequence[Event], max_bytes: int) -> None:
+        self.stream = stream
         self.events = events
         self.max_bytes = max_bytes
         self.outcomes: list[Outcome | None] = [None] * len(events)
         self.todo: Sequence[int] = range(len(events))
-        self.stream_changed = False
-        self._blocked: set[str] = set()
+        self.verdict: Verdict | None = None
+        self.verdict_on = ""
+        self._stuck: dict[str, int] = {}
+        self._out: dict[str, Outcome] = {}
 
-    def conclude(self, batch: "_Batch", stream: Stream) -> bool:
+    def conclude(self, batch: "_Batch") -> bool:
         """Write down what became of a batch; say whether all of it was stored."""
         sent = batch.sent
         for place in sent[: batch.confirmed]:
             self.outcomes[place] = STORED
         if batch.puback is not None and batch.confirmed:
-            self._place_seq(batch, stream)
+            self._place_seq(batch, self.stream)
         if batch.lost:
             return False
         whole = batch.silence is None and batch.confirmed == len(sent)
@@ -117,6 +127,24 @@ class _Page:
             self._judge(batch)
         self.todo = [place for place in self.todo if self.outcomes[place] is None]
         return whole
+
+    def settle(self, place: int, outcome: Outcome) -> None:
+        """Write down that the event at ``place`` was not stored: its key's later ones wait."""
+        self.outcomes[place] = outcome
+        key = self.events[place].key
+        if key is not None:
+            self._stuck[key] = min(place, self._stuck.get(key, place))
+
+    def free(self, place: int) -> bool:
+        """Say whether the event at ``place`` may be sent; if not, it has its outcome now."""
+        event = self.events[place]
+        if event.key is not None and self._stuck.get(event.key, place) < place:
+            self.outcomes[place] = WAITS
+        elif event.subject in self._out:
+            self.settle(place, self._out[event.subject])
+        else:
+            return True
+        return False
 
     def _place_seq(self, batch: "_Batch", stream: Stream) -> None:
         assert batch.puback is not None
@@ -130,44 +158,40 @@ class _Page:
 
     def _judge(self, batch: "_Batch") -> None:
         """Give outcomes to what the answers speak of; the rest stays to do, if there is hope."""
-        halt = batch.silence or self._halt_of(batch)
         settled = False
         numbers = {place: number for number, place in enumerate(batch.sent, 1)}
         for place in self.todo:
             if self.outcomes[place] is not None:
                 continue
             event = self.events[place]
-            verdict = batch.errors.get(numbers.get(place, 0))
-            if event.key is not None and event.key in self._blocked:
-                self.outcomes[place] = Unknown("waits for an earlier event of its key")
-            elif verdict is not None and verdict.kind in {Kind.THIS_EVENT, Kind.NOT_NOW}:
-                self._settle(place, verdict.outcome)
+            said = batch.errors.get(numbers.get(place, 0))
+            if batch.denials and event.subject.lower() in batch.denials:
+                self._out[event.subject] = forbidden(batch.denials[event.subject.lower()])
+            if not self.free(place):
                 settled = True
-            elif batch.denials and event.subject.lower() in batch.denials:
-                self._settle(place, Unknown(batch.denials[event.subject.lower()]))
+            elif said is not None and said.kind not in WHOLE_STREAM:
+                self.settle(place, said.outcome)
                 settled = True
-        if halt is None and not settled:
-            self.stream_changed = True
-            halt = batch.noise or Unknown("the batch ended early, without a reason")
-        if halt is not None:
-            for place in self.todo:
-                self.outcomes[place] = self.outcomes[place] or halt
+                if said.kind is Kind.SUBJECT:
+                    self._out[event.subject] = said.outcome
+        self._halt(batch, settled=settled)
 
-    def _halt_of(self, batch: "_Batch") -> Unknown | None:
-        """Find the first answer that speaks of the stream as a whole."""
-        for number in sorted(batch.errors):
-            verdict = batch.errors[number]
-            if verdict.kind in {Kind.STREAM, Kind.STREAM_CHANGED} and number > batch.confirmed:
-                assert isinstance(verdict.outcome, Unknown)
-                self.stream_changed |= verdict.kind is Kind.STREAM_CHANGED
-                return verdict.outcome
-        return None
+    def _halt(self, batch: "_Batch", *, settled: bool) -> None:
+        """End the page where an answer speaks of the whole stream, or nothing says what is wrong.
 
-    def _settle(self, place: int, outcome: Outcome) -> None:
-        self.outcomes[place] = outcome
-        key = self.events[place].key
-        if key is not None and isinstance(outcome, Unknown):
-            self._blocked.add(key)
+        A batch that ended early is no use if the next one would be the same.
+        """
+        verdict, number = batch.verdict()
+        if verdict is None and not settled:
+            ended = Unknown("the batch ended early, without a reason")
+            verdict = batch.noise or Verdict(ended, Kind.STREAM_CHANGED)
+        if verdict is None:
+            return
+        sent = batch.sent
+        self.verdict = verdict
+        self.verdict_on = self.events[sent[min(number, len(sent)) - 1]].subject if sent else ""
+        for place in self.todo:
+            self.outcomes[place] = self.outcomes[place] or verdict.outcome
 
 
 class _Batch:
@@ -178,9 +202,9 @@ class _Batch:
         self.confirmed = 0
         self.errors: dict[int, Verdict] = {}
         self.denials: dict[str, str] = {}
-        self.noise: Unknown | None = None
+        self.noise: Verdict | None = None
         self.puback: dict[str, Any] | None = None
-        self.silence: Unknown | None = None
+        self.silence: Verdict | None = None
         self.lost = False
         self.over = anyio.Event()
         self.scope = anyio.CancelScope()
@@ -188,9 +212,10 @@ class _Batch:
         self._page = page
         self._most = most
         self._bytes = 0
-        self._waiting = iter(page.todo)
+        self._waiting: Iterator[int] = iter(page.todo)
         self._end = page.todo[-1]
         self._committed = False
+        self._answered = False
 
     def postpone(self) -> None:
         """There was progress: the deadline begins anew."""
@@ -201,36 +226,47 @@ class _Batch:
 
         Where the last event turns out to be refused, a message that is not stored commits (op 3).
         """
-        if self._committed:
-            return b""
-        page, sent, parts, until = self._page, self.sent, [], self._bytes + CHUNK_BYTES
-        events, outcomes, max_bytes, end, most = (
-            page.events,
-            page.outcomes,
-            page.max_bytes,
-            self._end,
-            self._most,
-        )
+        parts: list[bytes] = []
+        while not self._committed and not self._fill(parts, inbox):
+            # An event was refused before it was sent: those behind it of its key must not go.
+            self._waiting = filter(self._page.free, self._waiting)
+        return b"".join(parts)
+
+    def _fill(self, parts: list[bytes], inbox: str) -> bool:
+        """Add a chunk of frames to ``parts``; False at the batch's first refusal."""
+        page, sent, until = self._page, self.sent, self._bytes + CHUNK_BYTES
+        events, max_bytes, end, most = page.events, page.max_bytes, self._end, self._most
         number = len(sent)
         chunk = CHUNK_EVENTS if number else FIRST_CHUNK_EVENTS
         for place in self._waiting:
             op = 2 if place == end or number + 1 == most else 1 if number else 0
             frame = frame_of(events[place], f"{inbox}{number + 1}.{op}.$FI", max_bytes)
             if isinstance(frame, Refused):
-                outcomes[place] = frame
-                continue
+                page.settle(place, frame)
+                if isinstance(self._waiting, filter):
+                    continue
+                return False
             parts.append(frame)
             sent.append(place)
             number += 1
             self._bytes += len(frame)
             self._committed = op == 2  # noqa: PLR2004 - the protocol's number
-            if self._committed or len(parts) == chunk or self._bytes >= until:
+            if self._committed or len(parts) >= chunk or self._bytes >= until:
                 break
         else:
             self._commit_without(parts, inbox)
         if self._bytes >= MOST_BYTES and not self._committed:
             self._commit_without(parts, inbox)
-        return b"".join(parts)
+        return True
+
+    def verdict(self) -> tuple[Verdict | None, int]:
+        """Find the first answer that speaks of the stream as a whole, and which message got it."""
+        if self.silence is not None:
+            return self.silence, 1
+        for number in sorted(self.errors):
+            if self.errors[number].kind in WHOLE_STREAM and number > self.confirmed:
+                return self.errors[number], number
+        return None, 1
 
     def _commit_without(self, parts: list[bytes], inbox: str) -> None:
         self._committed = True
@@ -241,10 +277,13 @@ class _Batch:
         parts.append(f"PUB {subject} {inbox}{len(self.sent) + 1}.3.$FI 0\r\n\r\n".encode())
 
     def answered(self, rest: bytes, payload: bytes, headers: bytes | None) -> None:
+        if not self._answered:
+            self._answered = True
+            reach("before ack")
         _, _, at, op, _ = rest.split(b".")
         number = int(at)
         if not payload and headers is not None:
-            self._fail(number, judge_status(headers))
+            self._fail(number, judge_status(headers, self._page.stream.name))
         else:
             # Whoever else subscribes to the subject may reply as well, and says nothing.
             with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
@@ -258,9 +297,9 @@ class _Batch:
         if kind == "ack":
             self.confirmed = max(self.confirmed, int(answer["seq"]))
         elif kind == "err":
-            self._fail(int(answer["seq"]), judge_error(answer["error"]))
+            self._fail(int(answer["seq"]), judge_error(answer["error"], self._page.stream.name))
         elif "error" in answer:
-            self._fail(number, judge_error(answer["error"]))
+            self._fail(number, judge_error(answer["error"], self._page.stream.name))
         elif "count" in answer:
             self.confirmed = max(self.confirmed, int(answer["count"]))
             self.puback = answer
@@ -270,12 +309,13 @@ class _Batch:
         if verdict is None:
             return
         if verdict.outcome.code == _UNKNOWN_BATCH:
-            assert isinstance(verdict.outcome, Unknown)
-            self.noise = verdict.outcome
+            self.noise = verdict
         else:
             self.errors.setdefault(number, verdict)
 
     def denied(self, subject: str, reason: str) -> None:
+        if subject in self.denials:
+            return
         if any(self._page.events[place].subject.lower() == subject for place in self.sent):
             self.denials[subject] = reason
             self.over.set()

@@ -50,10 +50,16 @@ def new_stream(options: BusOptions, level: int) -> Json:
     return config
 
 
-async def ensure_stream(connection: Connection, options: BusOptions, level: int) -> Json | None:
+async def ensure_stream(
+    connection: Connection,
+    options: BusOptions,
+    level: int,
+    ask_timeout: float,
+) -> Json | None:
     """Return the configured stream's STREAM.INFO, making the stream first if that was asked for.
 
-    None if no stream is configured, or if the permissions hide it.
+    Each question has ``ask_timeout`` s, the making of it the usual time-out. None if no stream is
+    configured, or if the permissions hide it.
 
     Raises:
         StreamError: it is missing, can't be made, never acknowledges, or lacks a subject.
@@ -63,7 +69,7 @@ async def ensure_stream(connection: Connection, options: BusOptions, level: int)
     if options.stream is None:
         return None
     try:
-        info = await _find_or_make(connection, options.stream, wanted, options.ack_timeout)
+        info = await _find_or_make(connection, options, options.stream, wanted, ask_timeout)
     except DeniedError:
         return None
     except NoAnswerError as silence:
@@ -74,6 +80,7 @@ async def ensure_stream(connection: Connection, options: BusOptions, level: int)
 
 async def _find_or_make(
     connection: Connection,
+    options: BusOptions,
     stream: str,
     wanted: Json | None,
     timeout: float,  # noqa: ASYNC109
@@ -88,7 +95,7 @@ async def _find_or_make(
                 f"there is no stream {stream}: create it, or set RELAY_STREAM_CREATE"
             ) from no
     try:
-        return await create_stream(connection, wanted, timeout)
+        return await create_stream(connection, wanted, options.ack_timeout)
     except RejectedError as no:
         if no.code != STREAM_NAME_IN_USE:
             raise StreamError(f"stream {stream} can't be made: {no}") from no

@@ -1,4 +1,4 @@
-"""The broker as a list of messages, with a duplicate window as long as its life."""
+"""The broker as a list of messages and a dictionary of the ids that it remembers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,8 @@ import anyio
 import anyio.lowlevel
 
 from relay.core.event import Event
-from relay.core.outcome import Outcome, Refused, Stored
+from relay.core.ordering import WAITS
+from relay.core.outcome import Held, Outcome, Refused, Stored, Unknown
 from relay.errors import BusOutage
 
 
@@ -27,7 +28,15 @@ class Message:
 class MemoryBus:
     """``relay.ports.EventBus`` over a list.
 
-    ``away`` makes every call an outage; ``refuse`` maps a subject to the reason of its refusal.
+    What goes wrong is said by its attributes, or by overriding ``answer``:
+
+    Attributes:
+        away: every call is an outage.
+        refuse: subjects, each with the reason of its refusal.
+        hold: subjects, each with the outage that holds it up.
+        lost_messages: so many of the next events don't arrive, and nobody can tell.
+        lost_acks: so many of the next events are stored, and nobody can tell.
+        window: how many of the newest message ids are remembered; None remembers all.
     """
 
     def __init__(self) -> None:
@@ -35,6 +44,10 @@ class MemoryBus:
         self.messages: list[Message] = []
         self.away = False
         self.refuse: dict[str, str] = {}
+        self.hold: dict[str, Held] = {}
+        self.lost_messages = 0
+        self.lost_acks = 0
+        self.window: int | None = None
         self._seqs: dict[str, int] = {}
 
     async def connect(self) -> None:
@@ -44,19 +57,45 @@ class MemoryBus:
             raise BusOutage("the memory bus is away")
 
     async def publish(self, events: Sequence[Event]) -> Sequence[Outcome]:
-        """Store each event once."""
+        """Store each event once, and none of a key behind one that was not stored."""
         await self.connect()
-        return [self._store(event) for event in events]
+        outcomes: list[Outcome] = []
+        stuck: set[str] = set()
+        for event in events:
+            if event.key is not None and event.key in stuck:
+                outcomes.append(WAITS)
+                continue
+            outcome = self.answer(event)
+            outcomes.append(outcome)
+            if event.key is not None and not isinstance(outcome, Stored):
+                stuck.add(event.key)
+        return outcomes
 
     async def close(self) -> None:
         """Drop nothing: there is nothing."""
 
-    def _store(self, event: Event) -> Outcome:
+    def answer(self, event: Event) -> Outcome:
+        """Say what becomes of one event."""
         if event.subject in self.refuse:
             return Refused(self.refuse[event.subject])
+        if event.subject in self.hold:
+            return self.hold[event.subject]
+        if self.lost_messages > 0:
+            self.lost_messages -= 1
+            return Unknown("no answer")
+        stored = self.store(event)
+        if self.lost_acks > 0:
+            self.lost_acks -= 1
+            return Unknown("no answer")
+        return stored
+
+    def store(self, event: Event) -> Stored:
+        """Take one event, unless its message id is remembered."""
         if event.message_id in self._seqs:
             return Stored(self._seqs[event.message_id], duplicate=True)
         seq = self._seqs[event.message_id] = len(self.messages) + 1
+        while self.window is not None and len(self._seqs) > self.window:
+            del self._seqs[next(iter(self._seqs))]
         self.messages.append(
             Message(
                 seq,

@@ -8,25 +8,32 @@ from uuid import uuid4
 import anyio
 import anyio.lowlevel
 
+from relay.core.breakers import Breakers
 from relay.core.event import Event
-from relay.core.outcome import Refused
 from relay.errors import TermLost
-from relay.ports import Backlog, Page, Settlement, Wake
+from relay.memory.bell import MemoryBell
+from relay.memory.parked import MemoryParked
+from relay.ports import Backlog, Page, Settlement
 
 
 class MemoryOutbox:
     """``relay.ports.Outbox`` over a list. ``emit`` commits one event, ``commit`` several."""
 
-    def __init__(self) -> None:
-        """Begin empty, led by nobody."""
+    def __init__(self, *, dead_blocks: bool = False) -> None:
+        """Begin empty, led by nobody; ``dead_blocks``: a dead event blocks its key."""
         self.events: list[Event] = []
-        self.parked: list[tuple[Event, Refused]] = []
+        """What has committed and is not pruned."""
+        self.parked = MemoryParked(dead_blocks=dead_blocks)
         self.delivered = 0
         self.settled = 0
-        """How many of the committed events are settled: the cursor."""
+        """How many events, in the order of their commits, are settled: the cursor."""
+        self.pruned = 0
+        """How many of them are deleted again: ``events`` begins behind these."""
         self.epoch = 0
         self.leader: MemoryStore | None = None
         self.bell = MemoryBell()
+        self.breakers: Breakers | None = None
+        """What the leader reported last."""
         self._ids = count(1)
 
     def draw(
@@ -78,6 +85,7 @@ class MemoryOutbox:
         if self.leader is not None:
             return None
         self.epoch += 1
+        self.parked.promote()
         self.leader = MemoryStore(self, self.epoch)
         return self.leader
 
@@ -91,43 +99,58 @@ class MemoryStore:
     def __init__(self, outbox: MemoryOutbox, epoch: int) -> None:
         """Read on behind what is settled."""
         self.epoch = epoch
+        self.parked = outbox.parked
         self._outbox = outbox
         self._read = outbox.settled
 
     async def read(self, limit: int) -> Page:
         """Return up to ``limit`` events in the order of their commits."""
         await anyio.lowlevel.checkpoint()
-        events = self._outbox.events[self._read : self._read + limit]
+        begin = self._read - self._outbox.pruned
+        events = self._outbox.events[begin : begin + limit]
         if not events:
             return Page((), None, full=False)
         self._read += len(events)
         return Page(events, self._read, full=len(events) == limit)
 
     async def settle(self, done: Settlement) -> None:
-        """Move the cursor and keep what was refused, while the term lasts."""
+        """Move the cursor and change the parked, while the term lasts."""
         await anyio.lowlevel.checkpoint()
         self._fence()
-        assert isinstance(done.position, int)
-        self._outbox.settled = done.position
-        self._outbox.delivered += done.delivered
-        self._outbox.parked.extend(done.parked)
+        outbox = self._outbox
+        unsettled = outbox.events[outbox.settled - outbox.pruned :]
+        outbox.parked.settle(done, {event.id: event for event in unsettled})
+        if done.position is not None:
+            assert isinstance(done.position, int)
+            outbox.settled = done.position
+        outbox.delivered += done.delivered
 
     async def prune(self, retention: float) -> int:
-        """Keep everything: a test wants to look at it."""
-        del retention
+        """Delete what is settled and older than ``retention`` s by the wall clock."""
         await anyio.lowlevel.checkpoint()
-        return 0
+        outbox, now = self._outbox, datetime.now(UTC)
+        settled = outbox.events[: outbox.settled - outbox.pruned]
+        old = 0
+        for event in settled:
+            if (now - event.created_at).total_seconds() <= retention:
+                break
+            old += 1
+        del outbox.events[:old]
+        outbox.pruned += old
+        return old
 
-    async def backlog(self) -> Backlog:
+    async def backlog(self, breakers: Breakers | None = None) -> Backlog:
         """Count what is not settled."""
         await anyio.lowlevel.checkpoint()
         self._fence()
-        waiting = self._outbox.events[self._outbox.settled :]
-        lag = 0.0
-        if waiting:
-            oldest = min(event.created_at for event in waiting)
-            lag = max(0.0, (datetime.now(UTC) - oldest).total_seconds())
-        return Backlog(len(waiting), lag, len(self._outbox.parked))
+        outbox = self._outbox
+        outbox.breakers = breakers or outbox.breakers
+        waiting = outbox.events[outbox.settled - outbox.pruned :]
+        late = [event.created_at for event in waiting] + outbox.parked.held_since()
+        lag = max(0.0, (datetime.now(UTC) - min(late)).total_seconds()) if late else 0.0
+        rows = outbox.parked.rows.values()
+        dead = sum(row.dead for row in rows)
+        return Backlog(len(waiting), lag, len(rows), dead, outbox.parked.blocking)
 
     async def close(self) -> None:
         """End the term, if it lasts."""
@@ -137,37 +160,3 @@ class MemoryStore:
     def _fence(self) -> None:
         if self._outbox.epoch != self.epoch:
             raise TermLost(f"epoch {self.epoch} is over")
-
-
-class MemoryBell:
-    """``relay.ports.WakeSource``: rings while armed."""
-
-    def __init__(self) -> None:
-        """Begin disarmed."""
-        self._rung: anyio.Event | None = None
-
-    def ring(self) -> None:
-        """Wake who waits, or will."""
-        if self._rung is not None:
-            self._rung.set()
-
-    async def arm(self) -> bool:
-        """Listen from now on."""
-        await anyio.lowlevel.checkpoint()
-        self._rung = anyio.Event()
-        return True
-
-    async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - the poll interval
-        """Sleep until rung or for ``timeout`` s."""
-        rung = self._rung or anyio.Event()
-        with anyio.move_on_after(timeout):
-            await rung.wait()
-        return Wake.BELL if rung.is_set() else Wake.POLL
-
-    def disarm(self) -> None:
-        """Be silent."""
-        self._rung = None
-
-    async def run(self) -> None:
-        """Need nothing."""
-        await anyio.sleep_forever()

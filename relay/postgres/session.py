@@ -7,11 +7,15 @@ What an error means is decided in ``translated``, by SQLSTATE:
 
     no answer, connection gone, server starting or stopping, standby   StoreOutage
     schema, table or column missing, no privilege                      SchemaError
-    wrong password, no such database or role                           StoreOutage, with the reason
+    wrong password, no such database or role                           StoreLoginRefused
     a lock's time-out, a cancelled statement                           kinds of StoreOutage
     anything else                                                      passes through: a bug
+
+Only a refused login is told by its text: libpq does not hand over the SQLSTATE of a connection that
+failed. A server that speaks another language than English is an outage then, with its own words.
 """
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -22,7 +26,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from relay.errors import RelayError, SchemaError, SettingsError, StoreOutage
+from relay.errors import RelayError, SchemaError, SettingsError, StoreLoginRefused, StoreOutage
 
 STATEMENT_DEADLINE = 8.0
 """Seconds a statement may take; with psycopg's own bound on cancelling, a frozen server is
@@ -80,7 +84,8 @@ class Session:
             options: server settings for this session.
 
         Raises:
-            StoreOutage: the server is away, refuses, is a standby, or does not answer.
+            StoreLoginRefused: it refuses the role, its password, or the database's name.
+            StoreOutage: the server is away, is a standby, or does not answer.
             SettingsError: ``dsn`` can't be read.
         """
         try:
@@ -104,7 +109,7 @@ class Session:
                 f"Postgres did not answer within {CONNECT_DEADLINE + 1:g} s of connecting ({name})"
             ) from None
         except psycopg.Error as error:
-            raise translated(error) from None
+            raise _refused(error) or translated(error) from None
         return cls(connection)
 
     async def rows(
@@ -197,6 +202,25 @@ def translated(error: psycopg.Error) -> RelayError | psycopg.Error:
         return StoreOutage(message)
     return error
 
+
+def _refused(error: psycopg.Error) -> StoreLoginRefused | None:
+    """Return our error if that is why a connection failed."""
+    message = " ".join(str(error).split())
+    if _REFUSAL.search(message) or (error.pgconn is not None and error.pgconn.needs_password):
+        return StoreLoginRefused(message)
+    return None
+
+
+_REFUSAL = re.compile(
+    r"authentication failed for user"  # 28P01, 28000
+    r"|no password supplied"  # libpq itself
+    r'|role ".*" (does not exist|is not permitted to log in)'  # 28000
+    r"|no pg_hba\.conf entry|pg_hba\.conf rejects"  # 28000
+    r'|database ".*" does not exist'  # 3D000
+    r"|permission denied for database"  # 42501
+    r"|no such (user|database)|SASL authentication failed"  # poolers
+)
+"""What a refused login says, with its SQLSTATE."""
 
 _MIGRATE = "something of the outbox is missing; run `python -m relay migrate`"
 

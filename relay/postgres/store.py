@@ -8,6 +8,7 @@ Sessions, each with one duty, so that none waits for another:
 
     term         holds the lease, settles        its loss ends the term
     reader       reads pages                     its loss ends the term
+    parked       looks at the parked             made when first needed; its loss ends the term
     housekeeper  prunes, looks at the backlog    made when first needed
 
 On any failure: the term ends, the sessions are dropped, and the next term reads on behind the last
@@ -16,15 +17,17 @@ settlement. What was published and not settled is published again under the same
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import anyio
 
-from relay.core.outcome import Refused
+from relay.core.breakers import Breakers
 from relay.errors import StoreOutage, TermLost
-from relay.ports import Backlog, Page, Settlement, Wake
+from relay.ports import Backlog, Page, ParkedEvents, Settlement, Wake
 from relay.postgres import migrations
 from relay.postgres.cursor import Position
 from relay.postgres.locks import LEASE_CLASS
+from relay.postgres.parked import PostgresParked
 from relay.postgres.reader import SESSION_OPTIONS, Reader
 from relay.postgres.session import Session
 from relay.postgres.sqlfiles import load
@@ -34,7 +37,7 @@ log = logging.getLogger("relay.postgres")
 PRUNE_CHUNK_ROWS = 5_000
 BACKLOG_EXACT_UP_TO = 10_000
 
-_TERM_OPTIONS = {
+_WRITING = SESSION_OPTIONS | {
     # Losing the last settlements in a crash of the server only publishes again.
     "synchronous_commit": "off",
 }
@@ -43,11 +46,29 @@ _TERM_OPTIONS = {
 class PostgresOutbox:
     """Where terms come from: ``relay.ports.Outbox`` over one database."""
 
-    def __init__(self, dsn: str, schema: str, *, page_bytes: int) -> None:
-        """Take the connection string, the outbox's schema and a page's bound in bytes."""
+    def __init__(
+        self,
+        dsn: str,
+        schema: str,
+        *,
+        page_bytes: int,
+        dead_blocks: bool = False,
+        longest_delay: float = 30.0,
+    ) -> None:
+        """Take the connection string, the outbox's schema and a page's bound in bytes.
+
+        Args:
+            dsn: libpq connection string or URI.
+            schema: the outbox's schema.
+            page_bytes: where a page ends.
+            dead_blocks: whether a dead event blocks the later ones of its key.
+            longest_delay: s; no parked event waits longer for its next try.
+        """
         self._dsn = dsn
         self._schema = schema
         self._page_bytes = page_bytes
+        self._dead_blocks = dead_blocks
+        self._longest_delay = longest_delay
         self._campaign = load("queries/campaign", schema)
         self._candidate: Session | None = None
 
@@ -61,7 +82,7 @@ class PostgresOutbox:
         self._candidate = None
         try:
             if session is None:
-                session = await self.connect("term", _TERM_OPTIONS)
+                session = await self.connect("term", _WRITING)
                 await migrations.verify(session.connection, self._schema)
             got = await session.row(self._campaign, {"lease_class": LEASE_CLASS})
             if got is None or not got[0]:
@@ -98,9 +119,25 @@ class PostgresOutbox:
                 extra={"events": stamped[0]},
             )
             position = Position()
+        parked = PostgresParked(
+            partial(self.connect, "parked", _WRITING),
+            self._schema,
+            page_bytes=self._page_bytes,
+            dead_blocks=self._dead_blocks,
+            longest_delay=self._longest_delay,
+        )
+        await parked.promote_all(term)
         session = await self.connect("reader", SESSION_OPTIONS)
         reader = Reader(session, self._schema, position, self._page_bytes)
-        return PostgresStore(epoch, term, reader, self.connect, self._schema)
+        return PostgresStore(
+            epoch,
+            term,
+            reader,
+            parked,
+            connect=self.connect,
+            schema=self._schema,
+            dead_blocks=self._dead_blocks,
+        )
 
 
 class PostgresStore:
@@ -111,11 +148,18 @@ class PostgresStore:
         epoch: int,
         term: Session,
         reader: Reader,
-        connect: Callable[[str], Awaitable[Session]],
+        parked: PostgresParked,
+        *,
+        connect: Callable[[str, Mapping[str, str]], Awaitable[Session]],
         schema: str,
+        dead_blocks: bool,
     ) -> None:
         """Use ``PostgresOutbox.campaign``."""
         self.epoch = epoch
+        self.parked: ParkedEvents = parked
+        self._parked = parked
+        self._dead_blocks = dead_blocks
+        self._reported: Breakers | None = None
         self._term = term
         self._reader = reader
         self._connect = connect
@@ -123,7 +167,8 @@ class PostgresStore:
         self._housekeeping = anyio.Lock()
         self._prune_floor = 0
         self._settle = load("queries/settle", schema)
-        self._park = load("queries/park", schema)
+        self._settle_parked = load("queries/settle_parked", schema)
+        self._report = load("queries/report", schema)
         self._prune = load("queries/prune", schema)
         self._backlog = load("queries/backlog", schema)
 
@@ -132,49 +177,37 @@ class PostgresStore:
         return await self._reader.read(limit)
 
     async def settle(self, done: Settlement) -> None:
-        """Move the cursor and park what was refused, in one transaction."""
-        if not done.parked:
+        """Move the cursor and change the parked, in one transaction."""
+        if not (done.parked or done.unparked):
             await self._move(done)
             return
         async with self._term.transaction():
             await self._move(done)
-            await self._park_all([(event.id, refused) for event, refused in done.parked])
+            await self._parked.write(self._term, done.parked, done.unparked)
 
     async def _move(self, done: Settlement) -> None:
-        position = done.position
-        assert isinstance(position, Position)
         wakes = done.wakes or {}
-        moved = await self._term.row(
-            self._settle,
-            {
-                "epoch": self.epoch,
+        counts = {
+            "epoch": self.epoch,
+            "delivered": done.delivered,
+            "refused": sum(1 for each in done.parked if each.attempts and not each.held_by),
+            "wakes_bell": wakes.get(Wake.BELL, 0),
+            "wakes_grant": wakes.get(Wake.GRANT, 0),
+            "wakes_poll": wakes.get(Wake.POLL, 0),
+        }
+        position = done.position
+        if position is None:
+            moved = await self._term.row(self._settle_parked, counts)
+        else:
+            assert isinstance(position, Position)
+            place = {
                 "base": position.base,
                 "target": position.target,
                 "last_id": position.last_id,
-                "delivered": done.delivered,
-                "refused": len(done.parked),
-                "wakes_bell": wakes.get(Wake.BELL, 0),
-                "wakes_grant": wakes.get(Wake.GRANT, 0),
-                "wakes_poll": wakes.get(Wake.POLL, 0),
-            },
-        )
+            }
+            moved = await self._term.row(self._settle, counts | place)
         if moved is None:
             raise TermLost(f"epoch {self.epoch} is over: another relay leads")
-
-    async def _park_all(self, refusals: list[tuple[int, Refused]]) -> None:
-        parked = await self._term.rows(
-            self._park,
-            {
-                "ids": [id_ for id_, _ in refusals],
-                "reasons": [refused.reason for _, refused in refusals],
-                "codes": [refused.code for _, refused in refusals],
-            },
-        )
-        if len(parked) != len(refusals):
-            raise StoreOutage(
-                f"{len(refusals) - len(parked)} of {len(refusals)} refused events are no longer in"
-                " the outbox; not settling past them"
-            )
 
     async def prune(self, retention: float) -> int:
         """Delete settled events past ``retention`` s among the next 5,000 rows; how many went."""
@@ -193,26 +226,36 @@ class PostgresStore:
         self._prune_floor = 0 if young or last_id is None else last_id
         return int(deleted)
 
-    async def backlog(self) -> Backlog:
-        """Look at what waits, exactly up to 10,000 events."""
+    async def backlog(self, breakers: Breakers | None = None) -> Backlog:
+        """Look at what waits, exactly up to 10,000 events, and report a change of ``breakers``."""
         async with self._housekeeping:
             session = await self._keep_house()
-            row = await session.row(self._backlog, {"exact_up_to": BACKLOG_EXACT_UP_TO})
+            row = await session.row(
+                self._backlog,
+                {"exact_up_to": BACKLOG_EXACT_UP_TO, "dead_blocks": self._dead_blocks},
+            )
+            if breakers is not None and breakers != self._reported:
+                report = {"lag_breaker": breakers.lag, "bus_breaker": breakers.bus}
+                await session.rows(self._report, {"epoch": self.epoch, **report})
+                self._reported = breakers
+            if row is not None and row[4]:
+                await self._parked.promote_all(session)
         if row is None:
             raise StoreOutage("the cursor row is gone")
-        undelivered, lag, parked, epoch = row
+        undelivered, lag, parked, dead, blocking, epoch = row
         if epoch != self.epoch:
             raise TermLost(f"epoch {self.epoch} is over: {epoch} has begun")
-        return Backlog(undelivered, lag, parked)
+        return Backlog(undelivered, lag, parked, dead, blocking)
 
     async def close(self) -> None:
         """End the term: the lease goes with its session."""
         self._term.drop()
         self._reader.session.drop()
+        self._parked.drop()
         if self._housekeeper is not None:
             self._housekeeper.drop()
 
     async def _keep_house(self) -> Session:
         if self._housekeeper is None or self._housekeeper.connection.closed:
-            self._housekeeper = await self._connect("housekeeper")
+            self._housekeeper = await self._connect("housekeeper", _WRITING)
         return self._housekeeper

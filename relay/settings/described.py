@@ -37,9 +37,9 @@ TOPICS: Final = {
         "batch_size",
         "max_batch_size",
         "max_batch_bytes",
-        "max_retry_delay",
         "shutdown_timeout",
     ),
+    "Failure": ("max_retry_delay", "max_attempts", "on_dead", "circuit_breaker_lag"),
     "Logs": ("log_format", "log_level"),
 }
 """The public names by topic, in the order in which people meet them."""

@@ -238,6 +238,8 @@ LogFormat = Annotated[
     Literal["auto", "text", "json"], BeforeValidator(_lower), Written(str, "auto|text|json")
 ]
 
+OnDead = Annotated[Literal["skip", "block"], BeforeValidator(_lower), Written(str, "skip|block")]
+
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
     BeforeValidator(_lower),

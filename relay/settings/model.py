@@ -121,11 +121,27 @@ class Settings(BaseSettings):
     max_batch_bytes: Annotated[
         kinds.Size, AfterValidator(between(2**10, 2**30, kinds.write_size))
     ] = Field(default=8 * 2**20, description="Bytes in a page at most; bounds the memory in use.")
-    max_retry_delay: Annotated[kinds.Seconds, _time(0.1, 3600.0)] = Field(
-        default=30.0, description="Longest pause between tries of events that got no clear answer."
-    )
     shutdown_timeout: Annotated[kinds.Seconds, _time(0.1, 600.0)] = Field(
         default=8.0, description="How long a stop may wait for what is in flight."
+    )
+
+    max_retry_delay: Annotated[kinds.Seconds, _time(0.1, 3600.0)] = Field(
+        default=30.0,
+        description="Longest pause between tries of what was refused or not answered.",
+    )
+    max_attempts: Annotated[int, AfterValidator(between(1, 1_000_000)), Written(str, "TIMES")] = (
+        Field(
+            default=10,
+            description="How often an event may be refused before it is dead; outages don't count.",
+        )
+    )
+    on_dead: kinds.OnDead = Field(
+        default="skip",
+        description="What a dead event does to its key: skip lets later ones pass, block does not.",
+    )
+    circuit_breaker_lag: Annotated[kinds.Seconds, _time(0.1, 365 * 86_400.0)] = Field(
+        default=5.0,
+        description="Age of the oldest undelivered event above which the lag breaker opens.",
     )
 
     log_format: kinds.LogFormat = Field(

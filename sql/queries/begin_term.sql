@@ -8,6 +8,8 @@ update :"schema".cursor as c
    set epoch = c.epoch + 1,
        holder = %(holder)s::text,
        term_began_at = clock_timestamp(),
+       lag_breaker = null,
+       bus_breaker = null,
        system_identifier = coalesce(c.system_identifier, s.system_identifier)
   from pg_control_system() as s
 returning c.epoch, c.base::text, c.target::text, c.last_id,

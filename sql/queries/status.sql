@@ -33,5 +33,8 @@ select exists (
        s.last_id,
        s.wakes_bell,
        s.wakes_grant,
-       s.wakes_poll
+       s.wakes_poll,
+       s.lag_breaker,
+       s.bus_breaker,
+       s.held
   from :"schema".status as s

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from relay.core.event import Event
-from relay.core.outcome import Refused, Stored
+from relay.core.outcome import Refused, Stored, Unknown
 from relay.errors import BusOutage
 from relay.ports import EventBus
 
@@ -67,12 +67,20 @@ class BusContract:
         assert all(isinstance(outcome, Stored) for outcome in again)
         assert payloads(await harness.stored()) == [b"1", b"2", b"3"]
 
-    async def test_a_refused_event_does_not_hold_up_the_others(self, harness: BusHarness) -> None:
+    async def test_a_refused_event_holds_up_its_key_and_nothing_else(
+        self, harness: BusHarness
+    ) -> None:
         outcomes = await harness.bus.publish(
-            [event(1, key="k"), event(2, key="k", subject="nobody.listens"), event(3, key="k")]
+            [
+                event(1, key="k"),
+                event(2, key="k", subject="nobody.listens"),
+                event(3, key="k"),
+                event(4, key="other"),
+                event(5),
+            ]
         )
-        assert [type(outcome) for outcome in outcomes] == [Stored, Refused, Stored]
-        assert payloads(await harness.stored()) == [b"1", b"3"]
+        assert [type(each) for each in outcomes] == [Stored, Refused, Unknown, Stored, Stored]
+        assert sorted(payloads(await harness.stored())) == [b"1", b"4", b"5"]
 
     async def test_an_absent_broker_is_an_outage_and_its_return_the_end_of_it(
         self, harness: BusHarness

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import anyio
 import pytest
 
-from relay.core.outcome import Refused
+from relay.core.event import Event
+from relay.core.parking import Parking
 from relay.errors import TermLost
 from relay.ports import Outbox, OutboxStore, Page, Settlement
 
@@ -43,6 +44,14 @@ async def read_all(store: OutboxStore, limit: int = 100) -> list[Page]:
 
 def subjects(pages: Sequence[Page]) -> list[str]:
     return [event.subject for page in pages for event in page.events]
+
+
+def dead(event: Event) -> Parking:
+    return Parking(event.id, 3, None, dead=True, error="too large", code=10054)
+
+
+def retried(event: Event, *, attempts: int = 1, delay: float = 0.0) -> Parking:
+    return Parking(event.id, attempts, delay, error="too large", code=10054)
 
 
 class OutboxContract:
@@ -139,14 +148,13 @@ class OutboxContract:
         await store.settle(Settlement(page.position, 2))
         assert (await store.backlog()).undelivered == 1
 
-    async def test_a_refused_event_is_kept_and_passed_over(self, harness: Harness) -> None:
+    async def test_a_parked_event_is_kept_and_passed_over(self, harness: Harness) -> None:
         await harness.commit("a.1", "a.2")
         store = await lead(harness)
         page = await store.read(2)
-        refused = [(page.events[0], Refused("too large", 10054))]
-        await store.settle(Settlement(page.position, 1, refused))
+        await store.settle(Settlement(page.position, 1, [dead(page.events[0])]))
         backlog = await store.backlog()
-        assert (backlog.undelivered, backlog.parked) == (0, 1)
+        assert (backlog.undelivered, backlog.parked, backlog.dead) == (0, 1, 1)
         await store.close()
         assert await read_all(await lead(harness)) == []
 

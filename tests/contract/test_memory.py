@@ -10,6 +10,7 @@ from relay.memory import MemoryBus, MemoryOutbox, MemoryStore
 from relay.ports import OutboxStore
 from tests.contract.bus_contract import BusContract
 from tests.contract.outbox_contract import OutboxContract
+from tests.contract.parked_contract import ParkedContract
 from tests.contract.wake_contract import WakeContract
 
 pytestmark = pytest.mark.anyio
@@ -30,8 +31,14 @@ class MemoryOutboxHarness:
         self.outbox.commit(events)
         return [event.event_id for event in events]
 
+    async def retry(self, id_: int) -> None:
+        self.outbox.parked.retry(id_)
 
-class TestMemoryOutbox(OutboxContract):
+    async def dead_events_block(self) -> None:
+        self.outbox = MemoryOutbox(dead_blocks=True)
+
+
+class TestMemoryOutbox(OutboxContract, ParkedContract):
     @pytest.fixture
     def harness(self) -> MemoryOutboxHarness:
         return MemoryOutboxHarness()

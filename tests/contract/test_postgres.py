@@ -9,8 +9,10 @@ import pytest
 
 from relay.ports import OutboxStore
 from relay.postgres.bell import PostgresBell
+from relay.postgres.deadletters import DeadLetters, Wanted
 from relay.postgres.store import PostgresOutbox
 from tests.contract.outbox_contract import OutboxContract
+from tests.contract.parked_contract import ParkedContract
 from tests.contract.wake_contract import WakeContract
 
 pytestmark = pytest.mark.anyio
@@ -36,8 +38,21 @@ class PostgresHarness:
                 written.append(row[0])
             return written
 
+    async def retry(self, id_: int) -> None:
+        async with DeadLetters.open(self.dsn, "relay") as letters:
+            wanted = Wanted(ids=[id_])
+            found = await letters.find(wanted, 1)
+            retried: list[int] = []
+            await letters.decide(
+                "retry", wanted, by="a test", as_of=found.as_of, done=retried.extend
+            )
+            assert retried == [id_]
 
-class TestPostgresOutbox(OutboxContract):
+    async def dead_events_block(self) -> None:
+        self.outbox = PostgresOutbox(self.dsn, "relay", page_bytes=8 << 20, dead_blocks=True)
+
+
+class TestPostgresOutbox(OutboxContract, ParkedContract):
     @pytest.fixture
     async def harness(self, outbox_dsn: str) -> AsyncIterator[PostgresHarness]:
         harness = PostgresHarness(outbox_dsn)

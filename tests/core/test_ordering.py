@@ -1,10 +1,16 @@
+from datetime import UTC, datetime
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.ordering import KeyOrder
+from relay.core.event import Event
+from relay.core.ordering import WAITS, KeyOrder, put_behind
+from relay.core.outcome import STORED, Held, Refused, Unknown
 
+AT = datetime(2026, 3, 14, tzinfo=UTC)
 KEYS = st.lists(st.one_of(st.none(), st.sampled_from("abc")), max_size=30)
-ANSWERS = st.sampled_from(["stored", "refused", "unknown"])
+ANSWERS = st.sampled_from(["stored", "refused", "held", "unknown"])
+NOT_STORED = (Refused("no"), Held("stream S", "full"), Unknown("no answer"))
 
 
 @given(KEYS, st.data())
@@ -19,10 +25,10 @@ def test_every_event_is_sent_after_its_keys_predecessor_or_never(keys, data):
             continue
         place = in_flight.pop(data.draw(st.integers(0, len(in_flight) - 1)))
         done[place] = data.draw(ANSWERS)
-        if done[place] == "unknown":
-            never.update(order.block(place))
-        else:
+        if done[place] == "stored":
             order.release(place)
+        else:
+            never.update(order.block(place))
         keys_in_flight = [keys[p] for p in in_flight if keys[p] is not None]
         assert len(keys_in_flight) == len(set(keys_in_flight))
     assert len(sent) == len(set(sent))
@@ -32,7 +38,7 @@ def test_every_event_is_sent_after_its_keys_predecessor_or_never(keys, data):
         chain = [place for place, k in enumerate(keys) if k == key]
         assert [p for p in sent if keys[p] == key] == [p for p in chain if p not in never]
         for place in never & set(chain):
-            assert any(done.get(before) == "unknown" for before in chain if before < place)
+            assert any(done.get(before, "stored") != "stored" for before in chain if before < place)
 
 
 def test_events_without_a_key_are_all_ready_at_once():
@@ -48,3 +54,19 @@ def test_a_released_event_makes_only_its_keys_next_one_ready():
 
 def test_a_blocked_key_gives_back_all_that_it_holds_up():
     assert KeyOrder(["a", "b", "a", "a"]).block(0) == [2, 3]
+
+
+@given(st.lists(st.tuples(st.one_of(st.none(), st.sampled_from("abc")), st.integers(0, 3))))
+def test_what_stands_behind_an_event_that_was_not_stored_waits_for_it(drawn):
+    keys = [key for key, _ in drawn]
+    events = [Event(n, "e", "m", "s", key, AT, None, b"") for n, key in enumerate(keys)]
+    before = [(STORED, *NOT_STORED)[which] for _, which in drawn]
+    after = list(before)
+    put_behind(events, after)
+    stuck = set()
+    for key, was, now in zip(keys, before, after, strict=True):
+        if was is STORED or key is None:
+            assert now is was
+        else:
+            assert now is (WAITS if key in stuck else was)
+            stuck.add(key)

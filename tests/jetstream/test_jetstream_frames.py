@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.event import Event
-from relay.core.outcome import Refused, Stored, Unknown
-from relay.jetstream.answers import Kind, judge, read_puback
+from relay.core.outcome import Held, Refused, Stored, Unknown
+from relay.jetstream.answers import KINDS, Kind, judge, read_puback, silence
 from relay.jetstream.frames import frame_of, instant, line_fault
 from relay.jetstream.weaknesses import weaknesses
 
@@ -75,7 +75,7 @@ def test_a_subject_that_the_control_line_can_not_hold_is_measured_in_bytes():
     ],
 )
 def test_every_shape_of_puback_is_read(payload, headers, answer):
-    assert read_puback(payload, headers) == answer
+    assert read_puback(payload, headers, "S") == answer
 
 
 @pytest.mark.parametrize(
@@ -93,27 +93,83 @@ def test_every_shape_of_puback_is_read(payload, headers, answer):
     ],
 )
 def test_what_is_no_puback_says_nothing(payload, headers):
-    assert read_puback(payload, headers) is None
+    assert read_puback(payload, headers, "S") is None
 
 
-@pytest.mark.parametrize(
-    ("code", "text", "outcome", "kind"),
-    [
-        (10054, "message size exceeds maximum allowed", Refused, Kind.THIS_EVENT),
-        (10002, "resource limits exceeded for account", Unknown, Kind.STREAM),
-        (10077, "maximum messages exceeded", Unknown, Kind.STREAM),
-        (10077, "maximum messages per subject exceeded", Unknown, Kind.NOT_NOW),
-        (10158, "duplicate message id is in process", Unknown, Kind.NOT_NOW),
-        (10205, "batch publish is disabled", Unknown, Kind.STREAM_CHANGED),
-        (19999, "something of the year 2030", Unknown, Kind.NOT_NOW),
-        (0, "", Unknown, Kind.NOT_NOW),
-    ],
-)
-def test_errors_are_judged_by_their_code_and_doubt_is_not_a_refusal(code, text, outcome, kind):
-    verdict = judge(code, text)
-    assert isinstance(verdict.outcome, outcome)
-    assert verdict.outcome.code == code
-    assert verdict.kind is kind
+REFUSED = "refused"
+UNKNOWN = "unknown"
+OUT = "stream S"
+FULL_SUBJECT = "full subjects of S"
+
+ANSWERS = {
+    # The event.
+    (10054, "message size exceeds maximum allowed"): REFUSED,
+    (10097, "header size exceeds maximum allowed of 64k"): REFUSED,
+    (10166, "per-message TTL is disabled"): REFUSED,
+    (10165, "invalid per-message TTL"): REFUSED,
+    (10111, "rollup not permitted"): REFUSED,
+    (10168, "message counters is disabled"): REFUSED,
+    (10188, "message schedules is disabled"): REFUSED,
+    (10227, "forbidden header"): REFUSED,
+    (10071, "wrong last sequence: 7"): REFUSED,
+    (10164, "wrong last sequence"): REFUSED,
+    (10070, "wrong last msg ID: x"): REFUSED,
+    (10060, "expected stream does not match"): REFUSED,
+    # The stream, its account or its server.
+    (503, "no responders"): OUT,
+    (10109, "invalid operation on sealed stream"): OUT,
+    (10035, "account not found"): OUT,
+    (10039, "JetStream not enabled for account"): OUT,
+    (10076, "JetStream not enabled"): OUT,
+    (10077, "maximum messages exceeded"): OUT,
+    (10077, "maximum bytes exceeded"): OUT,
+    (10077, "no space left on device"): OUT,
+    (10077, "maximum messages per subject exceeded"): FULL_SUBJECT,
+    (10002, "resource limits exceeded for account"): OUT,
+    (10120, "no JetStream default or applicable tiered limit present"): OUT,
+    (10023, "insufficient resources"): OUT,
+    (10028, "insufficient memory resources available"): OUT,
+    (10047, "insufficient storage resources available"): OUT,
+    (10118, "stream is offline"): OUT,
+    (10194, "stream is offline: unsupported"): OUT,
+    (10008, "JetStream system temporarily unavailable"): OUT,
+    (10009, "JetStream cluster can not handle request"): OUT,
+    (10063, "expected stream sequence does not match"): OUT,
+    (10059, "stream not found"): OUT,
+    (10167, "too many requests"): OUT,
+    (10210, "atomic publish too many inflight"): OUT,
+    (10211, "batch publish too many inflight"): OUT,
+    # Nobody can tell.
+    (10158, "duplicate message id is in process"): UNKNOWN,
+    (10205, "batch publish is disabled"): UNKNOWN,
+    (10208, "batch publish ID unknown"): UNKNOWN,
+    (10172, "message counter is broken"): UNKNOWN,
+    (19999, "something of the year 2030"): UNKNOWN,
+    (0, ""): UNKNOWN,
+}
+
+
+@pytest.mark.parametrize(("answer", "meaning"), ANSWERS.items(), ids=str)
+def test_every_error_is_judged_by_its_code_and_doubt_is_not_a_refusal(answer, meaning):
+    code, text = answer
+    outcome = judge(code, text, "S").outcome
+    assert outcome.code == code
+    assert text in outcome.reason
+    if isinstance(outcome, Held):
+        assert outcome.by == meaning
+        assert outcome.reason.startswith(meaning)
+    else:
+        assert isinstance(outcome, {REFUSED: Refused, UNKNOWN: Unknown}[meaning])
+
+
+def test_where_the_streams_are_hidden_an_outage_is_believed_of_one_subject_only():
+    for code, kind in KINDS.items():
+        verdict = judge(code, "text", "?")
+        if isinstance(verdict.outcome, Held):
+            assert (verdict.kind, verdict.outcome.by) == (Kind.SUBJECT, "stream ?")
+        else:
+            assert verdict.kind in {kind, Kind.SUBJECT}
+    assert silence("?", 5).outcome.by == "stream ?"
 
 
 GOOD = {"storage": "file", "num_replicas": 3, "duplicate_window": 120_000_000_000}

@@ -3,7 +3,8 @@
 import anyio
 import pytest
 
-from relay.core.outcome import Refused, Stored, Unknown
+from relay.core.ordering import WAITS
+from relay.core.outcome import Held, Refused, Stored
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +31,15 @@ def world(nats_server, look, open_bus, name, path):
             assert bus.paths.get(name, path) == path
 
     return make
+
+
+async def stored_soon(bus, page, within=1.0):
+    """Publish again and again, as the engine does; return how long it took, in s."""
+    began = anyio.current_time()
+    while not all(isinstance(outcome, Stored) for outcome in await bus.publish(page)):
+        assert anyio.current_time() - began < within
+        await anyio.sleep(0.01)
+    return anyio.current_time() - began
 
 
 async def test_every_event_is_stored_once_in_the_order_of_its_key(world, make_event, name):
@@ -125,6 +135,24 @@ async def test_the_streams_own_size_limit_is_checked_before_the_wire(world, make
         assert "limit is 1000" in over.reason
 
 
+async def test_an_event_larger_than_the_whole_stream_is_refused_and_not_taken_for_a_full_one(
+    world, make_event, name
+):
+    async with world(max_bytes=5000, discard="new") as (_, bus):
+        page = [make_event(f"{name}.a", payload=b"x" * (6000 if i == 1 else 10)) for i in range(3)]
+        outcomes = await bus.publish(page)
+        assert [type(outcome) for outcome in outcomes] == [Stored, Refused, Stored]
+        assert "the limit is 5000" in outcomes[1].reason
+
+
+async def test_a_limit_that_was_raised_is_seen_without_a_new_connection(world, make_event, name):
+    async with world(max_msg_size=500) as (seen, bus):
+        large = make_event(f"{name}.a", payload=b"x" * 600)
+        assert isinstance((await bus.publish([large]))[0], Refused)
+        await seen.change_stream(name, max_msg_size=1000)
+        assert isinstance((await bus.publish([large]))[0], Stored)
+
+
 @pytest.mark.parametrize("bad", [{0}, {4}, {9}, {3, 4, 7}, {0, 9}, set(range(10))])
 async def test_what_the_server_refuses_costs_the_others_nothing(world, make_event, name, bad):
     async with world() as (seen, bus):
@@ -133,7 +161,7 @@ async def test_what_the_server_refuses_costs_the_others_nothing(world, make_even
         # Lowered behind the bus's back: only the server can know.
         await seen.change_stream(name, max_msg_size=500)
         page = [
-            make_event(f"{name}.a", key="one", payload=b"x" * (600 if i in bad else 10))
+            make_event(f"{name}.a", key=f"k{i}", payload=b"x" * (600 if i in bad else 10))
             for i in range(10)
         ]
         outcomes = await bus.publish(page)
@@ -142,6 +170,31 @@ async def test_what_the_server_refuses_costs_the_others_nothing(world, make_even
         assert sum(isinstance(outcome, Stored) for outcome in outcomes) == 10 - len(bad)
         good = [event.message_id for i, event in enumerate(page) if i not in bad]
         assert [found[1] for found in await seen.messages(name)][1:] == good
+
+
+@pytest.mark.parametrize("checked", ["here", "by the server"])
+@pytest.mark.parametrize("bad", [0, 4, 9])
+async def test_nothing_behind_a_refused_event_of_its_key_is_sent(
+    world, make_event, name, bad, checked
+):
+    async with world() as (seen, bus):
+        await bus.publish([make_event(f"{name}.first")])
+        await seen.change_stream(name, max_msg_size=500)
+        poison = {"headers": {"x": "a\nb"}} if checked == "here" else {"payload": b"x" * 600}
+        page = [
+            make_event(f"{name}.a", key="one", **(poison if i == bad else {})) for i in range(10)
+        ]
+        others = [make_event(f"{name}.a", key=key) for key in (None, "two") for _ in range(5)]
+        mixed = [event for pair in zip(page, others, strict=True) for event in pair]
+        outcomes = await bus.publish(mixed)
+        mine = outcomes[::2]
+        assert all(isinstance(outcome, Stored) for outcome in mine[:bad])
+        assert isinstance(mine[bad], Refused)
+        assert mine[bad + 1 :] == [WAITS] * (9 - bad)
+        assert all(isinstance(outcome, Stored) for outcome in outcomes[1::2])
+        stored = {found[1] for found in await seen.messages(name)}
+        assert not stored & {event.message_id for event in page[bad:]}
+        assert len(stored) == 1 + bad + 10
 
 
 async def test_a_page_full_of_refusals_ends_soon(world, make_event, name):
@@ -155,16 +208,19 @@ async def test_a_page_full_of_refusals_ends_soon(world, make_event, name):
         assert await seen.count(name) == 1001
 
 
-async def test_a_full_stream_is_unknown_and_goes_on_when_there_is_room(world, make_event, name):
+async def test_a_full_stream_holds_its_events_and_goes_on_when_there_is_room(
+    world, make_event, name
+):
     async with world(max_msgs=5, discard="new") as (seen, bus):
         page = [make_event(f"{name}.a", key=f"k{i % 3}") for i in range(8)]
         outcomes = await bus.publish(page)
         assert sum(isinstance(outcome, Stored) for outcome in outcomes) == 5
-        lacking = [outcome for outcome in outcomes if not isinstance(outcome, Stored)]
-        assert all(isinstance(outcome, Unknown) for outcome in lacking)
-        assert any(outcome.code == 10077 for outcome in lacking)
+        held = [outcome for outcome in outcomes if isinstance(outcome, Held)]
+        reason = f"stream {name}: maximum messages exceeded (JetStream error 10077)"
+        assert set(held) == {Held(f"stream {name}", reason, 10077, alone=True)}
+        assert set(outcomes[5:]) <= {held[0], WAITS}
         await seen.change_stream(name, max_msgs=-1)
-        assert all(isinstance(outcome, Stored) for outcome in await bus.publish(page))
+        await stored_soon(bus, page)
         stored = [found[1] for found in await seen.messages(name)]
         for key in ("k0", "k1", "k2"):
             mine = [event.message_id for event in page if event.key == key]
@@ -182,10 +238,22 @@ async def test_one_full_subject_does_not_hold_up_the_others(world, make_event, n
             make_event(f"{name}.b", key="y"),
         ]
         full, behind, other = await bus.publish(page)
-        assert full.code == 10077
-        assert isinstance(behind, Unknown)
+        assert (full.by, full.code, full.alone) == (f"full subjects of {name}", 10077, False)
+        assert behind is WAITS
         assert isinstance(other, Stored)
         assert {found[0] for found in await seen.messages(name)} == {f"{name}.full", f"{name}.b"}
+
+
+async def test_a_page_of_one_full_subject_ends_soon_and_the_others_flow(world, make_event, name):
+    limits = {"max_msgs_per_subject": 1, "discard": "new", "discard_new_per_subject": True}
+    async with world(**limits) as (seen, bus):
+        await bus.publish([make_event(f"{name}.full")])
+        page = [make_event(f"{name}.{f's{i}' if i % 2 else 'full'}") for i in range(2000)]
+        with anyio.fail_after(5):
+            outcomes = await bus.publish(page)
+        assert {outcome.by for outcome in outcomes[::2]} == {f"full subjects of {name}"}
+        assert all(isinstance(outcome, Stored) for outcome in outcomes[1::2])
+        assert await seen.count(name) == 1001
 
 
 async def test_somebody_else_who_replies_is_not_taken_for_the_stream(world, make_event, name):
@@ -207,19 +275,7 @@ async def test_a_sealed_stream_refuses_no_event_for_good(world, make_event, name
         await bus.publish([make_event(f"{name}.a")])
         await seen.change_stream(name, sealed=True)
         outcomes = await bus.publish([make_event(f"{name}.a") for _ in range(3)])
-        assert all(isinstance(outcome, Unknown) for outcome in outcomes)
-        assert outcomes[0].code == 10109
-
-
-async def test_a_deleted_stream_is_found_again_when_it_is_back(world, make_event, name, path):
-    async with world() as (seen, bus):
-        await bus.publish([make_event(f"{name}.a")])
-        await seen.ask(f"STREAM.DELETE.{name}")
-        page = [make_event(f"{name}.a", key="k") for _ in range(3)]
-        assert all(isinstance(outcome, Unknown) for outcome in await bus.publish(page))
-        await seen.make_stream(name, [f"{name}.>"], allow_batched=path == "fast ingest")
-        assert all(isinstance(outcome, Stored) for outcome in await bus.publish(page))
-        assert await seen.count(name) == 3
+        assert {(outcome.by, outcome.code) for outcome in outcomes} == {(f"stream {name}", 10109)}
 
 
 async def test_poison_is_refused_here_even_if_it_passed_the_door(world, make_event, name):
@@ -262,7 +318,7 @@ async def test_a_page_over_the_servers_bounds_goes_in_several_batches(
 
 async def test_a_page_of_nothing_but_refusals_needs_no_answer(world, make_event, name):
     async with world() as (seen, bus):
-        outcomes = await bus.publish([make_event(f"{name}.a", key="a\nb") for _ in range(3)])
+        outcomes = await bus.publish([make_event(f"{name}.a", key=f"a\n{i}") for i in range(3)])
         assert all(isinstance(outcome, Refused) for outcome in outcomes)
         assert await bus.publish([]) == []
         assert await seen.count(name) == 0

@@ -29,6 +29,7 @@ EVERYTHING = [
     "0003_cursor",
     "0004_parked",
     "0005_views",
+    "0006_parking",
 ]
 ODD = 'Odd "Näme" %s {} \\'
 
@@ -236,7 +237,7 @@ async def test_a_changed_checksum_is_refused(outbox_dsn: str) -> None:
 
 async def test_a_newer_schema_is_refused(outbox_dsn: str) -> None:
     execute(outbox_dsn, "insert into relay.migration values (99, '0099_later', 'x')")
-    await assert_refused(outbox_dsn, "newer", "0099_later", "0005", "install")
+    await assert_refused(outbox_dsn, "newer", "0099_later", "0006", "install")
 
 
 async def test_check_and_verify_name_what_is_missing_and_change_nothing(database: str) -> None:
@@ -254,10 +255,10 @@ async def verified(dsn: str, schema: str) -> None:
 async def test_a_migration_not_yet_applied_is_named(
     outbox_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    later = migrations.Step(6, "0006_later", ["migrations/0005_views"], "x")
+    later = migrations.Step(7, "0007_later", ["migrations/0005_views"], "x")
     monkeypatch.setattr(migrations, "known", lambda: [*KNOWN(), later])
     for attempt in (migrations.check, verified):
-        with pytest.raises(SchemaError, match=r'schema "relay" lacks 0006_later: run .* migrate'):
+        with pytest.raises(SchemaError, match=r'schema "relay" lacks 0007_later: run .* migrate'):
             await attempt(outbox_dsn, "relay")
 
 

@@ -12,7 +12,7 @@ from relay import devstack
 
 ROLES = ("owner", "producer", "relay", "operator", "monitor", "stranger")
 
-TABLES = ("outbox", "cursor", "parked", "migration", "pending", "status")
+TABLES = ("outbox", "cursor", "parked", "decision", "migration", "pending", "status")
 VERBS = ("select", "insert", "update", "delete", "truncate", "references", "trigger")
 
 # Who may, beside the owner, who may everything. A right on some columns only is not listed here.
@@ -25,6 +25,8 @@ TABLE_RIGHTS = {
     ("parked", "insert"): "relay",
     ("parked", "update"): "relay operator",
     ("parked", "delete"): "relay operator",
+    ("decision", "select"): "operator",
+    ("decision", "insert"): "operator",
     ("migration", "select"): "relay operator",
     ("pending", "select"): "relay operator monitor",
     ("status", "select"): "relay operator monitor",

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from relay import Relay, Settings
-from relay.core.outcome import Refused
+from relay.core import parking
 from relay.errors import SchemaError, SettingsError, StoreOutage, TermLost
 from relay.facts import Fact, StandingBy
 from relay.memory import MemoryBus
@@ -168,7 +168,7 @@ async def test_a_term_that_is_over_parks_nothing(
     page = await store.read(10)
     await producer.execute("update relay.cursor set epoch = epoch + 1")
     with pytest.raises(TermLost):
-        await store.settle(Settlement(page.position, 0, [(page.events[0], Refused("no"))]))
+        await store.settle(Settlement(page.position, 0, [parking.behind(page.events[0].id)]))
     parked = await producer.execute("select count(*) from relay.parked")
     assert await parked.fetchone() == (0,)
 

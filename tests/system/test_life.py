@@ -78,7 +78,7 @@ async def test_a_second_relay_stands_by_and_takes_over_when_the_first_ends(
             assert found.is_clean, found
 
 
-async def test_what_cannot_be_stored_is_parked_with_the_reason_and_nothing_waits_for_it(
+async def test_what_cannot_be_stored_is_dead_with_the_reason_and_its_key_moves_on(
     outbox_dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
     """The server's limit is 1 MiB for headers and payload together."""
@@ -96,7 +96,7 @@ async def test_what_cannot_be_stored_is_parked_with_the_reason_and_nothing_waits
                 " values (%s, 'k', %s, %s)",
                 (subject, b"y" * size, json.dumps(headers)),
             )
-    with RelayProcess(outbox_dsn, own_nats.url, tmp_path / "relay.log") as relay:
+    with RelayProcess(outbox_dsn, own_nats.url, tmp_path / "relay.log", max_attempts="2") as relay:
         until(lambda: count(outbox_dsn) == 2, 20)
         stored = await read_stream(own_nats.url, STREAM)
         assert [message.subject for message in stored] == ["orders.under", "orders.after"]
@@ -113,7 +113,7 @@ async def test_what_cannot_be_stored_is_parked_with_the_reason_and_nothing_waits
         assert "1048576" in parked[0][1]
         assert "no stream" in parked[1][1]
         status = ask_status(outbox_dsn, own_nats.url)
-        assert status["parked"] == 2
+        assert (status["parked"], status["dead"], status["circuit_breaker"]) == (2, 2, "closed")
         assert status["backlog"] == 0
         assert relay.terminate() == 0
 

@@ -1,0 +1,213 @@
+"""What every outbox adapter keeps of its parked events, written once and run against each."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import pytest
+
+from relay.core import parking
+from relay.core.event import Event
+from relay.core.outcome import Held
+from relay.core.parking import Parking
+from relay.errors import TermLost
+from relay.ports import Due, OutboxStore, Settlement
+from tests.contract.outbox_contract import Harness, dead, lead, read_all, retried
+
+pytestmark = pytest.mark.anyio
+
+
+class ParkedHarness(Harness, Protocol):
+    """An outbox of which a person can decide on the parked."""
+
+    async def retry(self, id_: int) -> None:
+        """Have a dead event tried again."""
+        ...
+
+    async def dead_events_block(self) -> None:
+        """Go on with an outbox, over the same events, whose dead block their keys."""
+        ...
+
+
+async def committed(harness: ParkedHarness, *subjects: str, key: str | None = "k") -> list[Event]:
+    """Commit and read events; park nothing yet, settle nothing."""
+    await harness.commit(*subjects, key=key)
+    store = await lead(harness)
+    (page,) = await read_all(store)
+    return list(page.events)
+
+
+async def park(store: OutboxStore, *parkings: Parking, unparked: Sequence[int] = ()) -> None:
+    await store.settle(Settlement(None, len(unparked), parkings, unparked))
+
+
+def subjects(due: Sequence[Due]) -> list[str]:
+    return [each.event.subject for each in due]
+
+
+class ParkedContract:
+    """Subclass it with a fixture ``harness``."""
+
+    @pytest.fixture
+    async def events(self, harness: ParkedHarness) -> list[Event]:
+        return await committed(harness, "a.1", "a.2", "a.3")
+
+    @pytest.fixture
+    def store(self, harness: ParkedHarness, events: list[Event]) -> OutboxStore:
+        assert events
+        return harness.terms[-1]
+
+    async def test_nothing_parked_blocks_nothing_and_nothing_is_due(
+        self, store: OutboxStore
+    ) -> None:
+        assert await store.parked.blocked({"k", "other"}) == set()
+        assert list(await store.parked.due(10)) == []
+        assert (await store.backlog()).blocking is False
+
+    async def test_an_event_is_due_after_its_delay_and_not_before(
+        self, store: OutboxStore, events: list[Event]
+    ) -> None:
+        await park(store, retried(events[0], delay=20))
+        assert list(await store.parked.due(10)) == []
+        assert (await store.backlog()).blocking is True
+        await park(store, retried(events[0], attempts=2, delay=0))
+        (due,) = await store.parked.due(10)
+        assert (due.event, due.attempts, due.held_by) == (events[0], 2, "")
+
+    async def test_a_parked_event_blocks_its_key_alone(
+        self, store: OutboxStore, events: list[Event]
+    ) -> None:
+        await park(store, retried(events[0]))
+        assert await store.parked.blocked({"k", "other"}) == {"k"}
+
+    async def test_those_behind_are_due_with_the_first_and_in_order(
+        self, store: OutboxStore, events: list[Event]
+    ) -> None:
+        await park(store, parking.behind(events[2].id), retried(events[0]))
+        await park(store, parking.behind(events[1].id))
+        assert subjects(await store.parked.due(10)) == ["a.1", "a.2", "a.3"]
+        assert subjects(await store.parked.due(2)) == ["a.1", "a.2"]
+
+    async def test_nothing_is_due_behind_an_event_that_is_not(
+        self, store: OutboxStore, events: list[Event]
+    ) -> None:
+        behind = [parking.behind(each.id) for each in events[1:]]
+        await park(store, retried(events[0], delay=20), *behind)
+        assert list(await store.parked.due(10)) == []
+        await park(store, retried(events[1], delay=0))
+        assert list(await store.parked.due(10)) == []
+
+    async def test_a_long_queue_of_one_key_does_not_keep_the_others_waiting(
+        self, harness: ParkedHarness, store: OutboxStore, events: list[Event]
+    ) -> None:
+        await harness.commit("b.1", key="other")
+        await harness.commit("c.1", key=None)
+        (page,) = await read_all(store)
+        behind = [parking.behind(each.id) for each in events[1:]]
+        await park(store, retried(events[0]), *behind, *map(retried, page.events))
+        assert subjects(await store.parked.due(3)) == ["a.1", "b.1", "c.1"]
+
+    async def test_what_is_due_behind_an_event_that_is_not_keeps_nobody_else_waiting(
+        self, harness: ParkedHarness, store: OutboxStore, events: list[Event]
+    ) -> None:
+        await harness.commit("b.1", key="other")
+        (page,) = await read_all(store)
+        await park(store, *map(retried, events))
+        await park(store, retried(events[0], attempts=2, delay=20))
+        await park(store, *map(retried, page.events))
+        assert subjects(await store.parked.due(1)) == ["b.1"]
+        await park(store, unparked=[events[0].id])
+        assert subjects(await store.parked.due(10)) == ["a.2", "a.3", "b.1"]
+
+    async def test_an_event_behind_one_that_has_gone_meanwhile_is_due(
+        self, store: OutboxStore, events: list[Event]
+    ) -> None:
+        await park(store, parking.behind(events[1].id))
+        assert subjects(await store.parked.due(10)) == ["a.2"]
+
+    async def test_when_the_first_is_stored_the_next_is_due(
+        self, store: OutboxStore, events: list[Event]
+    ) -> None:
+        behind = [parking.behind(each.id) for each in events[1:]]
+        await park(store, retried(events[0], delay=20), *behind)
+        await park(store, unparked=[events[0].id])
+        assert subjects(await store.parked.due(10)) == ["a.2", "a.3"]
+        await park(store, retried(events[1], delay=20))
+        assert list(await store.parked.due(10)) == []
+
+    async def test_when_the_first_dies_its_key_moves_on(
+        self, store: OutboxStore, events: list[Event]
+    ) -> None:
+        await park(store, retried(events[0], delay=20), parking.behind(events[1].id))
+        await park(store, dead(events[0]))
+        assert subjects(await store.parked.due(10)) == ["a.2"]
+        await park(store, unparked=[events[1].id])
+        assert await store.parked.blocked({"k"}) == set()
+        assert (await store.backlog()).blocking is False
+
+    async def test_a_dead_event_can_block_its_key(self, harness: ParkedHarness) -> None:
+        await harness.dead_events_block()
+        events = await committed(harness, "a.1", "a.2")
+        store = harness.terms[-1]
+        await park(store, retried(events[0], delay=20), parking.behind(events[1].id))
+        await park(store, dead(events[0]))
+        assert list(await store.parked.due(10)) == []
+        assert await store.parked.blocked({"k"}) == {"k"}
+        assert (await store.backlog()).blocking is True
+        await harness.retry(events[0].id)
+        assert subjects(await store.parked.due(10)) == ["a.1", "a.2"]
+
+    async def test_events_without_a_key_wait_for_nobody(self, harness: ParkedHarness) -> None:
+        events = await committed(harness, "a.1", "a.2", key=None)
+        store = harness.terms[-1]
+        await park(store, retried(events[0], delay=20), retried(events[1]))
+        assert subjects(await store.parked.due(10)) == ["a.2"]
+
+    async def test_what_an_outage_holds_up_can_be_left_out(
+        self, store: OutboxStore, events: list[Event]
+    ) -> None:
+        full = Held("stream FULL", "maximum messages exceeded", 10077)
+        await park(store, parking.held(events[0].id, full), parking.behind(events[1].id))
+        (first, second) = await store.parked.due(10)
+        assert (first.held_by, first.attempts, second.held_by) == ("stream FULL", 0, "")
+        assert list(await store.parked.due(10, without=["stream FULL"])) == []
+        assert subjects(await store.parked.due(10, without=["stream OTHER"])) == ["a.1", "a.2"]
+        backlog = await store.backlog()
+        assert (backlog.parked, backlog.dead) == (2, 0)
+        assert backlog.lag > 0
+
+    async def test_a_person_s_retry_comes_with_a_message_id_of_its_own(
+        self, harness: ParkedHarness, store: OutboxStore, events: list[Event]
+    ) -> None:
+        await park(store, dead(events[0]))
+        assert list(await store.parked.due(10)) == []
+        await harness.retry(events[0].id)
+        (due,) = await store.parked.due(10)
+        assert due.attempts == 0
+        assert due.event.message_id == f"{events[0].message_id}-retry-1"
+        await park(store, dead(events[0]))
+        await harness.retry(events[0].id)
+        (due,) = await store.parked.due(10)
+        assert due.event.message_id == f"{events[0].message_id}-retry-2"
+
+    async def test_the_queue_outlives_its_term(
+        self, harness: ParkedHarness, store: OutboxStore, events: list[Event]
+    ) -> None:
+        page = Settlement(None, 0, [retried(events[0]), parking.behind(events[1].id)])
+        await store.settle(page)
+        await store.close()
+        later = await lead(harness)
+        assert await later.parked.blocked({"k"}) == {"k"}
+        assert subjects(await later.parked.due(10)) == ["a.1", "a.2"]
+
+    async def test_a_term_that_is_over_changes_nothing(
+        self, harness: ParkedHarness, store: OutboxStore, events: list[Event], usurp: Any
+    ) -> None:
+        await park(store, retried(events[0]))
+        await usurp(store)
+        with pytest.raises(TermLost):
+            await park(store, unparked=[events[0].id])
+        with pytest.raises(TermLost):
+            await park(store, dead(events[0]))
+        await store.close()
+        (due,) = await (await lead(harness)).parked.due(10)
+        assert due.attempts == 1
