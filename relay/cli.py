@@ -1,44 +1,22 @@
-"""The command line: flags, exit codes, and nothing that decides anything.
+"""The command line: which commands there are, and nothing that decides anything.
 
-Every setting that a command uses is also a flag of it. The flags are made from the settings' own
-descriptions, take text, and leave all judgement to ``Settings.load``: one place says what is wrong.
-
-    0    done                       2    usage or settings
-    1    failed, or a side is away  3    the schema or the stream is not as required
-    130  interrupted
-
-An error of ours is told in lines on standard error; a bug shows its traceback. A command's module
-imports what it needs when it runs, so ``--help`` knows neither database nor broker.
+Their flags and exit codes: ``relay.commands.frame``. A command's module imports what it needs when
+it runs, so ``--help`` knows neither database nor broker.
 """
 
-import inspect
-import logging
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import update_wrapper
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 import anyio
 import typer
 
 from relay import __version__
+from relay.commands.dead import dead
 from relay.commands.demo import demo
+from relay.commands.frame import ALWAYS, INTERRUPTED, NATS, exit_codes, with_settings
 from relay.commands.migrate import run_migrate
 from relay.commands.run import run_relay
 from relay.commands.status import run_status
-from relay.errors import Misconfigured, RelayError, sole
 from relay.settings import Settings
-from relay.settings.described import CONFIG_FILE, Described, describe
-from relay.telemetry import logs
-
-log = logging.getLogger("relay.cli")
-
-INTERRUPTED: Final = 130
-
-_SETTINGS: Final = {setting.name: setting for setting in describe(Settings)}
-_ALWAYS: Final = ("postgres_dsn", "schema", "log_format", "log_level")
-_NATS: Final = tuple(name for name, setting in _SETTINGS.items() if setting.topic == "NATS")
 
 app = typer.Typer(
     name="relay",
@@ -54,84 +32,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command that ``sys.argv`` names and exit with its code."""
-    with _exit_codes():
+    with exit_codes():
         app()
-
-
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except RelayError as error:
-        sys.exit(_tell(error))
-    except BaseExceptionGroup as group:
-        cause = sole(group)
-        if not isinstance(cause, RelayError):
-            raise
-        sys.exit(_tell(cause))
-
-
-def _tell(error: RelayError) -> int:
-    for line in str(error).splitlines() or [type(error).__name__]:
-        typer.echo(f"relay: {line}", err=True)
-    return error.exit_code if isinstance(error, Misconfigured) else 1
-
-
-def with_settings(
-    *names: str, check_files: bool = True
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command flags for the settings ``names``, and their ``Settings`` as first argument.
-
-    Args:
-        names: public names; those of all settings if none is given.
-        check_files: whether credentials and certificates have to be there.
-    """
-    settings = [_SETTINGS[name] for name in names or _SETTINGS]
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        def with_flags(**given: Any) -> None:
-            flags = {setting.name: given.pop(setting.name) for setting in (*settings, CONFIG_FILE)}
-            with _exit_codes():
-                loaded = Settings.load(flags, check_files=check_files)
-                logs.configure(loaded.log_format, loaded.log_level)
-                for warning in loaded.warnings:
-                    log.warning("%s", warning)
-                command(loaded, **given)
-
-        own = list(inspect.signature(command).parameters.values())[1:]
-        flags = [_flag(setting) for setting in (CONFIG_FILE, *settings)]
-        update_wrapper(with_flags, command)
-        # typer reads both; together they say what the function's **given takes.
-        vars(with_flags)["__signature__"] = inspect.Signature([*own, *flags])
-        with_flags.__annotations__ = {each.name: each.annotation for each in (*own, *flags)}
-        return with_flags
-
-    return decorate
-
-
-def _flag(setting: Described) -> inspect.Parameter:
-    help_ = setting.description
-    if setting.default:
-        help_ += f" Default: {setting.default}."
-    if setting.secret:
-        help_ += f" Other users may see flags: prefer {setting.variable}."
-    names = f"{setting.flag}/--no-{setting.flag[2:]}" if setting.switch else setting.flag
-    option = typer.Option(
-        names,
-        metavar=None if setting.switch else setting.word,
-        help=help_,
-        show_default=False,
-        rich_help_panel=setting.topic,
-    )
-    kind = bool if setting.switch else str
-    return inspect.Parameter(
-        setting.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[kind | None, option],
-    )
 
 
 def _print_version(asked: bool) -> None:
@@ -153,7 +55,7 @@ def _relay(
 
 
 @app.command()
-@with_settings(*_ALWAYS, "notify", check_files=False)
+@with_settings(*ALWAYS, "notify", check_files=False)
 def migrate(
     settings: Settings,
     *,
@@ -190,7 +92,7 @@ def run(settings: Settings) -> None:
 
 
 @app.command()
-@with_settings(*_ALWAYS, *_NATS, "stream")
+@with_settings(*ALWAYS, *NATS, "stream")
 def status(
     settings: Settings,
     *,
@@ -205,3 +107,4 @@ def status(
 
 
 app.command()(demo)
+app.add_typer(dead)

@@ -10,7 +10,7 @@ import anyio
 import psycopg
 import pytest
 
-from relay import cli
+from relay.commands.frame import exit_codes
 from relay.commands.run import until_stopped
 from relay.errors import AlreadyRunning, BusOutage, SchemaError, SettingsError, StreamError
 from relay.settings import Settings
@@ -42,7 +42,7 @@ def test_help_names_every_command_and_imports_neither_database_nor_broker():
     )
     assert done.returncode == 0
     assert done.stderr == "set()\n"
-    for command in ("migrate", "run", "demo", "status"):
+    for command in ("migrate", "run", "demo", "status", "dead"):
         assert command in done.stdout
 
 
@@ -109,7 +109,7 @@ def test_every_fault_of_the_settings_is_a_line_and_the_exit_code_is_2(tmp_path):
     ],
 )
 def test_each_kind_of_error_has_its_exit_code_and_lines(error, code, told, capsys):
-    with pytest.raises(SystemExit) as caught, cli._exit_codes():
+    with pytest.raises(SystemExit) as caught, exit_codes():
         raise error
     assert caught.value.code == code
     assert capsys.readouterr().err == told
@@ -117,7 +117,7 @@ def test_each_kind_of_error_has_its_exit_code_and_lines(error, code, told, capsy
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError(), ExceptionGroup("tasks", [KeyError("x")])])
 def test_a_bug_looks_like_a_bug(bug):
-    with pytest.raises(type(bug)), cli._exit_codes():
+    with pytest.raises(type(bug)), exit_codes():
         raise bug
 
 
@@ -156,12 +156,44 @@ def test_status_tells_what_waits_and_that_nobody_leads(database):
     assert 0 < report["lag_seconds"] < 60
     assert report["oldest_created_at"].endswith("+00:00")
     assert (report["parked"], report["dead"], report["delivered"]) == (0, 0, 0)
-    assert (report["leader"], report["epoch"], report["circuit_breaker"]) == (None, 0, None)
+    assert (report["leader"], report["epoch"]) == (None, 0)
+    assert (report["circuit_breaker"], report["bus_breaker"]) == ("closed", None)
     assert report["cursor"] == {"base": "1:1:", "target": None, "last_id": 0}
     assert report["stream"] is None
     told = relay("status", "--schema", "shop", RELAY_POSTGRES_DSN=database).stdout
     assert "leader     none" in told
     assert "backlog    3 events" in told
+    assert "breakers   lag closed, bus unknown" in told
+
+
+PARK = """
+insert into relay.parked (id, event_id, created_at, subject, last_error, dead_at, held_by)
+values (1, gen_random_uuid(), now(), 'a.b', 'no', now(), ''),
+       (2, gen_random_uuid(), now(), 'a.b', 'no', null, ''),
+       (3, gen_random_uuid(), now(), 'a.b', 'full', null, 'stream S')
+"""
+
+
+def test_the_breakers_are_what_the_leader_reports_and_without_one_the_lag_decides(database):
+    migrated(database)
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(PARK)
+        connection.execute(
+            "insert into relay.outbox (subject, payload, created_at)"
+            " values ('a.b', '1', now() - interval '1 hour')"
+        )
+        connection.execute("update relay.cursor set lag_breaker = 'closed', bus_breaker = 'open'")
+        report = status(database)
+        assert (report["circuit_breaker"], report["bus_breaker"]) == ("open", None)
+        assert (report["parked"], report["dead"], report["held"]) == (3, 1, 1)
+        connection.execute(
+            "select pg_advisory_lock(1919247482, 'relay.outbox'::regclass::oid::int4)"
+        )
+        report = status(database)
+        assert (report["circuit_breaker"], report["bus_breaker"]) == ("closed", "open")
+        told = relay("status", RELAY_POSTGRES_DSN=database).stdout
+    assert "parked     3 events (1 dead, 1 held)" in told
+    assert "breakers   lag closed, bus open" in told
 
 
 def test_a_leader_is_who_holds_the_lease_of_this_schema_and_no_other(database):

@@ -1,0 +1,205 @@
+"""``relay dead retry`` and ``relay dead drop``: what a person decides about dead events.
+
+    find ──► ask, unless told not to ──► decide, chunk by chunk ──► say what was done
+
+The database is not held while a person thinks: what is decided on is what was dead when they were
+asked and still is. Where nobody can answer, and nobody said --yes, nothing is done.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import anyio
+import typer
+
+from relay.commands.dead import options
+from relay.commands.dead.letters import next_try, table
+from relay.commands.dead.listing import print_table
+from relay.commands.dead.showing import fate
+from relay.commands.dead.terminal import plain
+from relay.errors import RelayError, SettingsError
+from relay.settings import Settings
+
+if TYPE_CHECKING:
+    from relay.postgres.deadletters import Action, Found, Wanted
+
+_EXAMPLES = 10
+"""Events that are shown before a question about many."""
+
+_NAMED = 100_000
+"""Events that can be named at once; a command line has no room for more."""
+
+
+@dataclass(slots=True)
+class _Decision:
+    """One decision on its way.
+
+    Attributes:
+        refs: the ids and UUIDs that were named; empty for filters and --all.
+        wanted: whom it is about.
+        by: who decides.
+        ids: those of the named events that are dead.
+        failed: why something named was not done, a line each.
+        done: how many events it was done to.
+    """
+
+    action: "Action"
+    refs: Sequence[str]
+    wanted: "Wanted"
+    by: str
+    ids: list[int] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    done: int = 0
+
+    @property
+    def did(self) -> str:
+        """The action, done."""
+        return "dropped" if self.action == "drop" else "retried"
+
+
+@options.with_filters
+def retry(
+    settings: Settings,
+    refs: options.Refs = None,
+    *,
+    filters: options.Filters,
+    everything: options.Everything = False,
+    by: options.By = None,
+    yes: options.Yes = False,
+    json_: options.Json = False,
+) -> None:
+    """Let dead events be tried again, in the order of each key.
+
+    A relay that leads takes them within a second, under new message ids, so that a stream's
+    duplicate window does not swallow them. Asks first, unless events are named by their ids.
+    """
+    options.check_one_way(refs, filters, everything=everything)
+    decision = _Decision("retry", refs or (), _wanted(refs, filters), by or options.me())
+    _decide(settings, decision, ask=not yes and not refs, as_json=json_)
+
+
+@options.with_filters
+def drop(
+    settings: Settings,
+    refs: options.Refs = None,
+    *,
+    filters: options.Filters,
+    everything: options.Everything = False,
+    by: options.By = None,
+    yes: options.Yes = False,
+    json_: options.Json = False,
+) -> None:
+    """Delete dead events for good; asks first. A line of the audit stays, without the payload."""
+    options.check_one_way(refs, filters, everything=everything)
+    decision = _Decision("drop", refs or (), _wanted(refs, filters), by or options.me())
+    _decide(settings, decision, ask=not yes, as_json=json_)
+
+
+def _wanted(refs: options.Refs, filters: options.Filters) -> "Wanted":
+    from relay.postgres.deadletters import Wanted
+
+    if not refs:
+        return Wanted(**filters)
+    return Wanted(
+        parked=True,  # found, to say why nothing is done to it
+        ids=[int(ref) for ref in refs if ref.isdigit()],
+        event_ids=[ref for ref in refs if not ref.isdigit()],
+    )
+
+
+def _decide(settings: Settings, decision: _Decision, *, ask: bool, as_json: bool) -> None:
+    found = anyio.run(_find, settings, decision)
+    if found.as_of is not None and found.total:
+        if ask and not _agreed(decision, found):
+            typer.echo("nothing was changed", err=True)
+            raise typer.Exit(1)
+        try:
+            anyio.run(_carry_out, settings, decision, found.as_of)
+        except RelayError:
+            typer.echo(f"relay: {decision.did} {_events(decision.done)}, then:", err=True)
+            raise
+    elif not decision.failed:
+        decision.failed.append("no dead events, or none that match")
+    _tell(decision, as_json=as_json)
+    if decision.failed:
+        raise typer.Exit(1)
+
+
+async def _find(settings: Settings, decision: _Decision) -> "Found":
+    """Return the dead among whom the decision is about; note why the other named ones are not."""
+    from relay.postgres.deadletters import DeadLetters, Found
+
+    async with DeadLetters.open(settings.conninfo, settings.schema_name) as letters:
+        found = await letters.find(decision.wanted, _NAMED if decision.refs else _EXAMPLES)
+        if not decision.refs:
+            return found
+        named = {name for each in found.letters for name in (str(each.id), each.event_id)}
+        for ref in decision.refs:
+            if ref not in named:
+                past = fate(await letters.decisions(ref), gone=True)
+                decision.failed.append(f"no parked event {ref}{past}")
+    dead = [each for each in found.letters if each.dead_at is not None]
+    decision.failed += [
+        f"event {each.id} is not dead but {each.state}, next try: {plain(next_try(each))}"
+        for each in found.letters
+        if each.dead_at is None
+    ]
+    decision.ids = [each.id for each in dead]
+    return Found(dead, len(dead), found.as_of)
+
+
+async def _carry_out(settings: Settings, decision: _Decision, as_of: datetime) -> None:
+    from relay.postgres.deadletters import DeadLetters
+
+    missed = set(decision.ids)
+
+    def done(ids: Sequence[int]) -> None:
+        decision.done += len(ids)
+        missed.difference_update(ids)
+
+    async with DeadLetters.open(settings.conninfo, settings.schema_name) as letters:
+        await letters.decide(
+            decision.action, decision.ids or decision.wanted, by=decision.by, as_of=as_of, done=done
+        )
+        for id_ in sorted(missed):
+            past = fate(await letters.decisions(str(id_)))
+            decision.failed.append(f"event {id_} is not dead any more{past}")
+    if not decision.done and not decision.failed:
+        decision.failed.append("none of them is dead any more: somebody else was quicker")
+
+
+def _agreed(decision: _Decision, found: "Found") -> bool:
+    """Ask the person at the terminal; where there is none, exit."""
+    if not sys.stdin.isatty():
+        what = f"{decision.action} {_events(found.total)}"
+        raise SettingsError([f"nobody is there to be asked: say --yes to {what}"])
+    print_table(table(found.letters[:_EXAMPLES], parked=False), err=True)
+    if found.total > _EXAMPLES:
+        typer.echo(f"… and {found.total - _EXAMPLES} more", err=True)
+    for_good = " for good" if decision.action == "drop" else ""
+    question = f"{decision.action.capitalize()} {_events(found.total)}{for_good}? Type y for yes: "
+    typer.echo(question, err=True, nl=False)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _tell(decision: _Decision, *, as_json: bool) -> None:
+    for line in decision.failed:
+        typer.echo(f"relay: {line}", err=True)
+    if as_json:
+        report = {
+            "action": decision.action,
+            "done": decision.done,
+            "by": decision.by,
+            "failed": decision.failed,
+        }
+        typer.echo(json.dumps(report))
+    elif decision.done:
+        typer.echo(f"{decision.did} {_events(decision.done)}")
+
+
+def _events(count: int) -> str:
+    return f"{count} dead event{'' if count == 1 else 's'}"

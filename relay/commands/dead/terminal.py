@@ -1,0 +1,70 @@
+"""What a terminal is shown of text that came from elsewhere: nothing that could steer it.
+
+Errors, subjects, keys, headers and payloads were written by others. An escape sequence or a mark
+that turns the direction of reading must not move the cursor, hide a row or forge one.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+KEPT: Final = 4096
+"""Bytes of a payload that are shown unless all of it is asked for."""
+
+_PER_LINE: Final = 16
+_DEEPEST: Final = 30
+"""Levels that are indented: else a megabyte of brackets would lay out as terabytes of blanks."""
+
+_OPENING: Final = ("[", "{")
+_CLOSING: Final = ("]", "}")
+_JSON_PART: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
+
+
+def plain(text: str) -> str:
+    """Return ``text`` on one line, with what is not printable written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text
+    )
+
+
+def plain_lines(text: str) -> str:
+    """As ``plain``, but line feeds and tabs stay."""
+    return "\n".join(
+        "\t".join(plain(part) for part in line.split("\t")) for line in text.split("\n")
+    )
+
+
+def instant(at: datetime | None) -> str:
+    """Write an instant for people: UTC, to the second."""
+    return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+
+
+def rfc3339(at: datetime | None) -> str | None:
+    """Write an instant for programs."""
+    return None if at is None else at.isoformat()
+
+
+def hexdump(content: bytes) -> Iterator[str]:
+    """Yield lines of offset, sixteen bytes in hex, and the same as ASCII."""
+    for offset in range(0, len(content), _PER_LINE):
+        part = content[offset : offset + _PER_LINE]
+        marks = part.decode("ascii", errors="replace")
+        shown = "".join(mark if mark.isascii() and mark.isprintable() else "." for mark in marks)
+        yield f"{offset:08x}  {part.hex(' '):<{_PER_LINE * 3}} {shown}"
+
+
+def laid_out(json: str) -> str:
+    """Lay out JSON over lines; every number, string and name stays as it was written."""
+    parts: list[str] = []
+    before, depth = "", 0
+    for part in _JSON_PART.findall(json):
+        depth -= part in _CLOSING
+        if before == "," or (before in _OPENING) != (part in _CLOSING):
+            parts.append("\n" + "  " * min(depth, _DEEPEST))
+        parts.append(f"{part} " if part == ":" else part)
+        depth += part in _OPENING
+        before = part
+    return "".join(parts)

@@ -1,0 +1,166 @@
+"""A dead letter's whole way: refused, dead, looked at, and retried or dropped by a person."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import nats
+import psycopg
+import pytest
+from nats.js import JetStreamContext
+from nats.js.api import StreamConfig
+
+from relay import devstack
+from relay.demo.oracle import StreamMessage
+from relay.demo.readback import read_stream
+from relay.postgres import migrations
+from tests.system.harness import STREAM, RelayProcess, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+
+SMALL, LARGE = b"x" * 10, b"x" * 2000
+NARROW = StreamConfig(name=STREAM, subjects=["orders.>"], max_msg_size=1000)
+WIDE = StreamConfig(name=STREAM, subjects=["orders.>"], max_msg_size=100_000)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[devstack.Postgres]:
+    """One major version will do: nothing here depends on which."""
+    with devstack.postgres() as found:
+        yield found
+
+
+@pytest.fixture
+def dsn(server: devstack.Postgres, request: pytest.FixtureRequest) -> str:
+    made = server.create_database(f"dead_{abs(hash(request.node.name))}")
+    asyncio.run(migrations.migrate(made, "relay"))
+    return made
+
+
+@pytest.fixture
+def own_nats() -> Iterator[devstack.NatsServer]:
+    with devstack.nats_server() as found:
+        yield found
+
+
+@pytest.fixture
+async def jetstream(own_nats: devstack.NatsServer) -> AsyncIterator[JetStreamContext]:
+    client = await nats.connect(own_nats.url)
+    context = client.jetstream()
+    await context.add_stream(NARROW)
+    yield context
+    await client.close()
+
+
+def emit(dsn: str, *events: tuple[str, str, bytes]) -> dict[str, str]:
+    """Write events (name, key, payload) in one transaction; return their UUIDs by name."""
+    with psycopg.connect(dsn) as producer:
+        rows = [
+            producer.execute(
+                "select relay.emit(%s, %s::bytea, key => %s)::text",
+                (f"orders.{name}", payload, key),
+            ).fetchone()
+            for name, key, payload in events
+        ]
+    return {name: row[0] for (name, _, _), row in zip(events, rows, strict=True) if row}
+
+
+def dead(dsn: str, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "relay", "dead", *args],
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "RELAY_POSTGRES_DSN": dsn,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def parked(dsn: str) -> list[tuple[str, str]]:
+    """Subjects and states of the parked, in the order of id."""
+    listed = dead(dsn, "list", "--parked", "--json")
+    assert listed.returncode == 0, listed.stderr
+    return [(each["subject"], each["state"]) for each in json.loads(listed.stdout)]
+
+
+async def stored(own_nats: devstack.NatsServer, count: int) -> list[StreamMessage]:
+    """Wait until the stream holds ``count`` messages, and return them."""
+    messages: list[StreamMessage] = []
+    for _ in range(1000):
+        messages = await read_stream(own_nats.url, STREAM)
+        if len(messages) >= count:
+            break
+        await asyncio.sleep(0.02)
+    return messages
+
+
+async def test_a_retry_inside_the_duplicate_window_is_stored_before_the_later_ones_of_its_key(
+    dsn: str, own_nats: devstack.NatsServer, jetstream: JetStreamContext, tmp_path: Path
+) -> None:
+    ids = emit(dsn, ("a", "k", SMALL), ("b", "k", LARGE), ("c", "k", SMALL), ("z", "other", SMALL))
+    settings = {"max_attempts": "1", "on_dead": "block"}
+    with RelayProcess(dsn, own_nats.url, tmp_path / "relay.log", **settings) as relay:
+        until(lambda: parked(dsn) == [("orders.b", "dead"), ("orders.c", "waiting")], 20)
+        ids |= emit(dsn, ("d", "k", SMALL), ("y", "other", SMALL))
+        before = await stored(own_nats, 3)
+        assert sorted(message.subject for message in before) == ["orders.a", "orders.y", "orders.z"]
+
+        # Somebody brought it in by hand: the stream remembers the event's own message id.
+        await jetstream.publish("orders.by_hand", b"", headers={"Nats-Msg-Id": ids["b"]})
+        await jetstream.update_stream(WIDE)
+        told = dead(dsn, "retry", "--subject", "orders.b", "--yes", "--by", "anna")
+        assert (told.returncode, told.stdout) == (0, "retried 1 dead event\n"), told.stderr
+
+        after = await stored(own_nats, 7)
+        of_key = [message for message in after if message.key == "k"]
+        assert [message.subject[-1] for message in of_key] == ["a", "b", "c", "d"]
+        assert [message.message_id for message in of_key] == [
+            ids["a"],
+            f"{ids['b']}-retry-1",
+            ids["c"],
+            ids["d"],
+        ]
+        until(lambda: parked(dsn) == [], 20)
+        assert len(await read_stream(own_nats.url, STREAM)) == 7
+        assert "stored since it was retried by" in dead(dsn, "show", ids["b"]).stderr
+        assert relay.terminate() == 0
+
+
+async def test_a_dropped_event_lets_its_key_go_on_at_once_and_never_arrives(
+    dsn: str, own_nats: devstack.NatsServer, jetstream: JetStreamContext, tmp_path: Path
+) -> None:
+    emit(dsn, ("a", "k", LARGE), ("b", "k", SMALL), ("c", "k", SMALL))
+    settings = {"max_attempts": "1", "on_dead": "block"}
+    with RelayProcess(dsn, own_nats.url, tmp_path / "relay.log", **settings) as relay:
+        waiting = [("orders.b", "waiting"), ("orders.c", "waiting")]
+        until(lambda: parked(dsn) == [("orders.a", "dead"), *waiting], 20)
+        assert dead(dsn, "drop", "--all", "--yes").returncode == 0
+        messages = await stored(own_nats, 2)
+        assert [message.subject for message in messages] == ["orders.b", "orders.c"]
+        until(lambda: parked(dsn) == [], 20)
+        assert relay.terminate() == 0
+    assert (await jetstream.stream_info(STREAM)).state.last_seq == 2
+
+
+async def test_a_dead_event_that_blocks_nobody_comes_late_when_it_is_retried(
+    dsn: str, own_nats: devstack.NatsServer, jetstream: JetStreamContext, tmp_path: Path
+) -> None:
+    emit(dsn, ("a", "k", LARGE), ("b", "k", SMALL))
+    with RelayProcess(dsn, own_nats.url, tmp_path / "relay.log", max_attempts="1") as relay:
+        assert [message.subject for message in await stored(own_nats, 1)] == ["orders.b"]
+        assert parked(dsn) == [("orders.a", "dead")]
+        assert dead(dsn, "retry", "1").returncode == 0
+        until(lambda: "2" in dead(dsn, "show", "1", "--json").stdout, 20)
+        await jetstream.update_stream(WIDE)
+        until(lambda: dead(dsn, "retry", "--all", "--yes").returncode == 0, 20)
+        messages = await stored(own_nats, 2)
+        assert [message.subject for message in messages] == ["orders.b", "orders.a"]
+        assert relay.terminate() == 0
