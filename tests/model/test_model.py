@@ -1,0 +1,24 @@
+"""The promises under everything that can happen; RELAY_TEST_EXAMPLES=5000 draws more, by chance."""
+
+import os
+
+import hypothesis
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.model.machine import Machine
+
+EXAMPLES = int(os.environ.get("RELAY_TEST_EXAMPLES", "400"))
+
+
+def test_the_promises_hold_whatever_breaks_and_all_is_delivered_once_it_is_mended() -> None:
+    run_state_machine_as_test(
+        Machine,
+        settings=hypothesis.settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=40,
+            deadline=None,
+            database=None,
+            suppress_health_check=[hypothesis.HealthCheck.too_slow],
+            derandomize="RELAY_TEST_EXAMPLES" not in os.environ,
+        ),
+    )
