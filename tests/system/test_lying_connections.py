@@ -1,0 +1,223 @@
+"""Connections that lie: accepted and silent, one way only, cut in the middle of a frame.
+
+The relay is a process of its own, with a proxy before each of its servers; producers write past it.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from relay import devstack
+from tests.system.harness import Load, RelayProcess, connected, until, verdict
+from tests.system.proxy import Direction, Proxy
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
+
+NOTICED_POSTGRES = 10.0
+NOTICED_NATS = 6.0
+LISTENS_AGAIN = 1.0
+
+
+class Between:
+    """A relay between its proxies."""
+
+    def __init__(
+        self, relay: RelayProcess, postgres: Proxy, nats: Proxy, dsn: str, nats_url: str
+    ) -> None:
+        self.relay = relay
+        self.postgres = postgres
+        self.nats = nats
+        self.dsn = dsn
+        self.nats_url = nats_url
+
+    def log(self) -> list[dict[str, Any]]:
+        lines = self.relay.log.read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def delivered(self) -> int:
+        with connected(self.dsn) as look:
+            row = look.execute("select delivered from relay.cursor").fetchone()
+        assert row is not None
+        return row[0]
+
+    def flows(self, seconds: float = 20) -> None:
+        """Wait until more is delivered than now."""
+        before = self.delivered()
+        until(lambda: self.delivered() > before, seconds)
+
+    def noticed(self, side: str, since: float, seconds: float) -> float:
+        """Wait for the outage of ``side`` in the log; seconds from ``since``, the wall clock's."""
+
+        def began() -> list[float]:
+            return [
+                at
+                for line in self.log()
+                if line["event"].startswith("outage: ") and line.get("side") == side
+                if (at := _seconds(line)) >= since
+            ]
+
+        until(lambda: bool(began()), seconds + 5)
+        return began()[0] - since
+
+
+def _seconds(line: dict[str, Any]) -> float:
+    return datetime.fromisoformat(line["ts"]).timestamp()
+
+
+@pytest.fixture
+def own_nats() -> Iterator[devstack.NatsServer]:
+    with devstack.nats_server() as server:
+        yield server
+
+
+@pytest.fixture
+def between(outbox_dsn: str, own_nats: devstack.NatsServer, tmp_path: Path) -> Iterator[Between]:
+    with a_relay_between(outbox_dsn, own_nats, tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def a_relay_between(
+    dsn: str, nats: devstack.NatsServer, folder: Path, **settings: str
+) -> Iterator[Between]:
+    given = psycopg.conninfo.conninfo_to_dict(dsn)
+    with (
+        Proxy("127.0.0.1", int(str(given["port"]))) as before_postgres,
+        Proxy("127.0.0.1", nats.port) as before_nats,
+    ):
+        through = make_conninfo(dsn, port=before_postgres.port)
+        url = f"nats://127.0.0.1:{before_nats.port}"
+        with RelayProcess(through, url, folder / "relay.log", **settings) as relay:
+            yield Between(relay, before_postgres, before_nats, dsn, nats.url)
+
+
+async def test_a_frozen_postgres_is_noticed_within_ten_seconds(between: Between) -> None:
+    with Load(between.dsn) as load:
+        between.flows()
+        frozen = time.time()
+        between.postgres.freeze()
+        seconds = between.noticed("postgres", frozen, NOTICED_POSTGRES)
+        print(f"noticed after {seconds:.1f} s")  # noqa: T201 - a figure
+        assert seconds <= NOTICED_POSTGRES
+        between.postgres.heal()
+        between.flows()
+        load.stop()
+        found = await verdict(load, between.nats_url)
+    assert found.is_clean, found
+
+
+async def test_a_frozen_nats_server_is_noticed_within_six_seconds(between: Between) -> None:
+    with Load(between.dsn) as load:
+        between.flows()
+        frozen = time.time()
+        between.nats.freeze()
+        seconds = between.noticed("nats", frozen, NOTICED_NATS)
+        print(f"noticed after {seconds:.1f} s")  # noqa: T201 - a figure
+        assert seconds <= NOTICED_NATS
+        between.nats.heal()
+        between.flows()
+        load.stop()
+        found = await verdict(load, between.nats_url)
+    assert found.is_clean, found
+
+
+@pytest.mark.parametrize("side", ["postgres", "nats"])
+@pytest.mark.parametrize("way", ["to server", "to client"])
+async def test_what_is_lost_on_one_way_is_neither_lost_nor_stored_twice(
+    between: Between, side: str, way: Direction
+) -> None:
+    proxy: Proxy = getattr(between, side)
+    with Load(between.dsn) as load:
+        between.flows()
+        for _ in range(2):
+            proxy.drop(way)
+            until(lambda: proxy.counts["bytes swallowed"] > 0, 10)
+            proxy.reset()
+            proxy.heal()
+            proxy.counts.clear()
+            between.flows()
+        load.stop()
+        found = await verdict(load, between.nats_url)
+    assert found.is_clean, found
+
+
+@pytest.mark.parametrize("side", ["postgres", "nats"])
+async def test_a_connection_cut_in_the_middle_of_a_frame_repeats_nothing(
+    between: Between, side: str
+) -> None:
+    proxy: Proxy = getattr(between, side)
+    ways: list[Direction] = ["to server", "to client"]
+    with Load(between.dsn) as load:
+        between.flows()
+        for number, size in enumerate([1, 7, 100, 1_000, 3_333, 10_000]):
+            proxy.cut_after(size, ways[number % 2])
+            between.flows()
+        load.stop()
+        found = await verdict(load, between.nats_url)
+    assert found.is_clean, found
+    assert between.relay.process.poll() is None
+
+
+async def test_jitter_half_closed_and_refused_connections_repeat_nothing(between: Between) -> None:
+    with Load(between.dsn) as load:
+        between.flows()
+        for proxy in (between.postgres, between.nats):
+            proxy.delay(0.005, 0.02)
+            between.flows()
+            proxy.heal()
+            for way in ("to client", "to server"):
+                proxy.half_close(way)
+                between.flows()
+            proxy.refuse()
+            threading.Event().wait(0.5)
+            proxy.heal()
+            between.flows()
+        load.stop()
+        found = await verdict(load, between.nats_url)
+    assert found.is_clean, found
+
+
+def listeners(look: psycopg.Connection) -> set[int]:
+    """The backends that wait for the doorbell."""
+    rows = look.execute(
+        "select pid from pg_stat_activity where datname = current_database()"
+        " and application_name = 'relay doorbell listener' and query ilike '%listen%'"
+    )
+    return {pid for (pid,) in rows}
+
+
+async def test_a_killed_listener_listens_again_within_a_second(between: Between) -> None:
+    took = []
+    with connected(between.dsn) as look:
+        for _ in range(4):
+            until(lambda: bool(listeners(look)), 20)
+            killed = listeners(look)
+            began = time.monotonic()
+            look.execute("select pg_terminate_backend(pid) from unnest(%s) as pid", (list(killed),))
+            until(lambda killed=killed: bool(listeners(look) - killed), 10)
+            took.append(time.monotonic() - began)
+    print(f"listens again after {sorted(took)} s")  # noqa: T201 - a figure
+    assert max(took) <= LISTENS_AGAIN, took
+
+
+async def test_a_relay_whose_sessions_are_all_killed_goes_on(between: Between) -> None:
+    with Load(between.dsn) as load, connected(between.dsn) as look:
+        for _ in range(3):
+            between.flows()
+            look.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and application_name like 'relay %'"
+            )
+        between.flows()
+        load.stop()
+        found = await verdict(load, between.nats_url)
+    assert found.is_clean, found
