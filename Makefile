@@ -5,13 +5,15 @@
 PYTHON ?= python3
 UV ?= uv
 ARGS ?=
+MINUTES ?= 30
+WORKERS ?= 2
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := relay tests bench
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint constraints clean
+.PHONY: help demo test lint soak bugs constraints clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
@@ -20,7 +22,13 @@ demo: $(VENV)/.relay-demo ## Watch it work on throw-away servers: make demo ARGS
 	@$(PY) -m relay demo $(ARGS)
 
 test: lint ## Lint, check types, run all tests: make test ARGS="-k doorbell"
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+
+soak: $(VENV)/.relay-test ## All faults at random under load: make soak MINUTES=30 ARGS="--seed 7"
+	$(PY) -m tests.soak --minutes $(MINUTES) $(ARGS)
+
+bugs: $(VENV)/.relay-test ## Show that the tests catch every seeded bug: make bugs ARGS="settle"
+	$(PY) -m tests.bugs $(ARGS)
 
 lint: $(VENV)/.relay-test ## Check style and types only
 	$(PY) -m ruff check $(SOURCES)
