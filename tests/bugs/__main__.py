@@ -1,0 +1,122 @@
+"""Run the tests against every seeded bug: ``python -m tests.bugs``, or some: ``... settle ack``.
+
+    copy of the tree ──no change──► the tests pass        or what they say about a bug means nothing
+                     ──one bug────► a test fails          caught, and by which
+                                    all pass              missed: exit 1
+
+A bug that stops the tests from being collected, or that hangs for longer than ``PATIENCE``, counts
+as missed: it is a bad seed. Only Postgres 18 is used.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.bugs.catalogue import BUGS, Bug
+
+TOP = Path(__file__).parents[2]
+PATIENCE = 600.0
+TESTS_FAILED = 1
+_LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "__pycache__")
+
+
+def main() -> int:
+    """Run the chosen bugs; 0 if the tests pass without and fail with each of them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bugs", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("words", nargs="*", help="only bugs whose name holds one of these")
+    parser.add_argument("--no-control", action="store_true", help="skip the run without a bug")
+    chosen = parser.parse_args()
+    bugs = [bug for bug in BUGS if not chosen.words or any(w in bug.name for w in chosen.words)]
+    if not bugs:
+        parser.error(f"no bug's name holds any of {chosen.words}")
+    with _tree() as tree:
+        if not chosen.no_control and not _control(tree, bugs):
+            return 1
+        missed = [bug.name for bug in bugs if not _caught(tree, bug)]
+    print(f"\n{len(bugs) - len(missed)} of {len(bugs)} seeded bugs caught")  # noqa: T201 - a command
+    return 1 if missed else 0
+
+
+@contextmanager
+def _tree() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="relay-bugs-") as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(TOP, tree, ignore=_LEFT_OUT)
+        yield tree
+
+
+def _control(tree: Path, bugs: Sequence[Bug]) -> bool:
+    tests = dict.fromkeys(test for bug in bugs for test in bug.tests)
+    code, output, seconds = _run(tree, tuple(tests))
+    _say("no bug", "all tests pass" if code == 0 else f"exit {code}", seconds)
+    if code != 0:
+        print(output)  # noqa: T201
+    return code == 0
+
+
+def _caught(tree: Path, bug: Bug) -> bool:
+    """Seed the bug, run its tests, and take it out again."""
+    file = tree / bug.path
+    right = file.read_text(encoding="utf-8")
+    file.write_text(seeded(right, bug), encoding="utf-8")
+    try:
+        code, output, seconds = _run(tree, bug.tests)
+    finally:
+        file.write_text(right, encoding="utf-8")
+    if code == TESTS_FAILED:
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+        _say(bug.name, f"caught by {failed[1] if failed else '?'}", seconds)
+        return True
+    _say(bug.name, "MISSED" if code == 0 else f"MISSED: pytest's exit code is {code}", seconds)
+    if code != 0:
+        print(output[-3000:])  # noqa: T201
+    return False
+
+
+def seeded(text: str, bug: Bug) -> str:
+    """Put the bug into its file's ``text``.
+
+    Raises:
+        ValueError: the place is not there exactly once: the code has moved on, the bug has to.
+    """
+    if text.count(bug.right) != 1:
+        raise ValueError(f"{bug.path}: {text.count(bug.right)} places for the bug {bug.name!r}")
+    return text.replace(bug.right, bug.wrong)
+
+
+def _run(tree: Path, tests: Sequence[str]) -> tuple[int, str, float]:
+    began = time.monotonic()
+    environment = {**os.environ, "PYTHONPATH": str(tree), "RELAY_TEST_POSTGRES": "18"}
+    environment.pop("RELAY_TEST_REQUIRE", None)
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    try:
+        ran = subprocess.run(
+            command,
+            cwd=tree,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as hung:
+        return -1, f"{hung}", time.monotonic() - began
+    return ran.returncode, ran.stdout + ran.stderr, time.monotonic() - began
+
+
+def _say(name: str, what: str, seconds: float) -> None:
+    print(f"{name:<60} {what} ({seconds:.0f} s)", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())
