@@ -32,7 +32,8 @@ select i, gen_random_uuid(), clock_timestamp(), 'orders.placed', %(key)s, '{"n":
 """
 
 ON_A_TERMINAL = """
-import fcntl, termios
+import fcntl, signal, termios
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by who runs in the background
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that ^C reaches this process
 from relay.cli import main
 main()

@@ -104,8 +104,23 @@ class Outgoing:
         if stream.hold is not None and self._connection.lost is None:
             self._look_anew(stream)
         elif max_bytes == stream.max_bytes and Refused in set(map(type, sent.outcomes)):
-            self._look_anew(stream)  # its own limit refused an event, and may be raised meanwhile
+            return await self._doubt_the_limit(stream, sent.outcomes)
         return sent.outcomes
+
+    async def _doubt_the_limit(self, stream: Stream, outcomes: Outcomes) -> Outcomes:
+        """Ask whether the limit still stands by which we refused events ourselves.
+
+        A person raises it and has the dead tried again: what was true a minute ago must not kill
+        them once more.
+        """
+        before = stream.max_bytes
+        self._look_anew(stream)
+        await self._streams.inspect(stream.name)
+        if before < stream.max_bytes or not stream.max_bytes:
+            again = Unknown(f"{out(stream.name)}: its limit of {before} bytes was raised meanwhile")
+            return [again if _is_ours(each) else each for each in outcomes]
+        self._look_anew(stream)
+        return outcomes
 
     async def _conclude(
         self, stream: Stream, sent: Sent, verdict: Verdict, took: float
@@ -145,3 +160,8 @@ class Outgoing:
     def _look_anew(self, stream: Stream) -> None:
         stream.hold = None
         self._streams.forget(stream)
+
+
+def _is_ours(outcome: Outcome | None) -> bool:
+    """Whether it is a refusal before the wire: the server gives a code."""
+    return isinstance(outcome, Refused) and not outcome.code

@@ -116,6 +116,20 @@ class StreamMap:
         self._asked.pop(stream.name, None)
         self._forget_subjects()
 
+    async def inspect(self, name: str) -> Route:
+        """Ask what ``name`` is like. If it can't say, it is believed to be as it was, and away."""
+        try:
+            return self.learn(await stream_info(self._connection, name, self._timeout))
+        except DeniedError:
+            return self._hidden(name)
+        except RejectedError as no:
+            if no.code == STREAM_NOT_FOUND:
+                return Unknown(f"{out(name)}: just deleted", no.code)
+            self.out_of_reach(name, f"{out(name)}: {no}")
+        except NoAnswerError as silence:
+            self.out_of_reach(name, f"{out(name)} has no leader: {silence}")
+        return self._known.get(name)
+
     async def explain(self, stream: Stream, subject: str) -> Held | Unknown:
         """Find out why nobody answered an event published to ``stream`` on ``subject``.
 
@@ -169,7 +183,7 @@ class StreamMap:
         if isinstance(names, Held):
             return names
         if names:
-            return await self._inspect(names[0])
+            return await self.inspect(names[0])
         once = self._known.once(subject)
         if once is None:
             return Refused(f"no stream captures {subject}: create one or set RELAY_STREAM_CREATE")
@@ -197,20 +211,6 @@ class StreamMap:
             return self._nobody_says
         self._nobody_says = None
         return names
-
-    async def _inspect(self, name: str) -> Route:
-        """Ask what ``name`` is like. If it can't say, it is believed to be as it was, and away."""
-        try:
-            return self.learn(await stream_info(self._connection, name, self._timeout))
-        except DeniedError:
-            return self._hidden(name)
-        except RejectedError as no:
-            if no.code == STREAM_NOT_FOUND:
-                return Unknown(f"{out(name)}: just deleted", no.code)
-            self.out_of_reach(name, f"{out(name)}: {no}")
-        except NoAnswerError as silence:
-            self.out_of_reach(name, f"{out(name)} has no leader: {silence}")
-        return self._known.get(name)
 
     async def _lost(self, once: Stream, subject: str) -> Held:
         """Say what became of the stream that captured ``subject``, now that nobody does."""

@@ -58,8 +58,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "a retry overtakes an earlier event of its key",
         "sql/queries/due.sql",
-        "   where r.stopped is not true\n",
-        "   where r.stopped is not null\n",
+        "     and not r.stopped\n",
+        "",
         (OUTBOX,),
     ),
     Bug(
@@ -131,5 +131,63 @@ BUGS: tuple[Bug, ...] = (
         "            with anyio.fail_after(deadline):\n",
         "            with anyio.fail_after(deadline * 1000):\n",
         ("tests/postgres/test_store.py", "tests/system/test_lying_connections.py"),
+    ),
+    Bug(
+        "it reads on behind the last id, not behind the last snapshot",
+        "sql/queries/recent.sql",
+        "     where o.xid >= pg_snapshot_xmax(%(base)s::pg_snapshot)\n",
+        "     where o.xid >= pg_snapshot_xmax(%(base)s::pg_snapshot)\n"
+        '       and o.id > (select k.last_id from :"schema".cursor as k)\n',
+        ("tests/postgres/test_cursor.py",),
+    ),
+    Bug(
+        "an error answer is taken for an ack",
+        "relay/jetstream/answers.py",
+        '            return judge_error(answer["error"], stream)\n',
+        "            return Stored()\n",
+        ("tests/jetstream/test_jetstream_paths.py",),
+    ),
+    Bug(
+        "an ack is matched to the wrong event",
+        "relay/jetstream/windowed.py",
+        "        place = int(rest)\n        if place not in self._in_flight:\n            return\n",
+        "        if not self._in_flight:\n            return\n"
+        "        place = max(self._in_flight)\n",
+        ("tests/jetstream/test_jetstream_paths.py",),
+    ),
+    Bug(
+        "the size of an event is checked without its headers",
+        "relay/jetstream/frames.py",
+        "    if length > MAX_HEADER_BYTES or size > max_bytes:\n"
+        "        return _oversize(length, len(payload), max_bytes)\n"
+        "    return frame.encode()",
+        "    if length > MAX_HEADER_BYTES or len(payload) > max_bytes:\n"
+        "        return _oversize(length, len(payload), max_bytes)\n"
+        "    return frame.encode()",
+        ("tests/jetstream/test_jetstream_paths.py", "tests/jetstream/test_jetstream_frames.py"),
+    ),
+    Bug(
+        "what was buffered goes out when the connection is closed",
+        "relay/jetstream/wire.py",
+        "    transport.abort()\n\n\ndef _current_task",
+        "    transport.close()\n\n\ndef _current_task",
+        (
+            "tests/jetstream/test_jetstream_faults.py",
+            "tests/jetstream/test_jetstream_connection.py",
+        ),
+    ),
+    Bug(
+        "a person's retry is refused by a limit that was raised since",
+        "relay/jetstream/outgoing.py",
+        "            return await self._doubt_the_limit(stream, sent.outcomes)\n",
+        "            return sent.outcomes\n",
+        ("tests/jetstream/test_jetstream_paths.py",),
+    ),
+    Bug(
+        "a new term finds the breaker as the last one left it",
+        "relay/buslink.py",
+        '        self._pause_over("a new term does not wait for the last one\'s pause")\n',
+        "",
+        (ENGINE, MODEL),
     ),
 )

@@ -28,9 +28,10 @@ def test_the_bus_breaker_opens_at_the_third_outage_in_a_row_and_any_answer_close
         assert (breaker.state is State.HALF_OPEN) == (in_a_row >= TRIP_AFTER)
 
 
-def test_only_a_pause_leads_out_of_the_open_state_and_only_to_a_single_try() -> None:
+def test_a_pause_leads_out_of_the_open_state_to_a_single_try_and_standing_by_out_of_all() -> None:
     assert [(heard, to) for (state, heard), to in NEXT.items() if state is State.OPEN] == [
-        (Heard.PAUSE_OVER, State.HALF_OPEN)
+        (Heard.PAUSE_OVER, State.HALF_OPEN),
+        (Heard.NOT_OURS, State.CLOSED),
     ]
 
 
@@ -40,6 +41,7 @@ def test_whatever_the_single_try_comes_to_decides() -> None:
         Heard.SUCCESS: State.CLOSED,
         Heard.OUTAGE: State.OPEN,
         Heard.TRIPPED: State.OPEN,
+        Heard.NOT_OURS: State.CLOSED,
     }
 
 
@@ -55,6 +57,16 @@ def test_the_lag_breaker_stands_as_the_last_clear_look_said(
             expected = State.CLOSED
         breaker.saw(lag)
         assert breaker.state is expected
+
+
+def test_who_stands_by_forgets_what_it_heard_of_the_bus() -> None:
+    breaker = BusBreaker()
+    for _ in range(TRIP_AFTER):
+        breaker.failed()
+    breaker.forget()
+    assert breaker.state is State.CLOSED
+    breaker.failed()
+    assert breaker.state is State.CLOSED
 
 
 @given(st.floats(0.001, 3600), st.floats(0.51, 1.0))

@@ -4,7 +4,7 @@ import anyio
 import pytest
 
 from relay.core.ordering import WAITS
-from relay.core.outcome import Held, Refused, Stored
+from relay.core.outcome import Held, Refused, Stored, Unknown
 
 pytestmark = pytest.mark.anyio
 
@@ -150,6 +150,19 @@ async def test_a_limit_that_was_raised_is_seen_without_a_new_connection(world, m
         large = make_event(f"{name}.a", payload=b"x" * 600)
         assert isinstance((await bus.publish([large]))[0], Refused)
         await seen.change_stream(name, max_msg_size=1000)
+        assert isinstance((await bus.publish([large]))[0], Stored)
+
+
+async def test_a_limit_that_was_raised_behind_the_bus_s_back_refuses_nothing(
+    world, make_event, name
+):
+    async with world(max_msg_size=500) as (seen, bus):
+        await bus.publish([make_event(f"{name}.a")])
+        await seen.change_stream(name, max_msg_size=1000)
+        large = make_event(f"{name}.a", payload=b"x" * 600)
+        (first,) = await bus.publish([large])
+        assert isinstance(first, Unknown), first
+        assert "its limit of 500 bytes was raised" in first.reason
         assert isinstance((await bus.publish([large]))[0], Stored)
 
 
