@@ -96,7 +96,12 @@ def seeded(text: str, bug: Bug) -> str:
 
 def _run(tree: Path, tests: Sequence[str]) -> tuple[int, str, float]:
     began = time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": str(tree), "RELAY_TEST_POSTGRES": "18"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(tree),
+        "RELAY_TEST_POSTGRES": "18",
+        "RELAY_TEST_UNSHRUNK": "1",
+    }
     environment.pop("RELAY_TEST_REQUIRE", None)
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     try:

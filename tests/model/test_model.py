@@ -3,13 +3,18 @@
 import os
 
 import hypothesis
+import pytest
+from hypothesis import Phase
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.machine import Machine
 
 EXAMPLES = int(os.environ.get("RELAY_TEST_EXAMPLES", "400"))
+# To know that a failure is there, without the minutes it takes to find its shortest story.
+PHASES = (Phase.generate,) if "RELAY_TEST_UNSHRUNK" in os.environ else tuple(Phase)
 
 
+@pytest.mark.timeout(900)
 def test_the_promises_hold_whatever_breaks_and_all_is_delivered_once_it_is_mended() -> None:
     run_state_machine_as_test(
         Machine,
@@ -18,6 +23,7 @@ def test_the_promises_hold_whatever_breaks_and_all_is_delivered_once_it_is_mende
             stateful_step_count=40,
             deadline=None,
             database=None,
+            phases=PHASES,
             suppress_health_check=[hypothesis.HealthCheck.too_slow],
             derandomize="RELAY_TEST_EXAMPLES" not in os.environ,
         ),
