@@ -555,6 +555,26 @@ async def test_a_page_s_figures_are_its_own_though_settlements_are_merged() -> N
     assert sum(fact.delivered for fact in world.told(PageDelivered)) == 1000
 
 
+async def test_a_term_that_is_over_has_dropped_its_connection_before_anybody_hears_of_it() -> None:
+    bus = MemoryBus()
+    world = World(Flaky(StoreOutage("gone")), bus)
+    order: list[str] = []
+    close = bus.close
+
+    async def note_and_close() -> None:
+        order.append("dropped")
+        await close()
+
+    bus.close = note_and_close  # type: ignore[method-assign]
+
+    async def work() -> None:
+        await until(lambda: bool(world.told(TermEnded)))
+        order.append("told")
+
+    await running(world, work)
+    assert order[:2] == ["dropped", "told"]
+
+
 async def test_a_leader_whose_epoch_has_passed_stops_leading_even_when_idle(world: World) -> None:
     async def work() -> None:
         await until(lambda: world.outbox.leader is not None)

@@ -96,6 +96,22 @@ class ParkedContract:
         await park(store, retried(events[1], delay=0))
         assert list(await store.parked.due(10)) == []
 
+    async def test_an_event_waits_for_its_own_time_behind_one_that_is_due(
+        self, store: OutboxStore, events: list[Event]
+    ) -> None:
+        await park(store, retried(events[1], delay=20), retried(events[2]))
+        await park(store, retried(events[0]))
+        assert subjects(await store.parked.due(10)) == ["a.1"]
+
+    async def test_an_event_that_an_outage_holds_up_stops_those_behind_it(
+        self, store: OutboxStore, events: list[Event]
+    ) -> None:
+        full = Held("stream FULL", "maximum messages exceeded", 10077)
+        await park(store, parking.held(events[1].id, full), parking.behind(events[2].id))
+        await park(store, retried(events[0]))
+        assert subjects(await store.parked.due(10, without=["stream FULL"])) == ["a.1"]
+        assert subjects(await store.parked.due(10)) == ["a.1", "a.2", "a.3"]
+
     async def test_a_long_queue_of_one_key_does_not_keep_the_others_waiting(
         self, harness: ParkedHarness, store: OutboxStore, events: list[Event]
     ) -> None:

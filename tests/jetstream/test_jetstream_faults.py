@@ -161,12 +161,12 @@ async def test_nothing_is_sent_after_close(
 
                 await until(stuck)
                 await bus.close()
+                # A close that flushes would keep it, for the peer to have when it thaws.
+                assert transport.get_write_buffer_size() == 0
             proxy.flows.set()
             with anyio.fail_after(5):
                 await proxy.closed.wait()
-            # 60 MB were published; a flushing close would deliver them all to the thawed peer.
-            assert proxy.received < 30_000_000
-            assert transport.get_write_buffer_size() == 0
+            assert proxy.received < 30_000_000  # of 60 MB: what the kernels held
             assert await seen.count(name) < 300
 
 
