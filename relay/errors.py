@@ -9,6 +9,7 @@ The class is the kind, and the kind says what a caller does about it:
     │   └── StreamError        the stream is not as required          exit 3
     ├── Outage             one side is away; wait and try again, it costs no event an attempt
     │   ├── StoreOutage        Postgres
+    │   │   ├── StoreFull
     │   │   └── StoreLoginRefused
     │   ├── BusOutage          NATS
     │   │   └── BusLoginRefused
@@ -56,6 +57,10 @@ class Outage(RelayError):
 
 class StoreOutage(Outage):
     """Postgres is away, not accepting, or did not answer within a deadline."""
+
+
+class StoreFull(StoreOutage):
+    """Postgres has no room for what was to be written; the session is as good as before."""
 
 
 class BusOutage(Outage):

@@ -4,7 +4,8 @@
                                                               settlements, not more memory
 
 Who is right: the store's cursor. What was added and is not settled is lost with the term, and comes
-again with the next one. On failure the store's error ends the term.
+again with the next one. On failure the store's error ends the term; but for want of room, which is
+waited for here, or every new term would publish the same page once more and fail again.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,10 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from relay.core.backoff import Backoff
 from relay.core.parking import Parking
+from relay.errors import StoreFull
+from relay.facts import OutageBegan, OutageEnded, Tell
 from relay.failpoints import reach
 from relay.ports import OutboxStore, Settlement, Wake
 
@@ -42,8 +46,19 @@ class Done:
 class Settler:
     """Writes down what is done. ``run`` in a task; ``add`` and the others from another one."""
 
-    def __init__(self, store: OutboxStore, take_wakes: Callable[[], dict[Wake, int]]) -> None:
+    def __init__(
+        self,
+        store: OutboxStore,
+        take_wakes: Callable[[], dict[Wake, int]],
+        *,
+        backoff: Backoff,
+        jitter: Callable[[], float],
+        tell: Tell,
+    ) -> None:
         """Settle with ``store``; ``take_wakes`` gives the wakes since it was asked last."""
+        self._backoff = backoff
+        self._jitter = jitter
+        self._tell = tell
         self._store = store
         self._take_wakes = take_wakes
         self._done: Done | None = None
@@ -84,7 +99,7 @@ class Settler:
             written, self._written = self._written, anyio.Event()
             if done is not None:
                 reach("before settle")
-                await self._store.settle(
+                await self._write(
                     Settlement(
                         done.position,
                         done.delivered,
@@ -101,3 +116,23 @@ class Settler:
                 await self._hurry.wait()
             if not self._no_more:
                 self._hurry = anyio.Event()
+
+    async def _write(self, settlement: Settlement) -> None:
+        """Settle, however long there is no room for it: another term would have none either."""
+        full_since: float | None = None
+        try:
+            while True:
+                try:
+                    await self._store.settle(settlement)
+                except StoreFull as full:
+                    if full_since is None:
+                        full_since = anyio.current_time()
+                        self._tell(OutageBegan("postgres", str(full)))
+                    await anyio.sleep(self._backoff.failed(self._jitter()))
+                else:
+                    return
+        finally:
+            if full_since is not None:
+                seconds = anyio.current_time() - full_since
+                self._tell(OutageEnded("postgres", seconds, self._backoff.attempts))
+                self._backoff.succeeded()

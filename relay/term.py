@@ -89,7 +89,13 @@ class Term:
         self._lag_breaker = lag_breaker
         self._tell = tell
         self._doorbell = Doorbell(source, poll_interval=policy.poll_interval, tell=tell)
-        self._settler = Settler(store, self._doorbell.take_wakes)
+        self._settler = Settler(
+            store,
+            self._doorbell.take_wakes,
+            backoff=policy.reconnecting(),
+            jitter=jitter,
+            tell=tell,
+        )
         self._retrier = Retrier(
             store,
             link,

@@ -17,6 +17,7 @@ from relay.errors import (
     BusOutage,
     SchemaError,
     SettingsError,
+    StoreFull,
     StoreLoginRefused,
     StoreOutage,
     StreamError,
@@ -37,7 +38,7 @@ from relay.facts import (
     TermEnded,
 )
 from relay.memory import MemoryBus, MemoryOutbox, MemoryStore
-from relay.ports import OutboxStore, Page
+from relay.ports import OutboxStore, Page, Settlement
 from relay.term import RECONNECT_MOST, Policy
 
 pytestmark = pytest.mark.anyio
@@ -386,6 +387,39 @@ async def test_an_outage_of_the_store_ends_the_term_and_the_next_one_reads_on() 
     assert world.stored() == [b"0", b"1", b"2", b"3"]
     assert [fact.reason for fact in world.told(TermEnded)] == ["gone", "gone again", ""]
     assert [fact.side for fact in world.told(OutageEnded)] == ["postgres", "postgres"]
+
+
+async def test_want_of_room_for_a_settlement_is_waited_for_within_the_term(world: World) -> None:
+    full = True
+    campaign = world.outbox.campaign
+
+    async def campaign_for_a_full_store(holder: str) -> MemoryStore | None:
+        store = await campaign(holder)
+        if store is not None:
+            settle = store.settle
+
+            async def settle_if_there_is_room(done: Settlement) -> None:
+                if full:
+                    raise StoreFull("no space left")
+                await settle(done)
+
+            store.settle = settle_if_there_is_room  # type: ignore[method-assign]
+        return store
+
+    world.outbox.campaign = campaign_for_a_full_store  # type: ignore[method-assign]
+
+    async def work() -> None:
+        nonlocal full
+        world.outbox.emit("a.b", b"1")
+        await until(lambda: bool(world.told(OutageBegan)))
+        await anyio.sleep(300)
+        full = False
+        await until(lambda: world.outbox.settled == 1)
+
+    await running(world, work)
+    assert len(world.told(TermBegan)) == len(world.told(OutageBegan)) == 1
+    assert world.told(OutageEnded)[0].seconds == pytest.approx(300, rel=0.01)
+    assert world.stored() == [b"1"]
 
 
 async def test_a_bug_is_neither_waited_out_nor_hidden() -> None:

@@ -26,7 +26,14 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from relay.errors import RelayError, SchemaError, SettingsError, StoreLoginRefused, StoreOutage
+from relay.errors import (
+    RelayError,
+    SchemaError,
+    SettingsError,
+    StoreFull,
+    StoreLoginRefused,
+    StoreOutage,
+)
 
 STATEMENT_DEADLINE = 8.0
 """Seconds a statement may take; with psycopg's own bound on cancelling, a frozen server is
@@ -234,6 +241,7 @@ _KINDS: Mapping[str, tuple[type[SchemaError | StoreOutage], str]] = {
         "grant this login the schema's relay role, or run as the schema's owner",
     ),
     "25006": (StoreOutage, "Postgres is read-only here: a standby, or a demoted primary"),
+    "53100": (StoreFull, "waiting and trying again"),  # disk full
     "55P03": (LockTimedOut, "the session's lock_timeout"),
     "57014": (StatementCanceled, "waiting and trying again"),
 }
