@@ -34,12 +34,14 @@ from relay.errors import (
     StoreLoginRefused,
     StoreOutage,
 )
+from relay.postgres import hosts
 
 STATEMENT_DEADLINE = 8.0
 """Seconds a statement may take; with psycopg's own bound on cancelling, a frozen server is
 noticed in time to be reported within ten seconds."""
 
 CONNECT_DEADLINE = 5.0
+"""Seconds for connecting, shared by the hosts that the connection string names."""
 
 _OURS: Mapping[str, Any] = {
     # A peer that vanished is noticed by the kernel on idle sessions, too.
@@ -47,7 +49,6 @@ _OURS: Mapping[str, Any] = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 8000,
-    "connect_timeout": int(CONNECT_DEADLINE),
     "target_session_attrs": "read-write",  # a standby would show what is not yet durable
 }
 
@@ -101,19 +102,24 @@ class Session:
             raise SettingsError(
                 ["postgres_dsn is no connection string: see libpq's keywords, or use a URI"]
             ) from None
-        ours = {name_: value for name_, value in _OURS.items() if name_ not in given}
+        each, deadline = hosts.patience(given, int(CONNECT_DEADLINE))
+        ours = {
+            name_: value
+            for name_, value in {**_OURS, "connect_timeout": each}.items()
+            if name_ not in given
+        }
         server = {**_SERVER, **(options or {})}
         flags = " ".join(f"-c {option}={value}" for option, value in server.items())
         ours["options"] = f"{given.get('options', '') or ''} {flags}".strip()
         ours.setdefault("application_name", f"relay {name}")
         try:
-            with anyio.fail_after(CONNECT_DEADLINE + 1):
+            with anyio.fail_after(deadline):
                 connection = await psycopg.AsyncConnection.connect(
                     make_conninfo(dsn, **ours), autocommit=True
                 )
         except TimeoutError:
             raise StoreOutage(
-                f"Postgres did not answer within {CONNECT_DEADLINE + 1:g} s of connecting ({name})"
+                f"Postgres did not answer within {deadline:g} s of connecting ({name})"
             ) from None
         except psycopg.Error as error:
             raise _refused(error) or translated(error) from None

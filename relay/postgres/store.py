@@ -26,6 +26,7 @@ from relay.errors import StoreOutage, TermLost
 from relay.ports import Backlog, Page, ParkedEvents, Settlement, Wake
 from relay.postgres import migrations
 from relay.postgres.cursor import Position
+from relay.postgres.hosts import pinned
 from relay.postgres.locks import LEASE_CLASS
 from relay.postgres.parked import PostgresParked
 from relay.postgres.reader import SESSION_OPTIONS, Reader
@@ -65,6 +66,7 @@ class PostgresOutbox:
             longest_delay: s; no parked event waits longer for its next try.
         """
         self._dsn = dsn
+        self._server = dsn
         self._schema = schema
         self._page_bytes = page_bytes
         self._dead_blocks = dead_blocks
@@ -73,8 +75,8 @@ class PostgresOutbox:
         self._candidate: Session | None = None
 
     async def connect(self, duty: str, options: Mapping[str, str] | None = None) -> Session:
-        """Open a session to this database for ``duty``."""
-        return await Session.connect(self._dsn, duty, options=options)
+        """Open a session for ``duty`` to the server that the last candidate found."""
+        return await Session.connect(self._server, duty, options=options)
 
     async def campaign(self, holder: str) -> "PostgresStore | None":
         """Try once to begin a term; the session of a candidate is kept between tries."""
@@ -82,7 +84,8 @@ class PostgresOutbox:
         self._candidate = None
         try:
             if session is None:
-                session = await self.connect("term", _WRITING)
+                session = await Session.connect(self._dsn, "term", options=_WRITING)
+                self._server = pinned(self._dsn, session.connection)
                 await migrations.verify(session.connection, self._schema)
             got = await session.row(self._campaign, {"lease_class": LEASE_CLASS})
             if got is None or not got[0]:
