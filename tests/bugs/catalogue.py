@@ -135,8 +135,10 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "a statement waits for ever",
         "relay/postgres/session.py",
-        "            with anyio.fail_after(deadline):\n",
-        "            with anyio.fail_after(deadline * 1000):\n",
+        "            with anyio.fail_after(deadline):\n"
+        "                async with self.connection.cursor",
+        "            with anyio.fail_after(deadline * 1000):\n"
+        "                async with self.connection.cursor",
         ("tests/postgres/test_store.py", "tests/system/test_lying_connections.py"),
     ),
     Bug(
