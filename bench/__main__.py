@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench import drain, latency, producers
+from bench import drain, latency, producers, telemetry
 from bench.figures import Figure
 from bench.stack import machine, stack
 
@@ -22,6 +22,7 @@ class Scenario(enum.StrEnum):
     DRAIN = "drain"
     LATENCY = "latency"
     PRODUCERS = "producers"
+    TELEMETRY = "telemetry"
 
 
 def main(
@@ -42,6 +43,8 @@ def main(
             figures += latency.run(servers, runs, 3 if quick else 20, 500, progress)
         if Scenario.PRODUCERS in wanted:
             figures += producers.run(servers, runs, 3 if quick else 15, progress)
+        if Scenario.TELEMETRY in wanted:
+            figures += telemetry.run(servers, runs, 50_000 if quick else 500_000, progress)
     if json_:
         shown = [asdict(figure) | {"median": figure.median} for figure in figures]
         print(json.dumps({"machine": versions, "runs": runs, "figures": shown}))

@@ -6,10 +6,12 @@ events published from memory, with no Postgres anywhere near.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,18 +59,34 @@ def run(servers: Stack, runs: int, events: int, progress: Progress) -> list[Figu
     ]
 
 
-def drain(servers: Stack, path: str, events: int) -> dict[str, float]:
-    """Fill an outbox, drain it into a fresh stream, and return the relay's report."""
+def drain(
+    servers: Stack,
+    path: str,
+    events: int,
+    *,
+    fill: str = FILL,
+    variables: Mapping[str, str] | None = None,
+) -> dict[str, float]:
+    """Fill an outbox, drain it into a fresh stream, and return the relay's report.
+
+    Args:
+        servers: both of them.
+        path: the publishing path.
+        events: how many.
+        fill: the statement that writes them.
+        variables: more of the relay's environment.
+    """
     stream = f"BENCH-{uuid.uuid4().hex[:8]}"
     anyio.run(make_stream, servers.nats.url, stream, path == "fast ingest")
     try:
         with servers.outbox() as dsn:
             with psycopg.connect(dsn, autocommit=True) as connection:
-                connection.execute(FILL.format(events=events).encode())
+                connection.execute(fill.format(events=events).encode())
                 connection.execute("checkpoint")
             command = [sys.executable, "-m", "bench.subject", dsn, servers.nats.url, stream]
             answer = subprocess.run(
                 [*command, "--events", str(events)],
+                env={**os.environ, **(variables or {})},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 check=True,

@@ -23,20 +23,21 @@ from relay.core.event import Event
 from relay.core.outcome import Outcome
 from relay.facts import Fact, PageDelivered, TermBegan
 from relay.jetstream.bus import JetStreamBus
-from relay.ports import EventBus
+from relay.telemetry.export import exported
 
 
 class Stopwatch:
     """Times the bus, and notes what the relay tells."""
 
-    def __init__(self, bus: EventBus, *, sample: bool) -> None:
+    def __init__(self, bus: JetStreamBus, *, sample: bool) -> None:
         """Time ``bus``; with ``sample`` note every event."""
         self._bus = bus
         self._sample = sample
         self.acked_at: dict[str, float] = {}
-        self.began = self.ended = 0.0
+        self.began = self.ended = self.cpu_began = self.cpu_ended = 0.0
         self.delivered = 0
         self.connect, self.close = bus.connect, bus.close
+        self.stream_of = bus.stream_of
 
     async def publish(self, events: Sequence[Event]) -> Sequence[Outcome]:
         """Publish, and note when the answers had come."""
@@ -50,11 +51,11 @@ class Stopwatch:
     def note(self, fact: Fact) -> None:
         """Note the term's begin and each page's end."""
         if isinstance(fact, TermBegan):
-            self.began = time.monotonic()
+            self.began, self.cpu_began = time.monotonic(), time.process_time()
             print("leading", flush=True)
         elif isinstance(fact, PageDelivered):
             self.delivered += fact.delivered
-            self.ended = time.monotonic()
+            self.ended, self.cpu_ended = time.monotonic(), time.process_time()
 
 
 async def measure(settings: Settings, events: int, samples: bool) -> None:
@@ -75,6 +76,7 @@ async def measure(settings: Settings, events: int, samples: bool) -> None:
     report = {
         "delivered": watch.delivered,
         "seconds": watch.ended - watch.began,
+        "drain_cpu_seconds": watch.cpu_ended - watch.cpu_began,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_mib": peak_mib(usage.ru_maxrss),
         "acked_at": watch.acked_at,
@@ -105,7 +107,8 @@ def main(
     samples: Annotated[bool, typer.Option()] = False,
 ) -> None:
     settings = Settings(postgres_dsn=dsn, nats_url=nats_url, stream=stream, retention="1h")
-    anyio.run(measure, settings, events, samples, backend_options={"use_uvloop": True})
+    with exported(serving=False):
+        anyio.run(measure, settings, events, samples, backend_options={"use_uvloop": True})
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,13 @@ from relay.meter import Meter, Metrics
 from relay.ports import EventBus, Outbox, WakeSource
 from relay.settings import Settings
 from relay.telemetry import factlog
+from relay.telemetry.export import is_set_up
 from relay.term import Policy
 
 if TYPE_CHECKING:
     from relay.jetstream.options import BusOptions
+    from relay.telemetry.looks import Look
+    from relay.telemetry.observing import Observation
 
 
 class Relay:
@@ -36,7 +40,8 @@ class Relay:
 
     ``outbox``, ``bus`` and ``wake_source`` stand in for Postgres and NATS: ``relay.memory`` has
     models of them for an application's own tests. Runs on asyncio (psycopg and nats-py do);
-    with the models on any backend of anyio.
+    with the models on any backend of anyio. It is measured where the process has providers of
+    OpenTelemetry: an application's own, or those of ``relay.telemetry.export``.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Relay:
         self._bus = bus
         self._wake_source = wake_source
         self._observer = observer
+        self._observation: Observation | None = None
         self._engine: Engine | None = None
         self._stopped_early = False
 
@@ -73,10 +79,21 @@ class Relay:
         """
         if self._engine is not None:
             raise AlreadyRunning("this Relay was started before; make another one to run again")
-        self._engine = self._assemble()
+        settings = self._settings
+        outbox = self._outbox or _outbox(settings)
+        self._bus = self._bus or _jetstream(settings)
+        if is_set_up():
+            from relay.telemetry.observing import Observation
+
+            self._observation = Observation(self._tell)
+        self._engine = engine = self._assemble(outbox, self._bus)
         if self._stopped_early:
-            self._engine.stop()
-        await self._engine.run()
+            engine.stop()
+        if self._observation is None:
+            await engine.run()
+        else:
+            looks = _looks(outbox, self._bus, settings.schema_name)
+            await self._observation.run(engine.run, looks)
 
     def stop(self) -> None:
         """Read no more, settle what is in flight, let ``run`` return. Calling it again is fine."""
@@ -93,19 +110,29 @@ class Relay:
         """Whether the lag breaker is open: the oldest undelivered event is too old."""
         return self.metrics()["circuit_breaker"] != "closed"
 
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """How each stream met so far is published to: ``fast ingest`` or ``windowed``."""
+        paths: Mapping[str, str] = getattr(self._bus, "paths", {})
+        return paths
+
     def _tell(self, fact: Fact) -> None:
         self._meter.tell(fact)
         factlog.tell(fact)
+        if self._observation is not None:
+            self._observation.tell(fact)
         if self._observer is not None:
             self._observer(fact)
 
-    def _assemble(self) -> Engine:
+    def _assemble(self, outbox: Outbox, bus: EventBus) -> Engine:
         settings = self._settings
-        outbox = self._outbox or _outbox(settings)
+        wake_source = self._wake_source or _wake_source(settings, outbox)
+        if self._observation is not None:
+            outbox, bus = self._observation.around(outbox, bus)
         return Engine(
             outbox,
-            self._bus or _jetstream(settings),
-            self._wake_source or _wake_source(settings, outbox),
+            bus,
+            wake_source,
             holder=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
             policy=Policy(
                 batch_size=settings.batch_size,
@@ -178,3 +205,19 @@ def _jetstream(settings: Settings) -> EventBus:
     from relay.jetstream.bus import JetStreamBus
 
     return JetStreamBus(bus_options(settings))
+
+
+def _looks(outbox: Outbox, bus: EventBus, schema: str) -> "list[Look]":
+    """Return what can be looked at while somebody measures."""
+    from relay.jetstream.bus import JetStreamBus
+    from relay.postgres.storage import PostgresStorage
+    from relay.postgres.store import PostgresOutbox
+    from relay.telemetry.looks import Look
+
+    looks = list[Look]()
+    if isinstance(outbox, PostgresOutbox):
+        storage = PostgresStorage(outbox.connect, schema, outbox.sessions)
+        looks.append(Look("the outbox's size", storage.look, storage.close))
+    if isinstance(bus, JetStreamBus):
+        looks.append(Look("the streams' sizes", bus.storage))
+    return looks

@@ -21,7 +21,7 @@ from relay.core.breakers import BusBreaker, State
 from relay.core.event import Event
 from relay.core.outcome import Outcome
 from relay.errors import BusLoginRefused, BusOutage, SettingsError, StreamError
-from relay.facts import BreakerChanged, OutageBegan, OutageEnded, Tell
+from relay.facts import BreakerChanged, BusConnected, OutageBegan, OutageEnded, Tell
 from relay.failpoints import reach
 from relay.ports import EventBus
 
@@ -46,6 +46,7 @@ class BusLink:
         self._breaker = BusBreaker()
         self._away_since: float | None = None
         self._worked_before = False
+        self._connected = False
 
     @property
     def state(self) -> State:
@@ -78,6 +79,7 @@ class BusLink:
 
     async def close(self) -> None:
         """Drop the connection at once, sending nothing more."""
+        self._connected = False
         await self._bus.close()
 
     async def _ask(self, ask: Callable[[], Awaitable[_Answer]], stop: anyio.Event) -> _Answer:
@@ -120,6 +122,9 @@ class BusLink:
 
     def _answered(self) -> None:
         self._worked_before = True
+        if not self._connected:
+            self._connected = True
+            self._tell(BusConnected())
         if self._away_since is None:
             return
         seconds = anyio.current_time() - self._away_since

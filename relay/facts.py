@@ -3,13 +3,15 @@
 Times are float seconds; counts are of events. A fact never carries a payload or a secret.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from relay.core.breakers import State
 from relay.core.event import Event
 from relay.core.parking import Parking
+from relay.core.storage import OutboxStorage, StreamStorage
+from relay.core.tracecontext import parent_of
 from relay.ports import Backlog, Wake
 
 
@@ -54,6 +56,11 @@ class OutageEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class BusConnected:
+    """The bus took this relay in, for the first time in this term."""
+
+
+@dataclass(frozen=True, slots=True)
 class Retried:
     """Some events of a page got no clear answer and are published again after ``delay`` s."""
 
@@ -71,6 +78,7 @@ class Parked:
         attempts: how often it was refused, this time included.
         delay: s until it is tried again; None if it is dead.
         dead: no further attempt is made by itself.
+        trace_id: the producer's trace, if its headers name one.
     """
 
     id: int
@@ -82,10 +90,12 @@ class Parked:
     attempts: int
     delay: float | None
     dead: bool
+    trace_id: str | None = None
 
     @classmethod
     def of(cls, event: Event, parked: Parking) -> "Parked":
         """Tell how ``event`` is parked."""
+        parent = parent_of(event.headers)
         return cls(
             event.id,
             event.event_id,
@@ -96,6 +106,7 @@ class Parked:
             parked.attempts,
             parked.delay,
             parked.dead,
+            None if parent is None else parent.trace_id,
         )
 
 
@@ -185,12 +196,57 @@ class HousekeepingFailed:
     reason: str
 
 
+# Told only while somebody measures: see ``relay.telemetry``.
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A batch was handed to the bus, and came back.
+
+    Attributes:
+        events: how many.
+        counts: the same, by stream ("" if that is not known) and by what came of them: "" stored,
+            else refused, held, unknown or outage.
+        seconds: what it took.
+        waits: for some of those stored, spread over the batch, the stream, and the s from
+            created_at (the database's clock) to the answer (this machine's).
+    """
+
+    events: int
+    counts: Mapping[tuple[str, str], int]
+    seconds: float
+    waits: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The store was asked for something: a method of ``OutboxStore`` or of ``ParkedEvents``.
+
+    Attributes:
+        operation: its name.
+        seconds: what it took.
+        error: the class of the exception that it came to; "" if none.
+    """
+
+    operation: str
+    seconds: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the events take up, at one of both ends."""
+
+    at: OutboxStorage | Sequence[StreamStorage]
+
+
 Fact = (
     StandingBy
     | TermBegan
     | TermEnded
     | OutageBegan
     | OutageEnded
+    | BusConnected
     | Retried
     | Parked
     | HoldBegan
@@ -203,6 +259,9 @@ Fact = (
     | BacklogSeen
     | Pruned
     | HousekeepingFailed
+    | Sent
+    | Asked
+    | Looked
 )
 
 Tell = Callable[[Fact], None]

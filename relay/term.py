@@ -163,7 +163,9 @@ class Term:
             await self._link.connect(stop)
             while True:
                 page = await self._next_page(pages)
-                if page is not None:
+                if page is None:
+                    await self._link.connect(stop)  # an outage is noticed though nothing waits
+                else:
                     await self._publisher.deliver(page, stop)
                 if self._retrier.wait == 0 and not stop.is_set():
                     await self._retrier.retry(stop)

@@ -25,6 +25,7 @@ from relay.errors import (
 from relay.facts import (
     BacklogSeen,
     BreakerChanged,
+    BusConnected,
     Fact,
     HoldBegan,
     HoldEnded,
@@ -138,6 +139,20 @@ async def test_an_outage_of_an_hour_is_waited_out_told_once_and_costs_no_attempt
     assert [fact.side for fact in world.told(OutageBegan)] == ["nats"]
     assert world.told(OutageEnded)[0].seconds == pytest.approx(3600, rel=0.01)
     assert world.outbox.parked.rows == {}
+
+
+async def test_an_outage_of_the_bus_is_noticed_and_over_though_nothing_waits(world: World) -> None:
+    async def work() -> None:
+        await until(lambda: bool(world.told(BusConnected)))
+        world.bus.away = True
+        await until(lambda: bool(world.told(OutageBegan)))
+        world.bus.away = False
+        await until(lambda: bool(world.told(OutageEnded)))
+        world.outbox.emit("a.b", b"1")
+        await until(lambda: len(world.bus.messages) == 1)
+
+    await running(world, work)
+    assert len(world.told(BusConnected)) == 1
 
 
 async def test_a_bus_that_is_away_at_the_start_is_waited_for(world: World) -> None:

@@ -19,6 +19,7 @@ of that stream, for the others can do without it.
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import anyio
@@ -26,8 +27,15 @@ import anyio
 from relay.core.event import Event
 from relay.core.ordering import WAITS, put_behind
 from relay.core.outcome import Held, Outcome, Stored
+from relay.core.storage import StreamStorage
 from relay.errors import BusOutage, StreamError
-from relay.jetstream.api import DeniedError, NoAnswerError, RejectedError, api_level
+from relay.jetstream.api import (
+    DeniedError,
+    NoAnswerError,
+    RejectedError,
+    api_level,
+    stream_info,
+)
 from relay.jetstream.connection import Connection, Servers
 from relay.jetstream.grouping import Round, rounds_of, sole_stream
 from relay.jetstream.known import KnownStreams, Stream
@@ -37,6 +45,10 @@ from relay.jetstream.setup import FAST_INGEST_LEVEL, ensure_stream
 from relay.jetstream.streams import ASK_TIMEOUT, StreamMap
 
 log = logging.getLogger(__name__)
+
+_LOOK_TIMEOUT = 0.5
+_MOST_LOOKED_AT = 64
+"""Streams: each costs a round trip, and series in whoever keeps the metrics."""
 
 
 class JetStreamBus:
@@ -60,6 +72,27 @@ class JetStreamBus:
     def paths(self) -> dict[str, str]:
         """How each stream met so far is published to: ``fast ingest`` or ``windowed``."""
         return dict(self._known.paths)
+
+    @property
+    def server(self) -> tuple[str, int] | None:
+        """Host and port of the server that the newest connection is, or was, to."""
+        return None if self._connection is None else self._connection.address
+
+    def stream_of(self, subject: str) -> str | None:
+        """Name the stream that takes ``subject``, as far as is known from publishing to it."""
+        return None if self._streams is None else self._streams.stream_of(subject)
+
+    async def storage(self) -> Sequence[StreamStorage]:
+        """Look at what the streams met so far hold; those that can't be seen now are left out."""
+        connection, found = self._connection, list[StreamStorage]()
+        with anyio.move_on_after(ASK_TIMEOUT):
+            for name in list(self._known.paths)[:_MOST_LOOKED_AT]:
+                if connection is None or connection.lost is not None:
+                    break
+                with suppress(DeniedError, RejectedError, NoAnswerError):
+                    state = (await stream_info(connection, name, _LOOK_TIMEOUT))["state"]
+                    found.append(StreamStorage(name, state["messages"], state["bytes"]))
+        return found
 
     async def connect(self) -> None:
         """Connect unless connected, and make or check the configured stream.

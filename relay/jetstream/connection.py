@@ -42,6 +42,7 @@ _LOGIN_REFUSED = re.compile(
 )
 """What a server says to credentials that it does not take, whichever kind they are of."""
 
+_PORT = 4222
 _DENIAL_LASTS = 1.0
 _DENIAL_TOLD_FOR = 60.0
 _MOST_SERVERS = 64
@@ -82,6 +83,12 @@ class Connection:
         self._exchanges: dict[bytes, Exchange] = {}
         self._denials: dict[str, tuple[str, float]] = {}
         self._nuid = NUID()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The server's host and port."""
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or _PORT
 
     @property
     def max_payload(self) -> int:

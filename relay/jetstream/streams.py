@@ -111,6 +111,11 @@ class StreamMap:
             routes[subject] = forbidden(denial) if denial else route
         return routes
 
+    def stream_of(self, subject: str) -> str | None:
+        """Name the stream that ``subject`` went to; None if it went nowhere, or that is hidden."""
+        route = self._routes.get(subject)
+        return route.name if isinstance(route, Stream) and route.name != HIDDEN else None
+
     def forget(self, stream: Stream) -> None:
         """Look the stream up anew when its next event comes."""
         self._asked.pop(stream.name, None)

@@ -10,12 +10,15 @@ Sessions, each with one duty, so that none waits for another:
     reader       reads pages                     its loss ends the term
     parked       looks at the parked             made when first needed; its loss ends the term
     housekeeper  prunes, looks at the backlog    made when first needed
+    storage      looks at sizes, for metrics     only while somebody measures; nothing depends on it
 
 On any failure: the term ends, the sessions are dropped, and the next term reads on behind the last
 settlement. What was published and not settled is published again under the same message ids.
 """
 
 import logging
+import weakref
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
@@ -73,10 +76,17 @@ class PostgresOutbox:
         self._longest_delay = longest_delay
         self._campaign = load("queries/campaign", schema)
         self._candidate: Session | None = None
+        self._opened: list[tuple[str, weakref.ref[Session]]] = []
 
     async def connect(self, duty: str, options: Mapping[str, str] | None = None) -> Session:
         """Open a session for ``duty`` to the server that the last candidate found."""
-        return await Session.connect(self._server, duty, options=options)
+        session = await Session.connect(self._server, duty, options=options)
+        self._note(duty, session)
+        return session
+
+    def sessions(self) -> Mapping[str, int]:
+        """Count the sessions that are open, by duty."""
+        return Counter(duty for duty, session in self._opened if _is_open(session))
 
     async def campaign(self, holder: str) -> "PostgresStore | None":
         """Try once to begin a term; the session of a candidate is kept between tries."""
@@ -86,6 +96,7 @@ class PostgresOutbox:
             if session is None:
                 session = await Session.connect(self._dsn, "term", options=_WRITING)
                 self._server = pinned(self._dsn, session.connection)
+                self._note("term", session)
                 await migrations.verify(session.connection, self._schema)
             got = await session.row(self._campaign, {"lease_class": LEASE_CLASS})
             if got is None or not got[0]:
@@ -102,6 +113,10 @@ class PostgresOutbox:
         if self._candidate is not None:
             self._candidate.drop()
             self._candidate = None
+
+    def _note(self, duty: str, session: Session) -> None:
+        self._opened = [each for each in self._opened if _is_open(each[1])]
+        self._opened.append((duty, weakref.ref(session)))
 
     async def _begin(self, term: Session, holder: str) -> "PostgresStore":
         """Begin the term whose lease ``term`` holds."""
@@ -141,6 +156,11 @@ class PostgresOutbox:
             schema=self._schema,
             dead_blocks=self._dead_blocks,
         )
+
+
+def _is_open(reference: weakref.ref[Session]) -> bool:
+    session = reference()
+    return session is not None and not session.connection.closed
 
 
 class PostgresStore:

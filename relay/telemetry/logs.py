@@ -8,8 +8,10 @@ extras become ``key=value`` or fields of one JSON object, and whatever passes th
     bytes                  their length alone: a payload never reaches a log
     passwords in URLs and connection strings, and extras named like secrets     ***
 
-A warning or error that repeats is written once a second at most; the next line of it says how many
-were left out (``repeated=n``). Nothing here can fail the code that logs.
+A warning or error that repeats is written once a second at most, its last line with the count of
+those left out (``repeated=n``): see ``repeats``. A line that is written within a span of
+OpenTelemetry carries its ``trace_id`` and ``span_id``; one about an event, its producer's. Nothing
+here can fail the code that logs.
 """
 
 import json
@@ -17,11 +19,18 @@ import logging
 import math
 import re
 import sys
-import time
+import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
+
+from relay.telemetry.repeats import REPEAT_EVERY, Repeats
+
+if TYPE_CHECKING:
+    _Handler = logging.StreamHandler[TextIO]
+else:
+    _Handler = logging.StreamHandler
 
 MOST_VALUE: Final = 256
 """Characters of a value that are written."""
@@ -29,10 +38,6 @@ MOST_VALUE: Final = 256
 MOST_MESSAGE: Final = 1024
 MOST_TRACEBACK: Final = 16_384
 
-REPEAT_EVERY: Final = 1.0
-"""Seconds between two lines of the same warning or error."""
-
-_MOST_KEYS: Final = 1_000
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
@@ -61,13 +66,13 @@ def configure(
     """
     out = sys.stderr if stream is None else stream
     as_text = log_format == "text" or (log_format == "auto" and out.isatty())
-    handler = logging.StreamHandler(out)
+    handler = Lines(out)
     handler.setFormatter(TextLines() if as_text else JsonLines())
-    handler.addFilter(Repeats())
     root = logging.getLogger()
     for former in list(root.handlers):
         if isinstance(former.formatter, TextLines | JsonLines):
             root.removeHandler(former)
+            former.close()
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("relay").setLevel(level.upper())
@@ -76,31 +81,53 @@ def configure(
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
-class Repeats(logging.Filter):
-    """Lets a warning or error through once in ``REPEAT_EVERY`` s, by logger and message."""
+class Lines(_Handler):
+    """Writes records to a stream, but not every repetition; see ``Repeats``."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """Start with nothing seen; ``now`` gives seconds of a clock that only goes on."""
-        super().__init__()
-        self._now = now
-        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+    def __init__(self, stream: TextIO) -> None:
+        """Write to ``stream``."""
+        super().__init__(stream)
+        self._repeats = Repeats()
+        self._timer: threading.Timer | None = None
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether to write the record; note on it how many were left out before it."""
-        if record.levelno < logging.WARNING:
-            return True
-        key = (record.name, f"{record.msg}{record.args}")
-        now = self._now()
-        silent_until, left_out = self._seen.pop(key, (now, 0))
-        if now < silent_until:
-            self._seen[key] = (silent_until, left_out + 1)
-            return False
-        if left_out:
-            record.repeated = left_out
-        self._seen[key] = (now + REPEAT_EVERY, 0)
-        if len(self._seen) > _MOST_KEYS:
-            del self._seen[next(iter(self._seen))]
-        return True
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, or hold it back. The handler's lock is held."""
+        _stamp(record)
+        if self._repeats.passes(record):
+            super().emit(record)
+        elif self._timer is None:
+            self._catch_up_later()
+
+    def close(self) -> None:
+        """Write what is held back: nothing more will come."""
+        self.acquire()
+        try:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._catch_up(all_=True)
+        finally:
+            self.release()
+        super().close()
+
+    def _catch_up_later(self) -> None:
+        """Write what is held back when it is due, though nobody may log by then."""
+        self._timer = threading.Timer(REPEAT_EVERY, self._turn)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _turn(self) -> None:
+        self.acquire()
+        try:
+            self._timer = None
+            self._catch_up()
+            if self._repeats.holding:
+                self._catch_up_later()
+        finally:
+            self.release()
+
+    def _catch_up(self, *, all_: bool = False) -> None:
+        for record in self._repeats.take_due(all_=all_):
+            super().emit(record)
 
 
 class TextLines(logging.Formatter):
@@ -130,6 +157,16 @@ class JsonLines(logging.Formatter):
         if told := _traceback(record):
             fields["traceback"] = told
         return json.dumps(fields)
+
+
+def _stamp(record: logging.LogRecord) -> None:
+    """Note the span in which the line is written, if there is one and it names no other trace."""
+    if "opentelemetry.trace" not in sys.modules or hasattr(record, "trace_id"):
+        return
+    context = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()
+    if context.is_valid:
+        record.trace_id = f"{context.trace_id:032x}"
+        record.span_id = f"{context.span_id:016x}"
 
 
 def _instant(record: logging.LogRecord) -> str:
@@ -175,7 +212,7 @@ def _quoted(value: str | float | bool | None) -> str:
 
 
 def _foreign(record: logging.LogRecord) -> bool:
-    return record.name.partition(".")[0] in {"nats", "psycopg"}
+    return record.name.partition(".")[0] in {"nats", "psycopg", "opentelemetry"}
 
 
 def _traceback(record: logging.LogRecord) -> str:

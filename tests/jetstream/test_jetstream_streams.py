@@ -6,6 +6,7 @@ import time
 import pytest
 
 from relay.core.outcome import Held, Refused, Stored, Unknown
+from relay.core.storage import StreamStorage
 from relay.errors import StreamError
 from relay.jetstream import BusOptions, describe
 from relay.jetstream import streams as streams_module
@@ -195,3 +196,22 @@ async def test_a_stream_is_described_for_people(nats_server, look, make_event, o
     assert (found["messages"], found["first_seq"], found["last_seq"]) == (3, 1, 3)
     with pytest.raises(StreamError, match="there is no stream"):
         await describe(BusOptions(urls=(nats_server.url,)), name + "X")
+
+
+async def test_it_names_the_stream_of_what_it_published_and_what_each_stream_holds(
+    nats_server, look, open_bus, make_event, name
+):
+    async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
+        assert await bus.storage() == []
+        await seen.make_stream(name, [f"{name}.a.>"])
+        assert bus.stream_of(f"{name}.a.x") is None
+        await bus.publish([make_event(f"{name}.a.x"), make_event(f"{name}.b.x")])
+        assert bus.stream_of(f"{name}.a.x") == name
+        assert bus.stream_of(f"{name}.b.x") is None
+        assert "{}:{}".format(*bus.server) == nats_server.url.removeprefix("nats://")
+        state = (await seen.ask(f"STREAM.INFO.{name}"))["state"]
+        assert await bus.storage() == [StreamStorage(name, 1, state["bytes"])]
+        await seen.ask(f"STREAM.DELETE.{name}")
+        assert await bus.storage() == []
+        await bus.close()
+        assert await bus.storage() == []

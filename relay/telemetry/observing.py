@@ -1,0 +1,62 @@
+"""One relay's telemetry: what is put around its adapters, and the sink of its facts.
+
+Made only where this process has providers of OpenTelemetry, whoever set them: ``export``, the
+application that the relay is a part of, or opentelemetry-instrument.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+from opentelemetry import metrics, trace
+
+from relay import __version__
+from relay.facts import Fact, Tell
+from relay.ports import EventBus, Outbox
+from relay.telemetry.export import is_real
+from relay.telemetry.figures import Figures
+from relay.telemetry.looks import Look, keep_looking
+from relay.telemetry.observed import ObservedBus, ObservedOutbox
+from relay.telemetry.tracing import Traces
+
+_SCOPE = "relay"
+_SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
+"""Of the conventions whose names are used."""
+
+
+class Observation:
+    """Measures one relay for the length of ``run``."""
+
+    def __init__(self, tell: Tell) -> None:
+        """Have every fact told to ``tell``, which has to hand them to ``self.tell``."""
+        self._tell = tell
+        meter = metrics.get_meter(_SCOPE, __version__, schema_url=_SCHEMA)
+        self._figures = Figures(meter)
+        tracer = trace.get_tracer(_SCOPE, __version__, schema_url=_SCHEMA)
+        self._traces = Traces(tracer) if is_real(trace.get_tracer_provider()) else None
+
+    def tell(self, fact: Fact) -> None:
+        """Take note of one fact."""
+        self._figures.tell(fact)
+
+    def around(self, outbox: Outbox, bus: EventBus) -> tuple[Outbox, EventBus]:
+        """Return both with a stopwatch around them."""
+        return ObservedOutbox(outbox, self._tell), ObservedBus(bus, self._tell, self._traces)
+
+    async def run(self, work: Callable[[], Awaitable[None]], looks: Sequence[Look]) -> None:
+        """Measure while ``work`` runs; what it raises is raised."""
+        failure: Exception | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(keep_looking, looks, self._leading, self._tell)
+                try:
+                    await work()
+                except Exception as error:  # noqa: BLE001 - raised below, as it is and alone
+                    failure = error
+                tasks.cancel_scope.cancel()
+        finally:
+            self._figures.close()
+        if failure is not None:
+            raise failure
+
+    def _leading(self) -> bool:
+        return self._figures.leading

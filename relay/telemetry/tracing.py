@@ -1,0 +1,242 @@
+"""Spans: one ``publish`` a batch, and the time of each traced event in the outbox.
+
+    the producer's trace    request ─┬─ ...
+                                     └─ outbox wait      created_at ──► PubAck
+                                          │  ▲
+                                     link ▼  │ link
+    a trace of the relay's own      publish ORDERS       one batch, kind CLIENT
+
+The consumer gets the producer's ``traceparent``, ``tracestate`` and ``baggage`` as they were
+written, so that its spans hang below the producer's, not below the relay's.
+
+    no sampled producer in a batch    one span a batch; an event costs a look at its headers
+    sampled producers                 a link and a span each, 50 us with their export; so at most
+                                      ``RATE`` events/s are traced, after ``BURST`` at once, and
+                                      the batch's span says where it was cut short
+    more links than a span takes      further spans of the same name below the batch's span
+
+Everything but the batch's own span is made behind the PubAck. Reading nothing, and looking at the
+doorbell, makes no span.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from operator import attrgetter
+from typing import Final
+
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    TraceState,
+    set_span_in_context,
+    use_span,
+)
+
+from relay.core.event import Event
+from relay.core.outcome import Outcome, Stored
+from relay.core.tracecontext import maybe_sampled, parent_of
+
+RATE: Final = 500.0
+BURST: Final = 2_000.0
+"""A page of the default size, out of a quiet moment, is traced whole. While a backlog is drained at
+100,000 events/s, tracing them all would leave 15,000."""
+
+MOST_LINKS: Final = 128
+"""What the SDK keeps of a span's links unless it is told otherwise; it drops the others."""
+
+_HEADERS: Final = attrgetter("headers")
+_SYSTEM: Final = {"messaging.system": "nats"}
+_PUBLISH: Final = _SYSTEM | {
+    "messaging.operation.name": "publish",
+    "messaging.operation.type": "send",
+}
+
+Streams = Mapping[str, str]
+"""The stream of each subject; "" where it is not known."""
+
+
+class Allowance:
+    """How many events may still be traced; it fills up as time goes by."""
+
+    def __init__(self, rate: float, burst: float, now: Callable[[], float]) -> None:
+        """Begin with ``burst``, and win back ``rate`` a second."""
+        self._rate, self._burst, self._now = rate, burst, now
+        self._left, self._at = burst, now()
+
+    def left(self) -> int:
+        """Return how many."""
+        now = self._now()
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        return int(self._left)
+
+    def spend(self, events: int) -> None:
+        """Take off so many."""
+        self._left -= events
+
+
+class Traces:
+    """Makes the spans of batches. One batch at a time."""
+
+    def __init__(self, tracer: Tracer, now: Callable[[], float] = time.monotonic) -> None:
+        """Hand spans to ``tracer``."""
+        self._tracer = tracer
+        self._allowance = Allowance(RATE, BURST, now)
+        self._most_links = _most_links()
+
+    @contextmanager
+    def publishing(self, events: Sequence[Event]) -> Iterator["Publishing"]:
+        """Make the block one ``publish`` span, current within it; call ``came_to`` in it."""
+        attributes: dict[str, str | int] = dict(_PUBLISH)
+        if len(events) == 1:
+            attributes["messaging.message.id"] = events[0].message_id
+        else:
+            attributes["messaging.batch.message_count"] = len(events)
+        span = self._tracer.start_span(
+            "publish", Context(), kind=SpanKind.CLIENT, attributes=attributes
+        )
+        publishing = Publishing(self._tracer, span, events)
+        try:
+            with use_span(span, record_exception=False, set_status_on_exception=False):
+                yield publishing
+        except BaseException as error:
+            publishing.failed(error)
+            raise
+        finally:
+            traced, cut_short = self._choose(events)
+            publishing.end(traced, self._most_links, cut_short=cut_short)
+
+    def _choose(self, events: Sequence[Event]) -> tuple[list[int], bool]:
+        """Return the places of those to be traced, and whether that is where it had to end."""
+        left = self._allowance.left()
+        traced = list(islice(maybe_sampled(map(_HEADERS, events)), left))
+        self._allowance.spend(len(traced))
+        return traced, len(traced) == left
+
+
+class Publishing:
+    """One batch on its way to the bus."""
+
+    def __init__(self, tracer: Tracer, span: Span, events: Sequence[Event]) -> None:
+        """Begin with ``span``; use ``Traces.publishing``."""
+        self._tracer = tracer
+        self._span = span
+        self._events = events
+        self._streams: Streams = {}
+        self._name = "publish"
+        self._outcomes: Sequence[Outcome] | None = None
+        self._began_ns = time.time_ns()
+        self._ended_ns = 0
+
+    def came_to(self, outcomes: Sequence[Outcome]) -> None:
+        """Take the outcomes: this is the moment of the PubAck."""
+        self._ended_ns = time.time_ns()
+        self._outcomes = outcomes
+
+    def went_to(self, streams: Streams, server: tuple[str, int] | None = None) -> None:
+        """Take the streams of the events' subjects, and the server, as soon as they are known."""
+        self._streams = streams
+        if server is not None:
+            self._span.set_attributes({"server.address": server[0], "server.port": server[1]})
+
+    def failed(self, error: BaseException) -> None:
+        """Take the exception that came instead. An outage is one; so is being cancelled."""
+        self._span.set_attribute("error.type", type(error).__name__)
+        self._span.set_status(Status(StatusCode.ERROR, str(error)))
+
+    def end(self, traced: Sequence[int], most_links: int, *, cut_short: bool) -> None:
+        """End the batch's span, with links to the producers of ``traced``, and make theirs."""
+        ended_ns = self._ended_ns or time.time_ns()
+        self._describe(cut_short=cut_short)
+        links = self._wait_spans(traced, ended_ns)
+        if self._span.is_recording():
+            for link in links[:most_links]:
+                self._span.add_link(link.context, link.attributes)
+            self._further_spans(links[most_links:], most_links, ended_ns)
+        self._span.end(ended_ns)
+
+    def _describe(self, *, cut_short: bool) -> None:
+        if not self._span.is_recording():
+            return
+        names = set(self._streams.values())
+        stream = names.pop() if len(names) == 1 else ""
+        self._name = f"publish {stream}".rstrip()
+        if stream:
+            self._span.update_name(self._name)
+            self._span.set_attribute("messaging.destination.name", stream)
+        if cut_short:
+            self._span.set_attribute("relay.traces_cut_short", True)
+        if self._outcomes is not None:
+            others = sum(not isinstance(outcome, Stored) for outcome in self._outcomes)
+            if others:
+                self._span.set_attribute("relay.not_stored", others)
+
+    def _wait_spans(self, traced: Sequence[int], ended_ns: int) -> list[Link]:
+        """Make the ``outbox wait`` of those stored; return a link to each producer."""
+        own = (Link(self._span.get_span_context()),) if self._span.is_recording() else ()
+        links = []
+        for place in traced:
+            event = self._events[place]
+            context = _context_of(event)
+            if context is None:
+                continue
+            about = {"messaging.message.id": event.message_id}
+            if stream := self._streams.get(event.subject):
+                about["messaging.destination.name"] = stream
+            links.append(Link(context, about))
+            if self._outcomes is None or not isinstance(self._outcomes[place], Stored):
+                continue
+            began_ns = int(event.created_at.timestamp() * 1e9)
+            self._tracer.start_span(
+                "outbox wait",
+                set_span_in_context(NonRecordingSpan(context), Context()),
+                attributes=_SYSTEM | about,
+                links=own,
+                start_time=began_ns,
+            ).end(max(began_ns, ended_ns))  # two clocks
+        return links
+
+    def _further_spans(self, links: Sequence[Link], most_links: int, ended_ns: int) -> None:
+        """Keep the links that the batch's own span does not take."""
+        below = set_span_in_context(self._span, Context())
+        for begin in range(0, len(links), most_links):
+            self._tracer.start_span(
+                self._name,
+                below,
+                attributes=_PUBLISH,
+                links=links[begin : begin + most_links],
+                start_time=self._began_ns,
+            ).end(ended_ns)
+
+
+def _context_of(event: Event) -> SpanContext | None:
+    """Return the producer's span as the SDK wants it."""
+    parent = parent_of(event.headers)
+    if parent is None or not parent.sampled:
+        return None
+    assert event.headers is not None
+    state = event.headers.get("tracestate")
+    return SpanContext(
+        int(parent.trace_id, 16),
+        int(parent.span_id, 16),
+        is_remote=True,
+        trace_flags=TraceFlags(TraceFlags.SAMPLED),
+        trace_state=TraceState.from_header([state]) if state else None,
+    )
+
+
+def _most_links() -> int:
+    """Return how many links of a span are kept, as OTEL_SPAN_LINK_COUNT_LIMIT says."""
+    given = os.environ.get("OTEL_SPAN_LINK_COUNT_LIMIT", "")
+    return max(1, min(MOST_LINKS, int(given))) if given.isdecimal() else MOST_LINKS
