@@ -227,7 +227,7 @@ def test_run_leads_and_delivers_until_it_is_told_to_stop(database, nats_server):
     environ = {**os.environ, "RELAY_POSTGRES_DSN": database, "RELAY_NATS_URL": nats_server.url}
     stream = f"CLI_{os.getpid()}_{database.rpartition('_')[2][:8]}"
     command = [sys.executable, "-m", "relay", "run", "--stream", stream, "--log-format", "json"]
-    command += ["--stream-subjects", f"{stream}.>", "--stream-create"]
+    command += ["--stream-subjects", f"{stream}.>", "--stream-create", "--http", "off"]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
         try:
             events = []

@@ -126,6 +126,35 @@ def test_every_form_of_connection_string_is_taken_as_it_stands(dsn):
     assert Settings(postgres_dsn=dsn).conninfo == dsn
 
 
+@pytest.mark.parametrize(
+    ("text", "host", "port", "told"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1", 8080, "127.0.0.1:8080"),
+        (" localhost:0 ", "localhost", 0, "localhost:0"),
+        ("[::1]:9", "::1", 9, "[::1]:9"),
+        ("relay-1.example:80", "relay-1.example", 80, "relay-1.example:80"),
+    ],
+)
+def test_an_address_to_listen_on_is_a_host_and_a_port(text, host, port, told):
+    address = Settings(http=text).http
+    assert (address.host, address.port, str(address)) == (host, port, told)
+
+
+@pytest.mark.parametrize("off", ["off", "OFF", False, None])
+def test_http_can_be_off(off):
+    assert Settings(http=off).http is None
+
+
+def test_an_address_that_somebody_asked_for_is_told_from_the_default(toml):
+    assert not Settings.load({}, {}).http_is_asked_for
+    assert not Settings.load({}, {"RELAY_HTTP": ""}).http_is_asked_for
+    assert Settings.load({}, {"RELAY_HTTP": "127.0.0.1:8080"}).http_is_asked_for
+    assert Settings.load({"http": "off"}, {}).http_is_asked_for
+    named = toml('http = "127.0.0.1:8080"\n')
+    assert Settings.load({"config": named}, {}).http_is_asked_for
+    assert Settings.load({"config": toml("http = false\n")}, {}).http is None
+
+
 def test_settings_do_not_change():
     with pytest.raises(ValidationError):
         Settings().batch_size = 5
@@ -192,6 +221,14 @@ def test_every_fault_is_said_at_once_with_its_source_and_remedy(toml):
         ("stream_subjects", "a..b", "has no valid subject in 'a..b'"),
         ("schema", "pg_mine", "is no schema name"),
         ("schema", "1st", "is no schema name"),
+        ("http", "8080", "is no address: write 127.0.0.1:8080"),
+        ("http", ":8080", "is no address"),
+        ("http", "http://localhost:8080", "is no address"),
+        ("http", "::1:8080", "is no address"),
+        ("http", "[1::2::3]:8080", "is no address"),
+        ("http", "localhost:65536", "from 0 to 65535"),
+        ("http_token", "too-short", "16 to 512 letters"),
+        ("http_token", "with a space inside", "without spaces"),
         ("log_format", "xml", "'auto', 'text' or 'json'"),
     ],
 )
@@ -278,6 +315,7 @@ SECRETS = {
     "nats_nkey_seed": CANARY,
     "nats_password": CANARY,
     "nats_token": CANARY,
+    "http_token": CANARY,
 }
 
 
@@ -301,6 +339,7 @@ def test_a_secret_is_not_in_anything_that_is_printed(name):
         ({"nats_nkey_seed": f"SU{CANARY}"}, {}),
         ({"nats_password": CANARY}, {}),
         ({"nats_token": CANARY, "nats_nkey_seed": CANARY}, {}),
+        ({"http_token": f"{CANARY} é"}, {}),
         ({"nats_creds": f"-----BEGIN-----\n{CANARY}"}, {}),
         ({}, {"RELAY_NATS_TOKN": CANARY, "RELAY_BATCH_SIZE": "x"}),
     ],

@@ -3,12 +3,15 @@
 The first SIGTERM or SIGINT stops cleanly: nothing more is read, what is in flight is settled, exit
 0. The second one lets go at once; what was not settled is published again, under the same message
 ids, by the next term. What a stop waits for is the engine's affair: ``shutdown_timeout``.
+
+Beside it are looked after: probes, the status page and the service manager by ``relay.web``, what
+OTEL_* ask for by ``relay.telemetry.export``.
 """
 
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -19,6 +22,7 @@ from relay.settings import Settings
 
 if TYPE_CHECKING:
     from relay.app import Relay
+    from relay.telemetry.plan import Scrape
 
 log = logging.getLogger("relay.run")
 
@@ -42,6 +46,7 @@ def run_relay(settings: Settings) -> bool:
         SchemaError, StreamError: a person has to change something first.
     """
     from relay.app import Relay
+    from relay.telemetry.export import exported
 
     log.info(
         "starting",
@@ -52,21 +57,29 @@ def run_relay(settings: Settings) -> bool:
         },
     )
     # A relay is made inside the loop: its adapters may want one.
-    return anyio.run(
-        _main, Relay, settings, backend_options={"use_uvloop": sys.platform != "win32"}
-    )
+    options = {"use_uvloop": sys.platform != "win32"}
+    with exported(serving=settings.http is not None) as scrape:
+        return anyio.run(_main, Relay, settings, scrape, backend_options=options)
 
 
-async def _main(relay: "type[Relay]", settings: Settings) -> bool:
-    return await until_stopped(relay(settings))
+async def _main(make: "type[Relay]", settings: Settings, scrape: "Scrape | None") -> bool:
+    from relay.web.station import Station
+
+    station = Station(settings, scrape=scrape)
+    relay = make(settings, observer=station.tell)
+    async with station.attend(relay):
+        return await until_stopped(relay, station.stopping)
 
 
-async def until_stopped(relay: Stoppable) -> bool:
-    """Run ``relay`` under the signals; False if a second signal cut it short."""
+async def until_stopped(relay: Stoppable, stopping: Callable[[], None] = lambda: None) -> bool:
+    """Run ``relay`` under the signals; False if a second signal cut it short.
+
+    ``stopping`` is called when the first one has come.
+    """
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_obey, signals, relay, tasks.cancel_scope)
+                tasks.start_soon(_obey, signals, relay, stopping, tasks.cancel_scope)
                 clean = False
                 await relay.run()
                 clean = True
@@ -78,13 +91,17 @@ async def until_stopped(relay: Stoppable) -> bool:
 
 
 async def _obey(
-    signals: AsyncIterator[signal.Signals], relay: Stoppable, scope: anyio.CancelScope
+    signals: AsyncIterator[signal.Signals],
+    relay: Stoppable,
+    stopping: Callable[[], None],
+    scope: anyio.CancelScope,
 ) -> None:
-    stopping = False
+    told = False
     async for number in signals:
-        if stopping:
+        if told:
             scope.cancel()
             return
-        stopping = True
+        told = True
         log.info("stopping", extra={"signal": number.name})
+        stopping()
         relay.stop()

@@ -10,34 +10,8 @@ from typing import Any
 
 from relay.core import durations
 from relay.core.breakers import State
-from relay.errors import BusOutage, SchemaError, StreamError
+from relay.errors import BusOutage, StreamError
 from relay.settings import Settings
-
-_COLUMNS = (
-    "led",
-    "epoch",
-    "holder",
-    "term_began_at",
-    "settled_at",
-    "delivered",
-    "refused",
-    "backlog",
-    "backlog_is_capped",
-    "oldest_created_at",
-    "lag_seconds",
-    "parked",
-    "dead",
-    "base",
-    "target",
-    "last_id",
-    "wakes_bell",
-    "wakes_grant",
-    "wakes_poll",
-    "lag_breaker",
-    "bus_breaker",
-    "held",
-)
-"""What ``queries/status`` returns, in its order."""
 
 
 async def run_status(settings: Settings, *, as_json: bool, echo: Callable[[str], None]) -> None:
@@ -51,13 +25,24 @@ async def run_status(settings: Settings, *, as_json: bool, echo: Callable[[str],
     if as_json:
         echo(json.dumps(report))
     else:
-        for label, text in _lines(report):
+        for label, text in lines(report):
             echo(f"{label:<10} {text}")
 
 
 async def look(settings: Settings) -> dict[str, Any]:
     """Return the status as plain values for JSON. Raises as ``run_status`` does."""
-    row = await _outbox(settings)
+    from relay.postgres.session import Session
+    from relay.postgres.standing import status
+
+    async with await Session.connect(settings.conninfo, "status") as session:
+        row = await status(session, settings.schema_name)
+    return report_of(settings, row, await look_at_stream(settings))
+
+
+def report_of(
+    settings: Settings, row: Mapping[str, Any], stream: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Put the status row and the stream's description together, as plain values."""
     instants = ("term_began_at", "settled_at", "oldest_created_at")
     kept = ("epoch", "delivered", "refused", "backlog", "backlog_is_capped", "lag_seconds")
     return {
@@ -69,7 +54,7 @@ async def look(settings: Settings) -> dict[str, Any]:
         "bus_breaker": row["bus_breaker"] if row["led"] else None,
         "cursor": {name: row[name] for name in ("base", "target", "last_id")},
         "wakes": {name: row[f"wakes_{name}"] for name in ("bell", "grant", "poll")},
-        "stream": await _stream(settings),
+        "stream": stream,
     }
 
 
@@ -80,20 +65,8 @@ def _lag_breaker(row: Mapping[str, Any], limit: float) -> str:
     return State.OPEN if row["lag_seconds"] > limit else State.CLOSED
 
 
-async def _outbox(settings: Settings) -> Mapping[str, Any]:
-    from relay.postgres.locks import LEASE_CLASS
-    from relay.postgres.session import Session
-    from relay.postgres.sqlfiles import load
-
-    schema = settings.schema_name
-    async with await Session.connect(settings.conninfo, "status") as session:
-        row = await session.row(load("queries/status", schema), {"lease_class": LEASE_CLASS})
-    if row is None:
-        raise SchemaError(f"the cursor row of schema {schema} is gone; restore it from a backup")
-    return dict(zip(_COLUMNS, row, strict=True))
-
-
-async def _stream(settings: Settings) -> dict[str, Any] | None:
+async def look_at_stream(settings: Settings) -> dict[str, Any] | None:
+    """Describe the configured stream; None without one. NATS being away is part of the answer."""
     if settings.stream is None:
         return None
     from relay.app import bus_options
@@ -105,13 +78,14 @@ async def _stream(settings: Settings) -> dict[str, Any] | None:
         return {"name": settings.stream, "path": None, "error": " ".join(str(error).split())}
 
 
-def _lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+def lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Write a report for people, as labels and texts."""
     lag = durations.format(round(report["lag_seconds"], 3))
     more = " or more" if report["backlog_is_capped"] else ""
     cursor = report["cursor"]
     window = f", paging to {cursor['target']} from id {cursor['last_id']}"
     kinds = [f"{report[kind]} {kind}" for kind in ("dead", "held") if report[kind]]
-    lines = [
+    told = [
         ("schema", report["schema"]),
         ("leader", report["leader"] or "none: no relay runs, or none can take the lease"),
         ("epoch", f"{report['epoch']}{_since(report['term_began_at'])}"),
@@ -125,9 +99,9 @@ def _lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     stream = report["stream"]
     if stream is not None:
-        told = stream.get("error") or f"{stream['messages']} messages, last {stream['last_seq']}"
-        lines.append(("stream", f"{stream['name']} by {stream['path'] or 'no path'}: {told}"))
-    return lines
+        says = stream.get("error") or f"{stream['messages']} messages, last {stream['last_seq']}"
+        told.append(("stream", f"{stream['name']} by {stream['path'] or 'no path'}: {says}"))
+    return told
 
 
 def _since(instant: str | None) -> str:

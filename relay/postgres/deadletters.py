@@ -117,6 +117,26 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class ParkedKey:
+    """A key of which events wait alive, and the first of them: the others wait for that one.
+
+    Attributes:
+        key: None for all events that have none.
+        events: how many wait.
+        id, subject, attempts, next_attempt_at, held_by, error: of the first one, as in ``Letter``.
+    """
+
+    key: str | None
+    events: int
+    id: int
+    subject: str
+    attempts: int
+    next_attempt_at: datetime | None
+    held_by: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Whole:
     """One parked event with everything.
 
@@ -153,8 +173,9 @@ class DeadLetters:
     """The parked events of one outbox. Make it by ``async with DeadLetters.open(...)``."""
 
     def __init__(self, session: Session, schema: str) -> None:
-        """Use ``open``."""
+        """Look through an open session; ``open`` makes one, and checks the schema first."""
         self._session = session
+        self._keys = load("queries/parked_keys", schema)
         self._list = load("queries/dead_list", schema)
         self._show = load("queries/dead_show", schema)
         self._decisions = load("queries/dead_decisions", schema)
@@ -198,6 +219,11 @@ class DeadLetters:
             return Found([], 0, None)
         total, as_of = rows[0][_COLUMNS:]
         return Found([Letter(*row[:_COLUMNS]) for row in rows], total, as_of)
+
+    async def keys(self, limit: int) -> Sequence[ParkedKey]:
+        """Return the first ``limit`` keys that wait; with very many events waiting, a part."""
+        rows = await self._session.rows(self._keys, {"limit_rows": limit})
+        return [ParkedKey(*row) for row in rows]
 
     async def show(self, ref: str) -> Sequence[Whole]:
         """Return the event of this id or event_id; two if the event_id is not its own alone."""

@@ -40,6 +40,7 @@ TOPICS: Final = {
         "shutdown_timeout",
     ),
     "Failure": ("max_retry_delay", "max_attempts", "on_dead", "circuit_breaker_lag"),
+    "HTTP": ("http", "http_token"),
     "Logs": ("log_format", "log_level"),
 }
 """The public names by topic, in the order in which people meet them."""

@@ -38,6 +38,7 @@ _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|%00")
 _KEYWORDS: Final = re.compile(
     r"\s*(?:[a-z_]+\s*=\s*(?:'(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)*)(?:\s+|$))*", re.DOTALL
 )
+_HEADER_TOKEN: Final = re.compile(r"[!-~]{16,512}")
 _SCHEMES: Final = ("nats", "tls")
 
 
@@ -151,6 +152,15 @@ def _secret(value: SecretStr) -> SecretStr:
     return SecretStr(text)
 
 
+def _header_token(value: SecretStr) -> SecretStr:
+    if _HEADER_TOKEN.fullmatch(value.get_secret_value()) is None:
+        raise ValueError(
+            "is no good token: use 16 to 512 letters, digits and signs without spaces,"
+            " such as `openssl rand -hex 24` prints"
+        )
+    return value
+
+
 def _conninfo(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if not (text.startswith(_URI) or _KEYWORDS.fullmatch(text)):
@@ -190,6 +200,9 @@ Size = Annotated[int, BeforeValidator(_size), Written(write_size, "SIZE")]
 Switch = Annotated[bool, Written(lambda on: "on" if on else "off", "on|off")]
 
 Secret = Annotated[SecretStr, AfterValidator(_secret), Written(lambda _: "", "SECRET")]
+
+HttpToken = Annotated[Secret, AfterValidator(_header_token)]
+"""A secret that can stand in an HTTP header and can't be guessed."""
 
 Conninfo = Annotated[
     SecretStr,

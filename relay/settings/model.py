@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from relay.core import durations
 from relay.errors import SettingsError
 from relay.settings import kinds, sources
+from relay.settings.addresses import Address, Listen
 from relay.settings.combinations import at_odds
 from relay.settings.described import CONFIG_FILE, describe
 from relay.settings.faults import Fault, FaultsError, of_pydantic, shown
@@ -144,6 +145,15 @@ class Settings(BaseSettings):
         description="Age of the oldest undelivered event above which the lag breaker opens.",
     )
 
+    http: Listen = Field(
+        default=Address("127.0.0.1", 8080),
+        description="Where health, metrics and the status page are served, or off.",
+    )
+    http_token: kinds.HttpToken | None = Field(
+        default=None,
+        description="Token that lets the status page retry dead events; without it it only shows.",
+    )
+
     log_format: kinds.LogFormat = Field(
         default="auto", description="Form of log lines; auto is text on a terminal, else json."
     )
@@ -208,6 +218,11 @@ class Settings(BaseSettings):
     def conninfo(self) -> str:
         """The connection string in clear, for libpq alone; empty for libpq's PG* variables."""
         return self.postgres_dsn.get_secret_value() if self.postgres_dsn else ""
+
+    @property
+    def http_is_asked_for(self) -> bool:
+        """Whether somebody named ``http``, or it is the default that counts."""
+        return "http" in self.model_fields_set
 
     @classmethod
     def table(cls) -> list[tuple[str, str, str, str]]:

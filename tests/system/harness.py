@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -30,7 +30,15 @@ INSERT = "insert into relay.outbox (event_id, subject, key, payload_bytes) value
 class RelayProcess:
     """``python -m relay run`` against the given servers."""
 
-    def __init__(self, dsn: str, nats_url: str, log: Path, **settings: str) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        nats_url: str,
+        log: Path,
+        *,
+        variables: Mapping[str, str] | None = None,
+        **settings: str,
+    ) -> None:
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(__file__).parents[2]),
@@ -41,7 +49,9 @@ class RelayProcess:
             "RELAY_STREAM_CREATE": "true",
             "RELAY_RETENTION": "1h",
             "RELAY_LOG_FORMAT": "json",
+            "RELAY_HTTP": "off",
         } | {f"RELAY_{name.upper()}": value for name, value in settings.items()}
+        environment |= variables or {}
         self.log = log
         with log.open("ab") as out:
             self.process = subprocess.Popen(

@@ -1,0 +1,63 @@
+"""Server-sent events: the history first, then the present once a second, to a bounded number.
+
+On failure: who takes nothing for ten seconds is let go of, and their place is free; a browser comes
+back by itself. Nobody is waited for.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+
+from relay.web.feed import Feed, Watcher
+
+PATIENCE: Final = 10.0
+_HEADERS: Final = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"x-accel-buffering", b"no"),  # nginx would keep the events until it has a bufferful
+)
+_FULL: Final = "too many watch this page: try again in a while\n"
+
+
+class Events:
+    """The application that answers to ``/events``."""
+
+    def __init__(self, feed: Feed, hello: Callable[[], bytes]) -> None:
+        """Tell what ``feed`` hands out, and ``hello`` to each newcomer."""
+        self._feed = feed
+        self._hello = hello
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request for as long as it lasts."""
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        watcher = self._feed.join()
+        if watcher is None:
+            refusal = PlainTextResponse(_FULL, 503, {"retry-after": "10"})
+            await refusal(scope, receive, send)
+            return
+        with watcher:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
+                await self._tell(watcher, send)
+                tasks.cancel_scope.cancel()
+
+    async def _tell(self, watcher: Watcher, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
+        message = b"retry: 2000\n\n" + self._hello()
+        while True:
+            with anyio.move_on_after(PATIENCE) as patience:
+                await send({"type": "http.response.body", "body": message, "more_body": True})
+            if patience.cancelled_caught:
+                return
+            message = await watcher.next()
+
+
+async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

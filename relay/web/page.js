@@ -1,0 +1,237 @@
+// What the page does with each snapshot. Text is only ever written as text.
+
+const get = (id) => document.getElementById(id);
+const SILENT_AFTER = 4, ASK_AGAIN_AFTER = 3000;
+const SIGNS = {
+  healthy: "M6 26L19 39 42 11", degraded: "M24 5L45 42H3zM24 19v10M24 35v.5",
+  outage: "M10 10L38 38M38 10L10 38", starting: "M24 5a19 19 0 1 1-.1 0zM24 14v10l7 5", unknown: "M15 17a9 9 0 1 1 12 9q-3 1-3 5M24 39v.5",
+};
+const COLOURS = { healthy: "#2a9d52", degraded: "#d98e04", outage: "#d9303e" };
+const CHECKS = { postgres: "Postgres", schema: "Schema", lease: "Lease", nats: "NATS", lag: "Lag" };
+let token = null, latest = null, heardAt = 0, source = null;
+
+// What can't be seen, or turns the direction of reading, is written out.
+const plain = (text) => String(text).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (mark) => `\\u{${mark.codePointAt(0).toString(16)}}`);
+
+function setText(element, text) {
+  const shown = plain(text);
+  if (element.textContent !== shown) element.textContent = shown;
+}
+
+function setAttribute(element, name, value) {
+  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+}
+
+// Rows are kept and only their text changes, so that a focus or a selection stays where it is.
+function fill(list, items, make, write) {
+  const kept = new Map([...list.children].map((child) => [child.key, child]));
+  items.forEach((item, place) => {
+    const child = kept.get(item.key) ?? Object.assign(make(item), { key: item.key });
+    kept.delete(item.key);
+    write(child, item);
+    if (list.children[place] !== child) list.insertBefore(child, list.children[place] ?? null);
+  });
+  const focused = [...kept.values()].some((child) => child.contains(document.activeElement));
+  for (const child of kept.values()) child.remove();
+  return focused;
+}
+
+function fillLines(list, lines) {
+  const make = () => {
+    const line = document.createElement("li");
+    line.append(document.createElement("b"), " ", document.createElement("span"));
+    return line;
+  };
+  fill(list, lines, make, (line, item) => {
+    setAttribute(line, "data-ok", item.ok ?? "");
+    setText(line.children[0], item.name);
+    setText(line.children[1], item.says);
+  });
+}
+
+function makeRow(columns) {
+  const row = document.createElement("tr");
+  row.setAttribute("role", "row");
+  for (const [name, kind] of columns) {
+    const cell = row.insertCell();
+    cell.setAttribute("role", "cell");
+    if (name) cell.setAttribute("data-name", name);
+    if (kind) cell.className = kind;
+  }
+  return row;
+}
+
+function showVerdict(level, headline, reasons) {
+  setAttribute(get("verdict"), "data-level", level);
+  setAttribute(get("sign"), "d", SIGNS[level] ?? SIGNS.unknown);
+  setText(get("headline"), headline);
+  const lines = reasons.map((says, place) => ({ key: place, says }));
+  fill(get("reasons"), lines, () => document.createElement("li"), (line, item) => setText(line, item.says));
+  const mark = { outage: "✕ ", degraded: "! ", unknown: "? " }[level] ?? "";
+  document.title = `${mark}${headline} · relay`;
+  const dot = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="7" fill="${COLOURS[level] ?? "#808890"}"/></svg>`;
+  setAttribute(get("icon"), "href", `data:image/svg+xml,${encodeURIComponent(dot)}`);
+}
+
+function showFigures(figures) {
+  for (const name of ["waiting", "parked", "dead", "delivered", "duplicates", "retries"]) {
+    setText(get(name), figures[name] === null ? "–" : numbers.format(figures[name]));
+  }
+  setAttribute(get("dead"), "data-bad", figures.dead ? "yes" : "no");
+}
+
+function showCharts(state) {
+  if (!Past.points.length) return;
+  const point = state.point;
+  const now = { rate: point[RATE], lag: state.figures.lag, latency: point[LATENCY] };
+  for (const figure of document.querySelectorAll("[data-series]")) draw(figure, figure.dataset.series, now[figure.dataset.series]);
+  if (get("as-table").open) tabulate(get("as-table").querySelector("tbody"));
+}
+
+const since = (instant) => inWhole(latest.at - Date.parse(instant) / 1000);
+
+function showRelays(relays) {
+  setText(get("who"), relays.this ? `· ${relays.this}` : "");
+  const lines = [];
+  if (relays.leader) {
+    const lasts = relays.since ? `, for ${since(relays.since)}` : "";
+    lines.push({ key: "leader", ok: "yes", name: relays.leads ? "This relay leads" : "Leader", says: `${relays.leader}, epoch ${relays.epoch}${lasts}` });
+  } else {
+    lines.push({ key: "leader", name: "Leader", says: relays.standbys === null ? "not known yet" : "none at this moment" });
+  }
+  for (const each of relays.standbys ?? []) {
+    lines.push({ key: each.pid, name: "Standby", says: `from ${each.address ?? "Postgres's own machine"}, session ${each.pid}, for ${since(each.since)}` });
+  }
+  if (relays.standbys?.length === 0) lines.push({ key: "none", name: "Standby", says: "none: if the leader dies, nobody takes over" });
+  fillLines(get("relays"), lines);
+}
+
+function showStreams(streams) {
+  const lines = streams.map((each) => ({
+    key: each.name, name: each.name, ok: each.trouble ? "no" : each.path ? "yes" : "",
+    says: each.trouble ? `takes nothing: ${each.trouble}` : each.path ? `by ${each.path}` : "not published to by this relay yet",
+  }));
+  if (!lines.length) lines.push({ key: "none", name: "None yet", says: "a stream is met with its first event" });
+  fillLines(get("streams"), lines);
+}
+
+function noteOf(letters, shown, total, nothing) {
+  if (letters.trouble) return `Can't be looked at now: ${letters.trouble}.${letters.age === null ? "" : ` Shown is what was there ${inWhole(letters.age)} ago.`}`;
+  if (letters.age === null) return "Not looked at yet.";
+  return total === 0 ? nothing : shown < total ? `The first ${shown} of ${numbers.format(total)}: python -m relay dead list shows all.` : "";
+}
+
+function showDead(letters, canRetry) {
+  const columns = [["Event", "short"], ["Subject", "name"], ["Key", "name"], ["", "error"], ["Tries", "short"], ["Died", "short"], ["", ""]];
+  const make = (letter) => {
+    const row = makeRow(columns), button = document.createElement("button");
+    button.type = "button";
+    button.textContent = "Retry";
+    button.setAttribute("aria-label", `Retry event ${letter.id}`);
+    button.addEventListener("click", () => retry(letter.id));
+    row.cells[6].append(button);
+    return row;
+  };
+  const lost = fill(get("dead-table").tBodies[0], letters.dead.map((letter) => ({ ...letter, key_: letter.key, key: letter.id })), make, (row, letter) => {
+    const cells = [letter.id, letter.subject, letter.key_ ?? "none", letter.code ? `${letter.error} (${letter.code})` : letter.error, letter.attempts, `${since(letter.died_at)} ago`];
+    cells.forEach((cell, place) => setText(row.cells[place], cell));
+    row.cells[6].firstChild.hidden = !canRetry;
+  });
+  get("dead-table").hidden = letters.dead.length === 0;
+  if (lost) (get("dead-table").querySelector("button:not([hidden])") ?? get("h-dead")).focus();
+  const readOnly = letters.dead.length && !canRetry ? " This page only shows: set RELAY_HTTP_TOKEN to retry from here, or run python -m relay dead retry ID." : "";
+  setText(get("dead-note"), noteOf(letters, letters.dead.length, letters.total, "None.") + readOnly);
+}
+
+function showKeys(letters) {
+  const columns = [["", "name"], ["Events", "short"], ["First", "short"], ["Subject", "name"], ["", "error"], ["Next try", ""]];
+  fill(get("keys-table").tBodies[0], letters.keys.map((each) => ({ ...each, key_: each.key, key: each.id })), () => makeRow(columns), (row, each) => {
+    const next = each.held_by ? `held by ${each.held_by}` : each.next_at === null ? "behind a dead one" : Date.parse(each.next_at) / 1000 > latest.at ? `in ${inWhole(Date.parse(each.next_at) / 1000 - latest.at)}` : "now";
+    [each.key_ ?? "no key", each.events, `event ${each.id}, ${each.attempts} tries`, each.subject, each.error, next].forEach((cell, place) => setText(row.cells[place], cell));
+  });
+  get("keys-table").hidden = letters.keys.length === 0;
+  setText(get("keys-note"), noteOf(letters, letters.keys.length, letters.keys.length, "None: no key waits."));
+}
+
+function show(state) {
+  latest = state;
+  heardAt = performance.now();
+  showVerdict(state.level, state.headline, state.reasons);
+  showCharts(state);
+  showFigures(state.figures);
+  fillLines(get("checks"), state.checks.map((check) => ({ key: check.name, ok: check.ok ? "yes" : "no", name: CHECKS[check.name] ?? check.name, says: check.reason })));
+  showRelays(state.relays);
+  showStreams(state.streams);
+  showDead(state.letters, state.can_retry);
+  showKeys(state.letters);
+}
+
+// What was the truth once must not pass for it: without news the page says so itself.
+function watchContact() {
+  const silent = latest === null ? 0 : (performance.now() - heardAt) / 1000;
+  const live = latest !== null && silent < SILENT_AFTER;
+  setAttribute(get("contact"), "data-live", live ? "yes" : "no");
+  setText(get("contact"), live ? "live" : latest === null ? "connecting …" : `no news for ${inWhole(silent)}`);
+  if (latest !== null && !live) {
+    showVerdict("unknown", "No contact with this relay", [`It said nothing for ${inWhole(silent)}: it has ended, or the way to it is cut.`, "What is below is old. Another relay may lead; this page goes on asking."]);
+  }
+}
+
+function connect() {
+  source = new EventSource("/events");
+  source.addEventListener("history", (event) => Past.begin(JSON.parse(event.data).history));
+  source.addEventListener("state", (event) => {
+    const state = JSON.parse(event.data);
+    if (state.point) Past.add(state.point);
+    show(state);
+    watchContact();
+  });
+  source.addEventListener("error", () => {
+    if (source.readyState === EventSource.CLOSED) setTimeout(connect, ASK_AGAIN_AFTER);
+  });
+}
+
+async function retry(id) {
+  if (token === null) return ask(id, "");
+  setText(get("said"), `Asking for event ${id} …`);
+  let answer, said;
+  try {
+    answer = await fetch("/retry", { method: "POST", headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" }, body: JSON.stringify({ id }) });
+    said = (await answer.json()).says;
+  } catch {
+    setText(get("said"), "The relay did not answer: nothing is known of the retry.");
+    return;
+  }
+  if (answer.status === 401) {
+    token = null;
+    setText(get("said"), "");
+    ask(id, said);
+  } else {
+    setText(get("said"), `${said[0].toUpperCase()}${said.slice(1)}.`);
+  }
+}
+
+function ask(id, error) {
+  setText(get("ask-id"), id);
+  setText(get("ask-error"), error);
+  get("token").value = "";
+  get("ask").idOfEvent = id;
+  if (!get("ask").open) get("ask").showModal();
+  get("token").focus();
+}
+
+get("ask").querySelector("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const given = get("token").value.trim();
+  if (!/^[!-~]+$/.test(given)) return ask(get("ask").idOfEvent, "no token looks like that");
+  token = given;
+  get("token").value = "";
+  get("ask").close();
+  retry(get("ask").idOfEvent);
+});
+get("ask-cancel").addEventListener("click", () => get("ask").close());
+get("as-table").addEventListener("toggle", () => latest && showCharts(latest));
+for (const figure of document.querySelectorAll("[data-series]")) readOff(figure, figure.dataset.series);
+setAttribute(get("sign"), "d", SIGNS.unknown);
+setInterval(watchContact, 1000);
+connect();

@@ -1,0 +1,150 @@
+"""A relay with its page, and plain HTTP to ask it by."""
+
+import http.client
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tests.system.harness import RelayProcess, until
+
+TOKEN = "0123456789abcdef-test-token"
+
+DEAD = """
+insert into relay.parked (
+  id, event_id, created_at, subject, key, payload_bytes, attempts, last_error, last_code, dead_at,
+  next_attempt_at
+)
+select i, gen_random_uuid(), clock_timestamp(), %(subject)s, %(key)s, 'c4n4ry-payload', 10,
+       %(error)s, 10054,
+       case when %(dead)s then clock_timestamp() - interval '1 hour' end,
+       case when not %(dead)s then clock_timestamp() + interval '1 hour' end
+  from unnest(%(ids)s::bigint[]) as i
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+class Site:
+    """What listens on one port of 127.0.0.1."""
+
+    def __init__(self, port: int, relay: RelayProcess) -> None:
+        self.port = port
+        self.relay = relay
+        self.url = f"http://127.0.0.1:{port}/"
+
+    def ask(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        body: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            told = {name.lower(): value for name, value in answer.getheaders()}
+            return Answer(answer.status, told, text)
+        finally:
+            connection.close()
+
+    def retry(self, body: object, *, token: str | None = TOKEN, **headers: str) -> Answer:
+        given = {"Content-Type": "application/json"} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
+        if token is not None:
+            given["Authorization"] = f"Bearer {token}"
+        text = body if isinstance(body, str) else json.dumps(body)
+        return self.ask("/retry", method="POST", body=text, headers=given)
+
+    @property
+    def ready(self) -> tuple[int, Any]:
+        answer = self.ask("/readyz")
+        return answer.status, answer.json
+
+    def reason(self, check: str) -> str:
+        said: str = self.ready[1]["checks"][check]["reason"]
+        return said
+
+    def is_role(self, role: str) -> bool:
+        return bool(self.ready[1]["role"] == role)
+
+    @contextmanager
+    def watching(self) -> Iterator[Iterator[dict[str, Any]]]:
+        """Yield the snapshots as they come."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request("GET", "/events")
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.read()
+            yield _snapshots(answer)
+        finally:
+            connection.close()
+
+
+def _snapshots(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    event = ""
+    for line in answer:
+        text = line.decode().rstrip("\n")
+        if text.startswith("event: "):
+            event = text.removeprefix("event: ")
+        elif text.startswith("data: ") and event == "state":
+            yield json.loads(text.removeprefix("data: "))
+
+
+@contextmanager
+def site(dsn: str, nats_url: str, log: Path, **settings: str) -> Iterator[Site]:
+    """Run a relay that shows its page on a port of its own."""
+    with RelayProcess(dsn, nats_url, log, **{"http": "127.0.0.1:0"} | settings) as relay:
+        until(lambda: port_of(log) is not None or relay.process.poll() is not None, 20)
+        port = port_of(log)
+        assert port is not None, log.read_text()
+        yield Site(port, relay)
+
+
+def port_of(log: Path) -> int | None:
+    found = re.search(r'"url": "http://[^"]*:(\d+)/"', log.read_text())
+    return int(found[1]) if found else None
+
+
+def park(
+    dsn: str,
+    *ids: int,
+    dead: bool = True,
+    key: str | None = "k",
+    subject: str = "orders.placed",
+    error: str = "no",
+) -> None:
+    with psycopg.connect(dsn, autocommit=True) as look:
+        given = {"ids": list(ids), "dead": dead, "key": key, "subject": subject, "error": error}
+        look.execute(DEAD, given)
+
+
+def emit(dsn: str, subject: str = "orders.placed", count: int = 1) -> None:
+    with psycopg.connect(dsn, autocommit=True) as producer:
+        producer.execute(
+            "select relay.emit(%s, 'x'::bytea, key => i::text) from generate_series(1, %s) as i",
+            (subject, count),
+        )
+
+
+def asked_for(dsn: str, statement: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(dsn, autocommit=True) as look:
+        return look.execute(statement.encode()).fetchall()
