@@ -10,12 +10,14 @@ import anyio
 import typer
 
 from relay import __version__
+from relay.commands.dashboards import dashboards
 from relay.commands.dead import dead
 from relay.commands.demo import demo
 from relay.commands.frame import ALWAYS, INTERRUPTED, NATS, exit_codes, with_settings
 from relay.commands.migrate import run_migrate
 from relay.commands.run import run_relay
 from relay.commands.status import run_status
+from relay.commands.status_watch import run_watch
 from relay.settings import Settings
 
 app = typer.Typer(
@@ -97,14 +99,23 @@ def status(
     settings: Settings,
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show it again every second, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Show leader, backlog, lag, cursor, parked events and the stream's path."""
+    if json and watch:
+        raise typer.BadParameter("--json and --watch exclude each other")
 
     async def _status() -> None:
-        await run_status(settings, as_json=json, echo=typer.echo)
+        if watch:
+            await run_watch(settings)
+        else:
+            await run_status(settings, as_json=json, echo=typer.echo)
 
     anyio.run(_status)
 
 
 app.command()(demo)
+app.command()(dashboards)
 app.add_typer(dead)

@@ -1,0 +1,129 @@
+"""The whole dashboard: rows laid out, variables, annotations."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from relay.dashboards.grafana import delivery, faults, jetstream, now, postgres
+from relay.dashboards.grafana.panels import DATASOURCE, Panel
+from relay.telemetry import instruments as i
+from relay.telemetry.instruments import series
+
+COLUMNS: Final = 24
+SCHEMA: Final = 39
+"""That of Grafana 11.0; later ones bring it up to date when they load it."""
+
+
+def board() -> dict[str, Any]:
+    """Return the dashboard as Grafana's JSON model."""
+    rows = (now, delivery, faults, postgres, jetstream)
+    return {
+        "uid": "relay-outbox",
+        "title": "Relay: Postgres outbox to NATS JetStream",
+        "description": "Are events arriving, how late, who leads, what is broken.",
+        "tags": ["relay", "outbox", "nats", "postgres"],
+        "schemaVersion": SCHEMA,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "10s",
+        "time": {"from": "now-1h", "to": "now"},
+        "timezone": "browser",
+        "templating": {"list": _variables()},
+        "annotations": {"list": [_terms()]},
+        "links": [],
+        "panels": laid_out([panel for each in rows for panel in each.panels()]),
+    }
+
+
+def text() -> str:
+    """Return the dashboard's file."""
+    return json.dumps(board(), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def laid_out(panels: Sequence[Panel]) -> list[Panel]:
+    """Number the panels and put them side by side, a new line where one has no room left."""
+    x = y = deepest = 0
+    placed = []
+    for number, panel in enumerate(panels, start=1):
+        if panel["type"] == "row":
+            size = {"w": COLUMNS, "h": 1}
+        else:
+            size = {name: panel["gridPos"][name] for name in ("w", "h")}
+        if x + size["w"] > COLUMNS or panel["type"] == "row":
+            x, y = 0, y + deepest
+            deepest = 0
+        placed.append({**panel, "id": number, "gridPos": {**size, "x": x, "y": y}})
+        x, deepest = x + size["w"], max(deepest, size["h"])
+    return placed
+
+
+def _variables() -> list[dict[str, Any]]:
+    (leader,) = series(i.LEADER)
+    return [
+        {
+            "type": "datasource",
+            "name": "datasource",
+            "label": "Prometheus",
+            "query": "prometheus",
+            "current": {},
+            "hide": 0,
+            "refresh": 1,
+            "regex": "",
+            "options": [],
+            "multi": False,
+            "includeAll": False,
+        },
+        _labels("job", "Outbox", f"label_values({leader}, job)"),
+        {
+            **_labels("instance", "Relay", f'label_values({leader}{{job=~"$job"}}, instance)'),
+            "multi": True,
+            "includeAll": True,
+            "allValue": ".*",
+            "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
+        },
+    ]
+
+
+def _labels(name: str, label: str, query: str) -> dict[str, Any]:
+    return {
+        "type": "query",
+        "name": name,
+        "label": label,
+        "datasource": DATASOURCE,
+        "query": {
+            "qryType": 1,
+            "query": query,
+            "refId": "PrometheusVariableQueryEditor-VariableQuery",
+        },
+        "current": {},
+        "hide": 0,
+        "refresh": 2,
+        "regex": "",
+        "sort": 1,
+        "options": [],
+        "multi": False,
+        "includeAll": False,
+    }
+
+
+def _terms() -> dict[str, Any]:
+    """Mark where the term's number went up; its number is the mark's text.
+
+    The relays of the variable ``instance`` do not matter here: a term is the outbox's.
+    """
+    (epoch,) = series(i.EPOCH)
+    newest = f'max by (job) ({epoch}{{job=~"$job"}})'
+    before = f'max by (job) ({epoch}{{job=~"$job"}} offset $__interval)'
+    return {
+        "name": "New terms",
+        "datasource": DATASOURCE,
+        "enable": True,
+        "hide": False,
+        "iconColor": "purple",
+        "expr": f'count_values by (job) ("term", {newest} unless {before} >= {newest})',
+        "step": "15s",
+        "titleFormat": "{{job}}: term {{term}} began",
+        "textFormat": "another relay leads, or the same one again",
+        "tagKeys": "job",
+        "useValueForTime": False,
+    }

@@ -1,0 +1,363 @@
+"""Every fault that has an alert: when it has to ring, what it has to say, when it has to stop."""
+
+from tests.dashboards.histories import HEALTHY, A, B, History, Ringing, climb, count, level
+
+SENT = "messaging_client_sent_messages_total"
+BUCKET = "relay_delivery_duration_seconds_bucket"
+BUS = 'relay_breaker="bus"'
+LAG = 'relay_breaker="lag"'
+OF_BUS = (("job", "orders"), ("relay_breaker", "bus"))
+OF_LAG = (("job", "orders"), ("relay_breaker", "lag"))
+
+HISTORIES = [
+    History("all is well", range(0, 151, 5), None, [], {}),
+    History(
+        "the relays are gone",
+        quiet=(10, 12, 31),
+        at=14,
+        rings=[
+            Ringing(
+                "RelayAbsent",
+                "critical",
+                "No relay reports (orders)",
+                "No relay has been scraped for 2 minutes."
+                " Nobody can tell whether events are delivered.",
+            )
+        ],
+        faults={
+            f"relay_leader{{{A}}}": level((0, 1), (11, None), (30, 1)),
+            f"relay_leader{{{B}}}": level((0, 0), (11, None), (30, 0)),
+        },
+    ),
+    History(
+        "no relay was ever heard of",
+        quiet=(1, 61),
+        at=3,
+        rings=[
+            Ringing(
+                "RelayAbsent",
+                "critical",
+                "No relay reports",
+                "No relay has been scraped for 2 minutes."
+                " Nobody can tell whether events are delivered.",
+                labels=(),
+            )
+        ],
+        faults=dict.fromkeys(HEALTHY)
+        | {
+            f"relay_leader{{{A}}}": level((60, 1)),
+            f"relay_leader{{{B}}}": level((60, 0)),
+        },
+    ),
+    History(
+        "the leader stands back and nobody follows",
+        quiet=(10, 11, 26),
+        at=12,
+        rings=[
+            Ringing(
+                "RelayNobodyLeads",
+                "critical",
+                "Relays of orders run, but none leads",
+                "No relay has led for a minute. Nothing is delivered.",
+            )
+        ],
+        faults={f"relay_leader{{{A}}}": level((0, 1), (11, 0), (25, 1))},
+    ),
+    History(
+        "a takeover, in which the old leader is seen for two minutes longer",
+        quiet=range(60),
+        at=None,
+        rings=[],
+        faults={
+            f"relay_leader{{{A}}}": level((0, 1), (13, 0)),
+            f"relay_leader{{{B}}}": level((0, 0), (11, 1)),
+            f"relay_epoch{{{B}}}": level((11, 8)),
+        },
+    ),
+    History(
+        "two lead",
+        quiet=(13, 31),
+        at=15,
+        rings=[
+            Ringing(
+                "RelayTwoLead",
+                "critical",
+                "2 relays of orders say that they lead",
+                "More than one relay has called itself leader for 3 minutes."
+                " Only one of them can settle.",
+            )
+        ],
+        faults={f"relay_leader{{{B}}}": level((0, 0), (11, 1), (30, 0))},
+    ),
+    History(
+        "the standby is gone",
+        quiet=(60, 70, 91),
+        at=80,
+        rings=[
+            Ringing(
+                "RelayStandbyGone",
+                "info",
+                "Nobody stands by for orders any more",
+                "One relay is left where there were more."
+                " Delivery goes on; the next fault stops it.",
+            )
+        ],
+        faults={
+            f"relay_leader{{{B}}}": level((0, 0), (61, None), (90, 0)),
+            f'relay_outage{{{B}, relay_side="postgres"}}': level((0, 0), (61, None), (90, 0)),
+        },
+    ),
+    History(
+        "terms end soon after they begin",
+        quiet=(40, 43, 44, 80),
+        at=50,
+        rings=[
+            Ringing(
+                "RelayTermsFlap",
+                "warning",
+                "orders changed its leader 5 times in 30 minutes",
+                "Terms end soon after they begin. Each change costs a moment of delivery.",
+            )
+        ],
+        faults={
+            f"relay_epoch{{{A}}}": level((0, 7), (41, 8), (42, 9), (43, 10), (44, 11), (45, 12))
+        },
+    ),
+    History(
+        "events are late",
+        quiet=(10, 11, 21),
+        at=12,
+        rings=[
+            Ringing(
+                "RelayEventsLate",
+                "critical",
+                "Events of orders are 1m 30s late",
+                "The oldest committed event has not been delivered for over a minute.",
+            )
+        ],
+        faults={f"relay_lag_seconds{{{A}}}": level((0, 0.01), (11, 90), (20, 0.01))},
+    ),
+    History(
+        "events wait and none is stored",
+        quiet=(14, 17, 36),
+        at=25,
+        rings=[
+            Ringing(
+                "RelayDeliversNothing",
+                "critical",
+                "Relay orders delivers nothing, and 700 events wait",
+                "For over 5 minutes events have waited and none was stored.",
+            )
+        ],
+        faults={
+            f"{SENT}{{{A}}}": count((0, 6000), (11, 0), (34, 6000)),
+            f"relay_backlog{{{A}}}": level((0, 5), (11, 700), (34, 5)),
+        },
+    ),
+    History(
+        "nothing is written, so nothing is stored",
+        quiet=range(0, 60, 3),
+        at=None,
+        rings=[],
+        faults={
+            f"{SENT}{{{A}}}": count((0, 6000), (11, 0)),
+            f"relay_backlog{{{A}}}": level((0, 5), (11, 0)),
+        },
+    ),
+    History(
+        "producers are faster",
+        quiet=(10, 20, 46),
+        at=30,
+        rings=[
+            Ringing(
+                "RelayBacklogGrows",
+                "warning",
+                "The backlog of orders grows, 31k events wait",
+                "Over 10,000 events wait, and for 10 minutes there have been more and more"
+                " of them.",
+            )
+        ],
+        faults={f"relay_backlog{{{A}}}": climb(11, 45, 12_000, 1_000)},
+    ),
+    History(
+        "delivery is slow",
+        quiet=(10, 20, 56),
+        at=30,
+        rings=[
+            Ringing(
+                "RelayDeliverySlow",
+                "warning",
+                "One in a hundred events of orders takes 2.41s or longer",
+                "The 99th percentile from an event's being written to its acknowledgement is over"
+                " a second.",
+            )
+        ],
+        faults={
+            f'{BUCKET}{{{A}, le="0.005"}}': count((0, 5900), (11, 3000), (50, 5900)),
+            f'{BUCKET}{{{A}, le="1"}}': count((0, 6000), (11, 5000), (50, 6000)),
+        },
+    ),
+    History(
+        "NATS is away, and its breaker opens",
+        quiet=(10, 11, 21),
+        at=14,
+        rings=[
+            Ringing(
+                "RelayOutage",
+                "critical",
+                "nats is away from relay a (orders)",
+                "For a minute nats has not answered the relay, or not let it in.",
+                (("instance", "a"), ("job", "orders"), ("relay_side", "nats")),
+            ),
+            Ringing(
+                "RelayBreakerOpen",
+                "warning",
+                "The bus breaker of orders has been open for 2 minutes",
+                "NATS failed several times in a row; the relay lets single tries through.",
+                OF_BUS,
+            ),
+        ],
+        faults={
+            f'relay_outage{{{A}, relay_side="nats"}}': level((0, 0), (11, 1), (20, 0)),
+            # half-open at every third look
+            f"relay_breaker_state{{{A}, {BUS}}}": level(
+                (0, 0), (11, 2), (13, 1), (14, 2), (16, 1), (17, 2), (20, 0)
+            ),
+        },
+    ),
+    History(
+        "the lag breaker is open",
+        quiet=(10, 12, 21),
+        at=14,
+        rings=[
+            Ringing(
+                "RelayBreakerOpen",
+                "warning",
+                "The lag breaker of orders has been open for 2 minutes",
+                "The oldest undelivered event is older than RELAY_CIRCUIT_BREAKER_LAG.",
+                OF_LAG,
+            )
+        ],
+        faults={f"relay_breaker_state{{{A}, {LAG}}}": level((0, 0), (11, 2), (20, 0))},
+    ),
+    History(
+        "a stream takes nothing",
+        quiet=(10, 15, 31),
+        at=17,
+        rings=[
+            Ringing(
+                "RelayStreamHeld",
+                "warning",
+                "Streams that take nothing from orders: 1",
+                "A stream, or a part of one, has refused everything for 5 minutes."
+                " Its events wait, the others flow.",
+            )
+        ],
+        faults={f"relay_hold{{{A}}}": level((0, 0), (11, 1), (30, 0))},
+    ),
+    History(
+        "events are dead",
+        quiet=(10, 11, 31),
+        at=13,
+        rings=[
+            Ringing(
+                "RelayDeadLetters",
+                "warning",
+                "3 events of orders are dead",
+                "These events were refused too often. They are kept, and are not tried again by"
+                " themselves.",
+            )
+        ],
+        faults={
+            f"relay_parked{{{A}}}": level((0, 0), (11, 3), (30, 0)),
+            f"relay_dead{{{A}}}": level((0, 0), (11, 3), (30, 0)),
+        },
+    ),
+    History(
+        "parked events stay parked",
+        quiet=(10, 25, 41),
+        at=30,
+        rings=[
+            Ringing(
+                "RelayParkedLong",
+                "warning",
+                "2 events of orders are parked and not stored",
+                "For 15 minutes there have been events in relay.parked that wait to be tried"
+                " again.",
+            )
+        ],
+        faults={f"relay_parked{{{A}}}": level((0, 0), (11, 2), (40, 0))},
+    ),
+    History(
+        "answers get lost",
+        quiet=(10, 14, 46),
+        at=30,
+        rings=[
+            Ringing(
+                "RelayRetryStorm",
+                "warning",
+                "orders publishes 20 events/s again",
+                "More than a tenth of all tries get no clear answer and are made again.",
+            )
+        ],
+        faults={
+            f"relay_retries_total{{{A}}}": count((0, 1), (11, 1200), (40, 1)),
+            f'{SENT}{{{A}, error_type="unknown"}}': count((0, 0), (11, 1200), (40, 0)),
+        },
+    ),
+    History(
+        "a burst of retries after an outage",
+        quiet=range(60),
+        at=None,
+        rings=[],
+        faults={f"relay_retries_total{{{A}}}": count((0, 1), (11, 2000), (12, 1))},
+    ),
+    History(
+        "the same message ids again and again",
+        quiet=(10, 20, 46),
+        at=30,
+        rings=[
+            Ringing(
+                "RelayDuplicatesHigh",
+                "warning",
+                "JetStream had 10 events/s of orders already",
+                "More than one in twenty events is in the stream already when it is published.",
+            )
+        ],
+        faults={f"relay_duplicates_total{{{A}}}": count((0, 1), (11, 600), (40, 1))},
+    ),
+    History(
+        "housekeeping fails",
+        quiet=(10, 24, 56),
+        at=35,
+        rings=[
+            Ringing(
+                "RelayPostgresErrors",
+                "warning",
+                "prune fails in Postgres again and again (orders)",
+                "For 15 minutes some of the relay's prune statements have failed.",
+                (("db_operation_name", "prune"), ("job", "orders")),
+            )
+        ],
+        faults={
+            "db_client_operation_duration_seconds_count"
+            f'{{{A}, db_operation_name="prune", error_type="StoreOutage"}}': count(
+                (0, 0), (11, 1), (50, 0)
+            )
+        },
+    ),
+    History(
+        "a forgotten transaction holds back vacuum",
+        quiet=(10, 14, 41),
+        at=20,
+        rings=[
+            Ringing(
+                "RelayVacuumHeldBack",
+                "warning",
+                "A transaction of 1h 9m 0s holds back vacuum (orders)",
+                "A transaction has been open in the outbox's database for over 30 minutes.",
+            )
+        ],
+        faults={f"relay_postgres_oldest_transaction_seconds{{{A}}}": climb(11, 40, 3600, 60)},
+    ),
+]
