@@ -4,10 +4,13 @@ import re
 from pathlib import Path
 
 import psycopg
+import yaml
 
 from relay.settings import Settings
+from relay.telemetry.instruments import INSTRUMENTS
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_settings_table_is_the_model_s_own() -> None:
@@ -19,6 +22,25 @@ def test_the_settings_table_is_the_model_s_own() -> None:
         for variable, flag, default, description in Settings.table()
     ]
     assert rows == expected
+
+
+def test_the_metrics_table_is_the_instruments_own() -> None:
+    rows = re.findall(
+        r"^\| `([a-z._]+)` \| (counter|gauge|histogram) \| `(.+?)` \| (.*?) \| (.*?) \|$",
+        README,
+        re.MULTILINE,
+    )
+    assert rows == [
+        (each.name, each.kind, each.unit, " ".join(f"`{a}`" for a in each.attributes), each.help)
+        for each in INSTRUMENTS
+    ]
+
+
+def test_the_alerts_table_names_every_alert_with_its_severity() -> None:
+    rules = yaml.safe_load((ROOT / "relay/dashboards/files/prometheus-alerts.yaml").read_text())
+    alerts = [rule for group in rules["groups"] for rule in group["rules"]]
+    rows = re.findall(r"^\| `(Relay\w+)` \| (\w+) \|", README, re.MULTILINE)
+    assert sorted(rows) == sorted((r["alert"], r["labels"]["severity"]) for r in alerts)
 
 
 def test_the_examples_of_emitting_run_as_they_stand(outbox_dsn: str) -> None:
