@@ -9,6 +9,7 @@ and carries the marker ``postgres``. Two variables say what "found" has to mean:
 
 import asyncio
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -16,6 +17,11 @@ import pytest
 
 from relay import devstack
 from relay.postgres import migrations
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in the background so, and every child would inherit it: nothing that
+    # a test interrupts could hear it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SETTINGS = {"fsync": "off", "synchronous_commit": "on", "max_connections": "100"}
 

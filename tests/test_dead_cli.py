@@ -32,8 +32,7 @@ select i, gen_random_uuid(), clock_timestamp(), 'orders.placed', %(key)s, '{"n":
 """
 
 ON_A_TERMINAL = """
-import fcntl, signal, termios
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by who runs in the background
+import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that ^C reaches this process
 from relay.cli import main
 main()

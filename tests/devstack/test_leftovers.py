@@ -17,9 +17,8 @@ from relay.devstack.nest import Nest, wait_until
 from relay.devstack.reaper import runs
 
 HOLD = """
-import signal, threading
+import threading
 from relay import devstack
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by who runs in the background
 with devstack.postgres() as pg, devstack.nats_server() as nats:
     print(pg.pid, nats.pid, pg.log_path.parent, nats.log_path.parent, flush=True)
     threading.Event().wait()

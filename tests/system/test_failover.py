@@ -44,7 +44,9 @@ BEGINS = 2.0
 FOUND = 20.0
 """Seconds in which each of the relay's first sessions can find a primary behind two such hosts."""
 
-LINES_APART = 1.0
+LINES_APART = 0.9
+"""Seconds: at most one line a second is written, but each says when what it tells was so."""
+
 OUTAGE = 3.0
 """Seconds that a wait lasts: enough for a dozen tries of the relay."""
 
