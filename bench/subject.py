@@ -19,6 +19,7 @@ import typer
 
 from relay import Relay, Settings
 from relay.app import bus_options
+from relay.commands.heap import freeze
 from relay.core.event import Event
 from relay.core.outcome import Outcome
 from relay.facts import Fact, PageDelivered, TermBegan
@@ -108,6 +109,7 @@ def main(
 ) -> None:
     settings = Settings(postgres_dsn=dsn, nats_url=nats_url, stream=stream, retention="1h")
     with exported(serving=False):
+        freeze()
         anyio.run(measure, settings, events, samples, backend_options={"use_uvloop": True})
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from relay import __version__
+from relay.commands.heap import freeze
 from relay.errors import sole
 from relay.settings import Settings
 
@@ -59,6 +60,7 @@ def run_relay(settings: Settings) -> bool:
     # A relay is made inside the loop: its adapters may want one.
     options = {"use_uvloop": sys.platform != "win32"}
     with exported(serving=settings.http is not None) as scrape:
+        freeze()
         return anyio.run(_main, Relay, settings, scrape, backend_options=options)
 
 

@@ -10,9 +10,9 @@ The consumer gets the producer's ``traceparent``, ``tracestate`` and ``baggage``
 written, so that its spans hang below the producer's, not below the relay's.
 
     no sampled producer in a batch    one span a batch; an event costs a look at its headers
-    sampled producers                 a link and a span each, 50 us with their export; so at most
-                                      ``RATE`` events/s are traced, after ``BURST`` at once, and
-                                      the batch's span says where it was cut short
+    sampled producers                 a link and a span each, 50 us with their export: as many as
+                                      ``Allowance`` lets, which is all unless the relay is busy
+                                      with a backlog; the batch's span says where it was cut short
     more links than a span takes      further spans of the same name below the batch's span
 
 Everything but the batch's own span is made behind the PubAck. Reading nothing, and looking at the
@@ -47,10 +47,14 @@ from relay.core.event import Event
 from relay.core.outcome import Outcome, Stored
 from relay.core.tracecontext import maybe_sampled, parent_of
 
-RATE: Final = 500.0
-BURST: Final = 2_000.0
-"""A page of the default size, out of a quiet moment, is traced whole. While a backlog is drained at
-100,000 events/s, tracing them all would leave 15,000."""
+KEEPING_UP: Final = 2_000.0
+BEHIND: Final = 250.0
+AT_ONCE: Final = 1_000.0
+"""Events/s that may be traced, and how many of them may be saved up. A backlog is drained at more
+than 100,000 events/s; to trace them all would leave a tenth of that."""
+
+BACKLOG: Final = 500
+"""Events in a batch that show that there is one: pages grow only while they come back full."""
 
 MOST_LINKS: Final = 128
 """What the SDK keeps of a span's links unless it is told otherwise; it drops the others."""
@@ -67,17 +71,18 @@ Streams = Mapping[str, str]
 
 
 class Allowance:
-    """How many events may still be traced; it fills up as time goes by."""
+    """How many events may still be traced: it grows with time, and slowly while a backlog waits."""
 
-    def __init__(self, rate: float, burst: float, now: Callable[[], float]) -> None:
-        """Begin with ``burst``, and win back ``rate`` a second."""
-        self._rate, self._burst, self._now = rate, burst, now
-        self._left, self._at = burst, now()
+    def __init__(self, now: Callable[[], float]) -> None:
+        """Begin with all that can be saved up; ``now`` gives seconds."""
+        self._now = now
+        self._left, self._at = AT_ONCE, now()
 
-    def left(self) -> int:
-        """Return how many."""
+    def of(self, batch: int) -> int:
+        """Return how many of a batch of so many events may be traced."""
         now = self._now()
-        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        rate = BEHIND if batch >= BACKLOG else KEEPING_UP
+        self._left = min(AT_ONCE, self._left + (now - self._at) * rate)
         self._at = now
         return int(self._left)
 
@@ -92,7 +97,7 @@ class Traces:
     def __init__(self, tracer: Tracer, now: Callable[[], float] = time.monotonic) -> None:
         """Hand spans to ``tracer``."""
         self._tracer = tracer
-        self._allowance = Allowance(RATE, BURST, now)
+        self._allowance = Allowance(now)
         self._most_links = _most_links()
 
     @contextmanager
@@ -119,10 +124,11 @@ class Traces:
 
     def _choose(self, events: Sequence[Event]) -> tuple[list[int], bool]:
         """Return the places of those to be traced, and whether that is where it had to end."""
-        left = self._allowance.left()
-        traced = list(islice(maybe_sampled(map(_HEADERS, events)), left))
+        left = self._allowance.of(len(events))
+        sampled = list(islice(maybe_sampled(map(_HEADERS, events)), left + 1))
+        traced = sampled[:left]
         self._allowance.spend(len(traced))
-        return traced, len(traced) == left
+        return traced, len(sampled) > left
 
 
 class Publishing:

@@ -153,22 +153,38 @@ def test_a_clock_that_is_behind_makes_no_span_end_before_it_begins(spans: Spans)
     assert wait.end_time == wait.start_time
 
 
-def test_more_than_can_be_traced_is_left_out_and_said(spans: Spans) -> None:
-    page = [event(number) for number in range(1, 2_001)]
-    spans.publish(page)
-    assert len(spans.taken("outbox wait")) == tracing.BURST == 2_000
-    spans.exporter.clear()
-    spans.publish(page[:100])
-    (publish,) = spans.exporter.get_finished_spans()
-    assert publish.attributes["relay.traces_cut_short"] is True
-    spans.exporter.clear()
-    spans.now += 0.05
-    spans.publish(page[:100])
-    assert len(spans.taken("outbox wait")) == tracing.RATE * 0.05
+def test_while_a_backlog_waits_few_are_traced_and_the_batch_says_so() -> None:
+    spans = Spans()
+    page = [event(number) for number in range(1, 1_501)]
+    assert traced(spans, page) == (1_000, True)
+    assert traced(spans, page) == (0, True)
+    spans.now += 0.2
+    assert traced(spans, page) == (0.2 * tracing.BEHIND, True)
+    assert traced(spans, [event(1, sampled=False)] * 1_500) == (0, False)
+
+
+def test_a_relay_that_keeps_up_traces_all() -> None:
+    spans = Spans()
+    page = [event(number) for number in range(1, 101)]
+    for _ in range(100):  # 2,000 events/s
+        spans.now += 0.05
+        assert traced(spans, page) == (100, False)
+
+
+def test_what_can_be_saved_up_is_bounded() -> None:
+    spans = Spans()
     spans.now += 3_600
+    assert traced(spans, [event(number) for number in range(1, 1_501)]) == (1_000, True)
+
+
+def traced(spans, events):
+    """Publish; how many events are traced, and whether it is said that it was cut short."""
     spans.exporter.clear()
-    spans.publish(page)
-    assert len(spans.taken("outbox wait")) == tracing.BURST
+    spans.publish(events)
+    (batch,) = [span for span in spans.taken("publish") if span.parent is None]
+    links = sum(len(span.links) for span in spans.taken("publish"))
+    assert links == len(spans.taken("outbox wait"))
+    return links, batch.attributes.get("relay.traces_cut_short", False)
 
 
 def test_headers_are_only_read(spans: Spans) -> None:
