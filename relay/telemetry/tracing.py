@@ -48,7 +48,7 @@ from relay.core.outcome import Outcome, Stored
 from relay.core.tracecontext import maybe_sampled, parent_of
 
 KEEPING_UP: Final = 2_000.0
-BEHIND: Final = 250.0
+BEHIND: Final = 100.0
 AT_ONCE: Final = 1_000.0
 """Events/s that may be traced, and how many of them may be saved up. A backlog is drained at more
 than 100,000 events/s; to trace them all would leave a tenth of that."""
