@@ -359,6 +359,16 @@ def test_a_secret_loses_the_line_feed_that_its_file_ended_in():
     assert settings.nats_token.get_secret_value() == CANARY
 
 
+@pytest.mark.parametrize("variable", ["RELAY_NATS_CREDS", "RELAY_CONFIG"])
+def test_a_home_that_is_nobodys_is_one_line_with_its_remedy(variable):
+    with pytest.raises(SettingsError) as refused:
+        Settings.load({}, {variable: "~nobody-has-this-name/file"})
+    (fault,) = refused.value.faults
+    assert "write the whole path" in fault
+    assert variable in fault
+    assert "~nobody-has-this-name/file" in fault
+
+
 def test_every_setting_is_described_once():
     public = [field.alias or name for name, field in Settings.model_fields.items()]
     assert [name for names in TOPICS.values() for name in names] == public

@@ -161,6 +161,18 @@ def _header_token(value: SecretStr) -> SecretStr:
     return value
 
 
+def at_home(path: Path) -> Path:
+    """Put a home directory in the place of ``~`` or ``~user``.
+
+    Raises:
+        ValueError: there is no such user, or no home.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("begins with ~, but there is no such home: write the whole path") from None
+
+
 def _conninfo(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if not (text.startswith(_URI) or _KEYWORDS.fullmatch(text)):
@@ -214,7 +226,7 @@ Conninfo = Annotated[
 
 Text = Annotated[str, AfterValidator(_text), Written(str, "TEXT")]
 
-File = Annotated[Path, AfterValidator(Path.expanduser), Written(str, "FILE")]
+File = Annotated[Path, AfterValidator(at_home), Written(str, "FILE")]
 
 Servers = Annotated[
     tuple[str, ...], BeforeValidator(_items), AfterValidator(_servers), Written(_join, "URL,...")

@@ -13,6 +13,7 @@ from typing import Any
 
 from relay.settings.described import CONFIG, PREFIX, Described, flag, variable
 from relay.settings.faults import Fault, alike
+from relay.settings.kinds import at_home
 
 
 @dataclass(slots=True)
@@ -77,8 +78,9 @@ def _read_file(
         given, origin = environ.get(variable(CONFIG)), f"environment {variable(CONFIG)}"
     if not given:
         return
-    path = Path(str(given)).expanduser()
+    path = Path(str(given))
     try:
+        path = at_home(path)
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         says = f"names a file that can't be read: {error.strerror or type(error).__name__}"
@@ -86,6 +88,8 @@ def _read_file(
         says = "names a file that is not UTF-8 text: save it as UTF-8"
     except tomllib.TOMLDecodeError as error:
         says = f"names a file that is not valid TOML: {error}"
+    except ValueError as error:
+        says = str(error)
     else:
         for key, value in found.items():
             # A bare number would pass for seconds, as it may in Python; in a file nobody sees that.
