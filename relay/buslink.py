@@ -16,12 +16,13 @@ from typing import TypeVar
 
 import anyio
 
+from relay.absence import Absence
 from relay.core.backoff import Backoff
 from relay.core.breakers import BusBreaker, State
 from relay.core.event import Event
 from relay.core.outcome import Outcome
 from relay.errors import BusLoginRefused, BusOutage, SettingsError, StreamError
-from relay.facts import BreakerChanged, BusConnected, OutageBegan, OutageEnded, Tell
+from relay.facts import BreakerChanged, BusConnected, Tell
 from relay.failpoints import reach
 from relay.ports import EventBus
 
@@ -44,7 +45,7 @@ class BusLink:
         self._jitter = jitter
         self._tell = tell
         self._breaker = BusBreaker()
-        self._away_since: float | None = None
+        self._absence = Absence("nats", tell)
         self._worked_before = False
         self._connected = False
 
@@ -71,7 +72,7 @@ class BusLink:
 
     def stand_by(self) -> None:
         """Forget an outage: another relay leads, and this one does not ask the bus any more."""
-        self._away_since = None
+        self._absence.forget()
         self._backoff.succeeded()
         before = self._breaker.state
         self._breaker.forget()
@@ -86,7 +87,7 @@ class BusLink:
         self._pause_over("a new term does not wait for the last one's pause")
         while True:
             try:
-                if self._away_since is not None:
+                if self._absence.lasts:
                     await self._bus.connect()
                 answer = await ask()
             except (BusOutage, StreamError) as outage:
@@ -106,9 +107,7 @@ class BusLink:
 
     async def _sit_out(self, outage: BusOutage | StreamError, stop: anyio.Event) -> None:
         """Note the failure and pause."""
-        if self._away_since is None:
-            self._away_since = anyio.current_time()
-            self._tell(OutageBegan("nats", str(outage)))
+        self._absence.failed(str(outage))
         before = self._breaker.state
         self._breaker.failed()
         self._tell_change(before, str(outage))
@@ -125,11 +124,9 @@ class BusLink:
         if not self._connected:
             self._connected = True
             self._tell(BusConnected())
-        if self._away_since is None:
+        if not self._absence.lasts:
             return
-        seconds = anyio.current_time() - self._away_since
-        self._away_since = None
-        self._tell(OutageEnded("nats", seconds, self._backoff.attempts))
+        self._absence.over()
         self._backoff.succeeded()
         before = self._breaker.state
         self._breaker.succeeded()

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import anyio
 
+from relay.absence import Absence
 from relay.buslink import BusLink
 from relay.core.breakers import LagBreaker
 from relay.errors import (
@@ -31,8 +32,6 @@ from relay.errors import (
 )
 from relay.facts import (
     BreakerChanged,
-    OutageBegan,
-    OutageEnded,
     StandingBy,
     Tell,
     TermBegan,
@@ -79,8 +78,7 @@ class Engine:
         self._stop = anyio.Event()
         self._let_in = False
         self._backoff = policy.reconnecting()
-        self._away_since: float | None = None
-        self._tries = 0
+        self._absence = Absence("postgres", tell)
         self.lag_breaker = LagBreaker(policy.circuit_breaker_lag)
 
     def stop(self) -> None:
@@ -109,10 +107,7 @@ class Engine:
                 await self._lead(store)
             except (StoreOutage, SchemaError) as outage:
                 self._refuse_at_the_start(outage)
-                if self._away_since is None:
-                    self._away_since, self._tries = anyio.current_time(), 0
-                    self._tell(OutageBegan("postgres", str(outage)))
-                self._tries += 1
+                self._absence.failed(str(outage))
                 await self._rest(self._backoff.failed(self._jitter()))
             except TermLost:
                 await self._rest(CAMPAIGN_EVERY)
@@ -131,7 +126,8 @@ class Engine:
         standing_by = False
         while not self._stop.is_set():
             store = await self._outbox.campaign(self._holder)
-            self._answered()
+            self._let_in = True
+            self._absence.over()
             if store is not None:
                 return store
             if not standing_by:
@@ -141,14 +137,6 @@ class Engine:
                 self._forget_the_lag()
             await self._rest(CAMPAIGN_EVERY)
         return None
-
-    def _answered(self) -> None:
-        """The store is there, whoever leads. A term has to last before its pauses are forgotten."""
-        self._let_in = True
-        if self._away_since is not None:
-            seconds = anyio.current_time() - self._away_since
-            self._away_since = None
-            self._tell(OutageEnded("postgres", seconds, self._tries))
 
     def _forget_the_lag(self) -> None:
         """It is looked at by who leads; an alarm that nobody looks at would ring for ever."""

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from relay.absence import Absence
 from relay.core.backoff import Backoff
 from relay.core.parking import Parking
 from relay.errors import StoreFull
-from relay.facts import OutageBegan, OutageEnded, Tell
+from relay.facts import Tell
 from relay.failpoints import reach
 from relay.ports import OutboxStore, Settlement, Wake
 
@@ -58,7 +59,7 @@ class Settler:
         """Settle with ``store``; ``take_wakes`` gives the wakes since it was asked last."""
         self._backoff = backoff
         self._jitter = jitter
-        self._tell = tell
+        self._absence = Absence("postgres", tell)
         self._store = store
         self._take_wakes = take_wakes
         self._done: Done | None = None
@@ -119,20 +120,15 @@ class Settler:
 
     async def _write(self, settlement: Settlement) -> None:
         """Settle, however long there is no room for it: another term would have none either."""
-        full_since: float | None = None
         try:
             while True:
                 try:
                     await self._store.settle(settlement)
                 except StoreFull as full:
-                    if full_since is None:
-                        full_since = anyio.current_time()
-                        self._tell(OutageBegan("postgres", str(full)))
+                    self._absence.failed(str(full))
                     await anyio.sleep(self._backoff.failed(self._jitter()))
                 else:
                     return
         finally:
-            if full_since is not None:
-                seconds = anyio.current_time() - full_since
-                self._tell(OutageEnded("postgres", seconds, self._backoff.attempts))
-                self._backoff.succeeded()
+            self._absence.over()
+            self._backoff.succeeded()
