@@ -122,6 +122,8 @@ class Session:
                 f"Postgres did not answer within {deadline:g} s of connecting ({name})"
             ) from None
         except psycopg.Error as error:
+            if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
+                raise SettingsError([f"postgres_dsn can't be used: {error}"]) from None
             raise _refused(error) or translated(error) from None
         return cls(connection)
 

@@ -4,7 +4,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from relay.errors import SettingsError
 from relay.postgres import hosts
+from relay.postgres.session import Session
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +25,8 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("hostaddr=10.0.0.1,10.0.0.2", 2, 5),
         ("postgresql://a:1,b:2,c:3/shop", 2, 7),
         ("host=a,b connect_timeout=7", 7, 15),
+        ("host=a connect_timeout=0", 5, 6),
+        ("host=a,b connect_timeout=soon", 2, 5),
     ],
 )
 def test_every_host_gets_its_share_and_all_of_them_fit(dsn: str, each: int, until: float) -> None:
@@ -49,3 +53,9 @@ async def test_a_term_stays_with_the_server_that_its_first_session_found(
         assert hosts.pinned(database, connection) == database
     finally:
         await connection.close()
+
+
+@pytest.mark.anyio
+async def test_a_time_that_is_no_number_is_a_fault_of_the_settings() -> None:
+    with pytest.raises(SettingsError, match="connect_timeout: 'soon'"):
+        await Session.connect("host=127.0.0.1 port=1 connect_timeout=soon", "term")
