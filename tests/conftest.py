@@ -61,6 +61,13 @@ def nats_server() -> Iterator[devstack.NatsServer]:
 
 
 @pytest.fixture
+def own_nats() -> Iterator[devstack.NatsServer]:
+    """A nats-server that the test may stop, kill or reconfigure."""
+    with devstack.nats_server() as server:
+        yield server
+
+
+@pytest.fixture
 def database(postgres_server: devstack.Postgres) -> Iterator[str]:
     """The connection string of a fresh, empty database."""
     name = f"test_{uuid.uuid4().hex[:12]}"

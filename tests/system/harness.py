@@ -5,6 +5,7 @@ the outbox itself is asked afterwards whether it came through.
 """
 
 import itertools
+import json
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 
@@ -57,6 +58,11 @@ class RelayProcess:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "relay", "run"], env=environment, stdout=out, stderr=out
             )
+
+    def said(self) -> list[dict[str, Any]]:
+        """Every line of the log, read."""
+        lines = self.log.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -159,6 +165,14 @@ def connected(dsn: str) -> Iterator[psycopg.Connection]:
     until(accepted, 30)
     with connection[0] as opened:
         yield opened
+
+
+def delivered(dsn: str) -> int:
+    """How many events the relays have settled as stored."""
+    with connected(dsn) as look:
+        row = look.execute("select delivered from relay.cursor").fetchone()
+    assert row is not None
+    return row[0]
 
 
 async def verdict(load: Load, nats_url: str) -> Verdict:

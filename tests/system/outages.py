@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from tests.system.harness import RelayProcess, connected, until
+from tests.system.harness import RelayProcess, connected, delivered, until
 
 OUTAGE = 3.0
 """Seconds for which an outage is made to last: long against the relay's pauses, which are under
@@ -26,8 +26,7 @@ class SittingOut:
         self._began = time.time()
 
     def said(self, *, of_all: bool = False) -> list[dict[str, Any]]:
-        lines = self._relay.log.read_text().splitlines()
-        found = [json.loads(line) for line in lines if line.startswith("{")]
+        found = self._relay.said()
         return found if of_all else found[self._before :]
 
     def heard(self, words: str, seconds: float) -> float:
@@ -50,13 +49,6 @@ class SittingOut:
 
     def __str__(self) -> str:
         return "\n".join(json.dumps(line) for line in self.said())
-
-
-def delivered(dsn: str) -> int:
-    with connected(dsn) as look:
-        row = look.execute("select delivered from relay.cursor").fetchone()
-    assert row is not None
-    return row[0]
 
 
 def flows(dsn: str) -> float:

@@ -10,7 +10,7 @@ import pytest
 
 from relay import devstack
 from relay.postgres import migrations
-from tests.system.harness import Load, RelayProcess, connected, until, verdict
+from tests.system.harness import Load, RelayProcess, connected, delivered, until, verdict
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(280)]
 
@@ -25,19 +25,6 @@ def own_postgres(postgres_server: devstack.Postgres) -> Iterator[devstack.Postgr
     with devstack.postgres(installation, settings={"fsync": "on"}) as server:
         asyncio.run(migrations.migrate(server.dsn, "relay"))
         yield server
-
-
-@pytest.fixture
-def own_nats() -> Iterator[devstack.NatsServer]:
-    with devstack.nats_server() as server:
-        yield server
-
-
-def delivered(dsn: str) -> int:
-    with connected(dsn) as look:
-        row = look.execute("select delivered from relay.cursor").fetchone()
-    assert row is not None
-    return row[0]
 
 
 def leader(dsn: str) -> int:

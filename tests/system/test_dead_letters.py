@@ -42,12 +42,6 @@ def dsn(server: devstack.Postgres, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def own_nats() -> Iterator[devstack.NatsServer]:
-    with devstack.nats_server() as found:
-        yield found
-
-
-@pytest.fixture
 async def jetstream(own_nats: devstack.NatsServer) -> AsyncIterator[JetStreamContext]:
     client = await nats.connect(own_nats.url)
     context = client.jetstream()

@@ -30,7 +30,16 @@ from relay.demo.oracle import Committed, StreamMessage, digest, judge
 from relay.demo.readback import read_stream
 from relay.devstack.pgserver import standby
 from relay.postgres import migrations
-from tests.system.harness import INSERT, STREAM, Load, RelayProcess, connected, until, verdict
+from tests.system.harness import (
+    INSERT,
+    STREAM,
+    Load,
+    RelayProcess,
+    connected,
+    delivered,
+    until,
+    verdict,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -66,12 +75,6 @@ def own_postgres(postgres_server: devstack.Postgres) -> Iterator[devstack.Postgr
         yield server
 
 
-@pytest.fixture
-def own_nats() -> Iterator[devstack.NatsServer]:
-    with devstack.nats_server() as server:
-        yield server
-
-
 class Wait:
     """A relay's wait for a Postgres that it can write to, from its first word about it."""
 
@@ -84,7 +87,7 @@ class Wait:
 
     def said(self) -> list[dict[str, Any]]:
         """Everything said since, with what began it at the head; empty before."""
-        lines = said(self._relay)
+        lines = self._relay.said()
         heads = [number for number, line in enumerate(lines) if _is_outage(line)]
         return lines[heads[self._waits - 1] :] if len(heads) >= self._waits else []
 
@@ -93,11 +96,6 @@ class Wait:
         threading.Event().wait(OUTAGE)
         assert self._relay.process.poll() is None, self._relay.log.read_text()
         sparing(self.said())
-
-
-def said(relay: RelayProcess) -> list[dict[str, Any]]:
-    lines = relay.log.read_text().splitlines()
-    return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 def sparing(lines: Sequence[dict[str, Any]]) -> None:
@@ -124,13 +122,6 @@ def begins(stream: Sequence[StreamMessage], since: datetime) -> float:
     seconds = min(stored_at(m) for m in stream if stored_at(m) >= since) - since
     print(f"publishes {seconds.total_seconds():.2f} s after it can")  # noqa: T201 - a figure
     return seconds.total_seconds()
-
-
-def delivered(dsn: str) -> int:
-    with connected(dsn) as look:
-        row = look.execute("select delivered from relay.cursor").fetchone()
-    assert row is not None
-    return row[0]
 
 
 def flows(dsn: str, events: int = FLOWED) -> None:
@@ -288,13 +279,13 @@ async def test_a_primary_made_read_only_under_an_idle_relay_is_borne_in_few_word
     with RelayProcess(dsn, own_nats.url, tmp_path / "relay.log", retention=retention) as relay:
         write(events[0])
         until(lambda: delivered(dsn) == 1, 20)
-        before = len(said(relay))
+        before = len(relay.said())
         alter(dsn, "default_transaction_read_only = on")
         until(lambda: shown(dsn, "default_transaction_read_only") == "on", 10)
         threading.Event().wait(OUTAGE)
         assert relay.process.poll() is None
         # A write at that very moment ends the term, which is told in one breath with the outage.
-        few = [line for line in said(relay)[before:] if line["event"] != "term ended"]
+        few = [line for line in relay.said()[before:] if line["event"] != "term ended"]
         alter(
             make_conninfo(dsn, options="-c default_transaction_read_only=off"),
             "default_transaction_read_only = off",

@@ -40,12 +40,6 @@ def dsn(server: devstack.Postgres, request: pytest.FixtureRequest) -> str:
     return made
 
 
-@pytest.fixture
-def own_nats() -> Iterator[devstack.NatsServer]:
-    with devstack.nats_server() as found:
-        yield found
-
-
 class Pair:
     """Relays on one outbox: an armed one, and plain ones that give way to it."""
 

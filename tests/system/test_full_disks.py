@@ -23,8 +23,17 @@ from relay.demo.readback import read_stream
 from relay.devstack.reaper import runs
 from relay.postgres import migrations
 from tests.soak.broker import Broker
-from tests.system.harness import INSERT, STREAM, Load, RelayProcess, connected, until, verdict
-from tests.system.outages import RECOVERED, SittingOut, delivered, flows, unharmed
+from tests.system.harness import (
+    INSERT,
+    STREAM,
+    Load,
+    RelayProcess,
+    connected,
+    delivered,
+    until,
+    verdict,
+)
+from tests.system.outages import RECOVERED, SittingOut, flows, unharmed
 from tests.system.smalldisk import SmallDisk, small_disk
 
 pytestmark = pytest.mark.timeout(120)
@@ -75,12 +84,6 @@ def small_postgres(
         yield server
     finally:
         made.__exit__(None, None, None)
-
-
-@pytest.fixture
-def own_nats() -> Iterator[devstack.NatsServer]:
-    with devstack.nats_server() as server:
-        yield server
 
 
 @contextmanager

@@ -11,17 +11,11 @@ import pytest
 from relay import devstack
 from relay.demo.oracle import digest
 from relay.demo.readback import read_stream
-from tests.system.harness import STREAM, Load, RelayProcess, connected, until, verdict
+from tests.system.harness import STREAM, Load, RelayProcess, connected, delivered, until, verdict
 
 pytestmark = pytest.mark.anyio
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def own_nats():  # type: ignore[no-untyped-def]
-    with devstack.nats_server() as server:
-        yield server
 
 
 def holder(dsn: str) -> tuple[int, int]:
@@ -42,19 +36,12 @@ async def test_a_stopped_relay_settles_what_is_in_flight_and_exits_with_0(
         RelayProcess(outbox_dsn, own_nats.url, tmp_path / "relay.log") as relay,
         Load(outbox_dsn) as load,
     ):
-        until(lambda: count(outbox_dsn) > 100, 20)
+        until(lambda: delivered(outbox_dsn) > 100, 20)
         relay.process.send_signal(signals.Signals[signal])
         assert relay.process.wait(10) == 0
         load.stop()
     stored = await read_stream(own_nats.url, STREAM)
-    assert len(stored) == count(outbox_dsn), "what was published is not what was settled"
-
-
-def count(dsn: str) -> int:
-    with connected(dsn) as look:
-        row = look.execute("select delivered from relay.cursor").fetchone()
-    assert row is not None
-    return row[0]
+    assert len(stored) == delivered(outbox_dsn), "what was published is not what was settled"
 
 
 async def test_a_second_relay_stands_by_and_takes_over_when_the_first_ends(
@@ -67,12 +54,12 @@ async def test_a_second_relay_stands_by_and_takes_over_when_the_first_ends(
             Load(outbox_dsn) as load,
         ):
             until(lambda: "standing by" in second.log.read_text(), 20)
-            until(lambda: count(outbox_dsn) > 50, 20)
+            until(lambda: delivered(outbox_dsn) > 50, 20)
             assert holder(outbox_dsn) == (1, first.process.pid)
             assert first.terminate() == 0
             until(lambda: holder(outbox_dsn) == (2, second.process.pid), 20)
-            before = count(outbox_dsn)
-            until(lambda: count(outbox_dsn) > before, 20)
+            before = delivered(outbox_dsn)
+            until(lambda: delivered(outbox_dsn) > before, 20)
             load.stop()
             found = await verdict(load, own_nats.url)
             assert found.is_clean, found
@@ -97,7 +84,7 @@ async def test_what_cannot_be_stored_is_dead_with_the_reason_and_its_key_moves_o
                 (subject, b"y" * size, json.dumps(headers)),
             )
     with RelayProcess(outbox_dsn, own_nats.url, tmp_path / "relay.log", max_attempts="2") as relay:
-        until(lambda: count(outbox_dsn) == 2, 20)
+        until(lambda: delivered(outbox_dsn) == 2, 20)
         stored = await read_stream(own_nats.url, STREAM)
         assert [message.subject for message in stored] == ["orders.under", "orders.after"]
         assert stored[0].digest == digest(b"y" * (MIB - 2048))

@@ -3,7 +3,6 @@
 The relay is a process of its own, with a proxy before each of its servers; producers write past it.
 """
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from relay import devstack
-from tests.system.harness import Load, RelayProcess, connected, until, verdict
+from tests.system.harness import Load, RelayProcess, connected, delivered, until, verdict
 from tests.system.proxy import Direction, Proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
@@ -39,20 +38,10 @@ class Between:
         self.dsn = dsn
         self.nats_url = nats_url
 
-    def log(self) -> list[dict[str, Any]]:
-        lines = self.relay.log.read_text().splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
-
-    def delivered(self) -> int:
-        with connected(self.dsn) as look:
-            row = look.execute("select delivered from relay.cursor").fetchone()
-        assert row is not None
-        return row[0]
-
     def flows(self, seconds: float = 20) -> None:
         """Wait until more is delivered than now."""
-        before = self.delivered()
-        until(lambda: self.delivered() > before, seconds)
+        before = delivered(self.dsn)
+        until(lambda: delivered(self.dsn) > before, seconds)
 
     def noticed(self, side: str, since: float, seconds: float) -> float:
         """Wait for the outage of ``side`` in the log; seconds from ``since``, the wall clock's."""
@@ -60,7 +49,7 @@ class Between:
         def began() -> list[float]:
             return [
                 at
-                for line in self.log()
+                for line in self.relay.said()
                 if line["event"].startswith("outage: ") and line.get("side") == side
                 if (at := _seconds(line)) >= since
             ]
@@ -71,12 +60,6 @@ class Between:
 
 def _seconds(line: dict[str, Any]) -> float:
     return datetime.fromisoformat(line["ts"]).timestamp()
-
-
-@pytest.fixture
-def own_nats() -> Iterator[devstack.NatsServer]:
-    with devstack.nats_server() as server:
-        yield server
 
 
 @pytest.fixture

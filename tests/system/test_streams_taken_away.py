@@ -23,8 +23,8 @@ from relay.demo.oracle import StreamMessage, judge
 from relay.demo.readback import read_stream
 from relay.postgres import migrations
 from tests.soak.broker import CONFIG, SHAPE, Broker
-from tests.system.harness import STREAM, Load, RelayProcess, connected, until
-from tests.system.outages import RECOVERED, SittingOut, delivered, unharmed
+from tests.system.harness import STREAM, Load, RelayProcess, connected, delivered, until
+from tests.system.outages import RECOVERED, SittingOut, unharmed
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -10,7 +10,6 @@ import textwrap
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -20,22 +19,9 @@ from relay import devstack
 from relay.telemetry import export
 from relay.telemetry.export import exported, is_set_up
 from relay.telemetry.instruments import INSTRUMENTS, series
-from tests.system.harness import STREAM, RelayProcess, connected, until
+from tests.system.harness import STREAM, RelayProcess, delivered, until
 
 INSERT = "insert into relay.outbox (subject, payload_bytes) values ('orders.placed', 'x')"
-
-
-@pytest.fixture
-def own_nats() -> Iterator[devstack.NatsServer]:
-    with devstack.nats_server() as server:
-        yield server
-
-
-def delivered(dsn: str) -> int:
-    with connected(dsn) as look:
-        row = look.execute("select delivered from relay.cursor").fetchone()
-    assert row is not None
-    return row[0]
 
 
 def python(script: str, **variables: str) -> str:

@@ -15,7 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from relay import __version__, devstack
 from relay.telemetry.instruments import INSTRUMENTS, Kind
-from tests.system.harness import STREAM, RelayProcess, connected, until
+from tests.system.harness import STREAM, RelayProcess, delivered, until
 from tests.telemetry.sink import Sink, attributes, sink
 
 pytestmark = pytest.mark.anyio
@@ -31,12 +31,6 @@ INSERT = """
 def collector() -> Iterator[Sink]:
     with sink() as taken:
         yield taken
-
-
-@pytest.fixture
-def own_nats() -> Iterator[devstack.NatsServer]:
-    with devstack.nats_server() as server:
-        yield server
 
 
 def otlp(taken: Sink, protocol: str = "grpc", **more: str) -> dict[str, str]:
@@ -73,13 +67,6 @@ def emit(dsn: str, producers: list[Producer], subject: str = "orders.placed") ->
                 for each in producers
             ],
         )
-
-
-def delivered(dsn: str) -> int:
-    with connected(dsn) as look:
-        row = look.execute("select delivered from relay.cursor").fetchone()
-    assert row is not None
-    return row[0]
 
 
 def linked(spans: list[Span]) -> list[str]:

@@ -22,9 +22,3 @@ def dsn(server: devstack.Postgres) -> str:
     made = server.create_database(f"web_{uuid.uuid4().hex[:12]}")
     asyncio.run(migrations.migrate(made, "relay"))
     return made
-
-
-@pytest.fixture
-def own_nats() -> Iterator[devstack.NatsServer]:
-    with devstack.nats_server() as found:
-        yield found
