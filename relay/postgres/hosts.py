@@ -31,8 +31,8 @@ def count(given: Mapping[str, Any]) -> int:
 def patience(given: Mapping[str, Any], whole: int) -> tuple[int, float]:
     """Share ``whole`` s among the hosts: seconds for each, and until all of them have had theirs.
 
-    A ``connect_timeout`` that somebody gave is theirs; but none at all (0) is not to be had here, and
-    what is no number psycopg refuses.
+    A ``connect_timeout`` that somebody gave is theirs; but none at all (0) is not to be had here,
+    and what is no number psycopg refuses.
     """
     hosts = count(given)
     theirs = str(given.get("connect_timeout") or "").strip()
