@@ -10,6 +10,7 @@ The class is the kind, and the kind says what a caller does about it:
     ├── Outage             one side is away; wait and try again, it costs no event an attempt
     │   ├── StoreOutage        Postgres
     │   │   ├── StoreFull
+    │   │   ├── StoreReadOnly
     │   │   └── StoreLoginRefused
     │   ├── BusOutage          NATS
     │   │   └── BusLoginRefused
@@ -61,6 +62,10 @@ class StoreOutage(Outage):
 
 class StoreFull(StoreOutage):
     """Postgres has no room for what was to be written; the session is as good as before."""
+
+
+class StoreReadOnly(StoreOutage):
+    """Postgres takes no writes here: a standby, or a demoted primary. Another server leads now."""
 
 
 class BusOutage(Outage):

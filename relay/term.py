@@ -29,7 +29,7 @@ from relay.core.breakers import Breakers, LagBreaker
 from relay.core.fates import Limits
 from relay.core.paging import next_size
 from relay.doorbell import Doorbell
-from relay.errors import StoreOutage
+from relay.errors import StoreOutage, StoreReadOnly
 from relay.facts import BacklogSeen, BreakerChanged, HousekeepingFailed, Pruned, Tell
 from relay.failpoints import reach
 from relay.ports import OutboxStore, Page, WakeSource
@@ -195,6 +195,8 @@ class Term:
                 while pruned := await self._store.prune(self._policy.retention):
                     self._tell(Pruned(pruned))
                     await anyio.sleep(PRUNE_PAUSE)
+            except StoreReadOnly:
+                raise  # nothing could be settled either: the term is over
             except StoreOutage as outage:
                 self._tell(HousekeepingFailed(str(outage)))
             await anyio.sleep(every)
@@ -206,6 +208,8 @@ class Term:
             breakers = Breakers(self._lag_breaker.state, self._link.state)
             try:
                 backlog = await self._store.backlog(breakers)
+            except StoreReadOnly:
+                raise
             except StoreOutage as outage:
                 self._tell(HousekeepingFailed(str(outage)))
             else:

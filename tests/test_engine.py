@@ -20,6 +20,7 @@ from relay.errors import (
     StoreFull,
     StoreLoginRefused,
     StoreOutage,
+    StoreReadOnly,
     StreamError,
 )
 from relay.facts import (
@@ -29,6 +30,7 @@ from relay.facts import (
     Fact,
     HoldBegan,
     HoldEnded,
+    HousekeepingFailed,
     OutageBegan,
     OutageEnded,
     PageDelivered,
@@ -624,6 +626,37 @@ async def test_a_term_that_is_over_has_dropped_its_connection_before_anybody_hea
 
     await running(world, work)
     assert order[:2] == ["dropped", "told"]
+
+
+@pytest.mark.parametrize("duty", ["prune", "backlog"])
+async def test_a_leader_whose_server_was_demoted_ends_its_term_even_when_idle(
+    world: World, duty: str
+) -> None:
+    errors: list[StoreOutage] = [StoreOutage("slow"), StoreReadOnly("read-only")]
+    campaign = world.outbox.campaign
+
+    async def campaign_for_a_failing_store(holder: str) -> MemoryStore | None:
+        store = await campaign(holder)
+        if store is not None:
+            works = getattr(store, duty)
+
+            async def fail(*given: Any) -> Any:
+                if errors:
+                    raise errors.pop(0)
+                return await works(*given)
+
+            setattr(store, duty, fail)
+        return store
+
+    world.outbox.campaign = campaign_for_a_failing_store  # type: ignore[method-assign]
+
+    async def work() -> None:
+        await until(lambda: len(world.told(TermBegan)) == 2)
+
+    await running(world, work)
+    assert [fact.reason for fact in world.told(HousekeepingFailed)] == ["slow"]
+    assert world.told(TermEnded)[0].reason == "read-only"
+    assert len(world.told(OutageBegan)) == len(world.told(OutageEnded)) == 1
 
 
 async def test_a_leader_whose_epoch_has_passed_stops_leading_even_when_idle(world: World) -> None:

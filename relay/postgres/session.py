@@ -33,6 +33,7 @@ from relay.errors import (
     StoreFull,
     StoreLoginRefused,
     StoreOutage,
+    StoreReadOnly,
 )
 from relay.postgres import hosts
 
@@ -248,7 +249,7 @@ _KINDS: Mapping[str, tuple[type[SchemaError | StoreOutage], str]] = {
         SchemaError,
         "grant this login the schema's relay role, or run as the schema's owner",
     ),
-    "25006": (StoreOutage, "Postgres is read-only here: a standby, or a demoted primary"),
+    "25006": (StoreReadOnly, "Postgres is read-only here: a standby, or a demoted primary"),
     "53100": (StoreFull, "waiting and trying again"),  # disk full
     "55P03": (LockTimedOut, "the session's lock_timeout"),
     "57014": (StatementCanceled, "waiting and trying again"),
