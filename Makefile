@@ -13,7 +13,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := relay tests bench
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint soak bugs constraints clean
+.PHONY: help demo test lint bench soak bugs constraints clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +23,9 @@ demo: $(VENV)/.relay-demo ## Watch it work on throw-away servers: make demo ARGS
 
 test: lint ## Lint, check types, run all tests: make test ARGS="-k doorbell"
 	$(PY) -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+
+bench: $(VENV)/.relay-bench ## Measure it here, into bench-report/: make bench ARGS="--scenario drain --quick"
+	@$(PY) -m bench $(ARGS)
 
 soak: $(VENV)/.relay-test ## All faults at random under load: make soak MINUTES=30 ARGS="--seed 7"
 	$(PY) -m tests.soak --minutes $(MINUTES) $(ARGS)
@@ -62,5 +65,6 @@ COMPILE = $(UV) --no-config pip compile --quiet --universal --python-version 3.1
 
 constraints: ## Pin every dependency anew, with hashes (needs uv)
 	printf 'hatchling\neditables\nsetuptools\n' | $(COMPILE) $(ARGS) pyproject.toml - --extra test -o constraints-test.txt
+	$(COMPILE) pyproject.toml --extra bench -c constraints-test.txt -o constraints-bench.txt
 	$(COMPILE) pyproject.toml --extra demo -c constraints-test.txt -o constraints-demo.txt
 	printf 'hatchling\neditables\nsetuptools\n' | $(COMPILE) - -c constraints-test.txt -o constraints-build.txt
