@@ -1,8 +1,9 @@
 """The measured relay, in a process of its own: ``python -m bench.subject DSN NATS_URL STREAM``.
 
-It is the library itself, with a stopwatch around its bus. It runs until SIGTERM, or until
-``--events`` are delivered, and prints one JSON object: when it began to lead, when the last event
-was acknowledged, its peak memory, and, with ``--samples``, the moment of every event's PubAck.
+It is the library itself, with a stopwatch around its bus. It says when it leads, runs until
+SIGTERM or until ``--events`` are delivered, and prints one JSON object: the time from the term's
+begin to the first page's PubAck and to the last one's, its peak memory, with ``--delays`` those
+from ``created_at`` to the PubAck, and with ``--samples`` the moment of every event's PubAck.
 """
 
 import json
@@ -10,6 +11,7 @@ import re
 import resource
 import signal
 import time
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +19,8 @@ from typing import Annotated
 import anyio
 import typer
 
+from bench.figures import percentile
+from bench.peers.base import READY
 from relay import Relay, Settings
 from relay.app import bus_options
 from relay.commands.heap import freeze
@@ -30,13 +34,16 @@ from relay.telemetry.export import exported
 class Stopwatch:
     """Times the bus, and notes what the relay tells."""
 
-    def __init__(self, bus: JetStreamBus, *, sample: bool) -> None:
-        """Time ``bus``; with ``sample`` note every event."""
+    def __init__(self, bus: JetStreamBus, *, sample: bool, delays: bool) -> None:
+        """Time ``bus``; with ``sample`` note every event's PubAck, with ``delays`` its delay."""
         self._bus = bus
         self._sample = sample
+        self._note_delays = delays
         self.acked_at: dict[str, float] = {}
+        self.delays = array("f")
         self.began = self.ended = self.cpu_began = self.cpu_ended = 0.0
-        self.delivered = 0
+        self.first_ended = 0.0
+        self.delivered = self.first_delivered = 0
         self.connect, self.close = bus.connect, bus.close
         self.stream_of = bus.stream_of
 
@@ -47,21 +54,41 @@ class Stopwatch:
             now = time.time()
             for event in events:
                 self.acked_at.setdefault(event.event_id, now)
+        if self._note_delays:
+            now = time.time()
+            self.delays.extend([now - event.created_at.timestamp() for event in events])
         return outcomes
 
     def note(self, fact: Fact) -> None:
         """Note the term's begin and each page's end."""
         if isinstance(fact, TermBegan):
             self.began, self.cpu_began = time.monotonic(), time.process_time()
-            print("leading", flush=True)
+            print("leading", READY, sep="\n", flush=True)
         elif isinstance(fact, PageDelivered):
             self.delivered += fact.delivered
             self.ended, self.cpu_ended = time.monotonic(), time.process_time()
+            if not self.first_delivered:
+                self.first_ended, self.first_delivered = self.ended, self.delivered
+
+    def report(self) -> dict[str, object]:
+        """Return what was seen."""
+        tail = self.ended - self.first_ended
+        return {
+            "delivered": self.delivered,
+            "seconds": self.ended - self.began,
+            "first_seconds": self.first_ended - self.began,
+            "rate_after_first": (self.delivered - self.first_delivered) / tail if tail else 0.0,
+            "drain_cpu_seconds": self.cpu_ended - self.cpu_began,
+            "delay_p50": percentile(self.delays, 50) if self.delays else None,
+            "delay_p99": percentile(self.delays, 99) if self.delays else None,
+            "delay_max": max(self.delays) if self.delays else None,
+            "acked_at": self.acked_at,
+        }
 
 
-async def measure(settings: Settings, events: int, samples: bool) -> None:
+async def measure(settings: Settings, events: int, samples: bool, delays: bool) -> None:
     """Run the relay until SIGTERM or until ``events`` are delivered, and report."""
-    watch = Stopwatch(JetStreamBus(bus_options(settings)), sample=samples)
+    watch = Stopwatch(JetStreamBus(bus_options(settings)), sample=samples, delays=delays)
 
     def observe(fact: Fact) -> None:
         watch.note(fact)
@@ -74,13 +101,9 @@ async def measure(settings: Settings, events: int, samples: bool) -> None:
         await relay.run()
         tasks.cancel_scope.cancel()
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    report = {
-        "delivered": watch.delivered,
-        "seconds": watch.ended - watch.began,
-        "drain_cpu_seconds": watch.cpu_ended - watch.cpu_began,
+    report = watch.report() | {
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_mib": peak_mib(usage.ru_maxrss),
-        "acked_at": watch.acked_at,
     }
     print(json.dumps(report), flush=True)
 
@@ -100,17 +123,22 @@ async def stop_on_signal(relay: Relay) -> None:
             relay.stop()
 
 
-def main(
+def main(  # noqa: PLR0917 - a command line
     dsn: str,
     nats_url: str,
     stream: str,
     events: Annotated[int, typer.Option()] = 0,
     samples: Annotated[bool, typer.Option()] = False,
+    delays: Annotated[bool, typer.Option()] = False,
+    notify: Annotated[bool, typer.Option()] = True,
 ) -> None:
-    settings = Settings(postgres_dsn=dsn, nats_url=nats_url, stream=stream, retention="1h")
+    settings = Settings(
+        postgres_dsn=dsn, nats_url=nats_url, stream=stream, retention="1h", notify=notify
+    )
+    uvloop = {"use_uvloop": True}
     with exported(serving=False):
         freeze()
-        anyio.run(measure, settings, events, samples, backend_options={"use_uvloop": True})
+        anyio.run(measure, settings, events, samples, delays, backend_options=uvloop)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,45 @@
+"""Producers as fast as they go: pgbench, one event a transaction, by any peer's statement."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.peers.base import Peer, payload
+from bench.processes import Child, running
+from bench.stack import Stack
+
+
+@contextmanager
+def producing(servers: Stack, dsn: str, peer: Peer, clients: int, seconds: int) -> Iterator[Child]:
+    """Run ``clients`` for ``seconds`` in the background."""
+    rows = f"(select 'k' || :key, {payload(':number')})"
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "produce.sql"
+        script.write_text(
+            "\\set key random(1, 1000)\n\\set number random(1, 1000000)\n"
+            + peer.events_from(rows).rstrip("; \n").replace("\n", " ")
+            + ";\n"
+        )
+        command = [
+            str(servers.postgres.installation.bin_dir / "pgbench"),
+            *("--no-vacuum", "--protocol", "prepared", "--client", str(clients)),
+            *("--jobs", str(min(clients, 2)), "--time", str(seconds), "--file", str(script), dsn),
+        ]
+        with running(command) as child:
+            yield child
+
+
+def commits_per_second(servers: Stack, dsn: str, peer: Peer, clients: int, seconds: int) -> float:
+    """Run ``clients`` for ``seconds``; their commits/s."""
+    with producing(servers, dsn, peer, clients, seconds) as child:
+        return rate_of(child, seconds)
+
+
+def rate_of(child: Child, seconds: int) -> float:
+    """Wait for the end of a run; its commits/s."""
+    said = child.finish(seconds + 60)
+    found = re.search(r"tps = ([0-9.]+)", said)
+    assert found is not None, said
+    return float(found[1])
