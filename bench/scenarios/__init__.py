@@ -1,7 +1,16 @@
 """What can be measured, in the order in which it is. A scenario is one file and one line here."""
 
 from bench.scenario import Scenario
-from bench.scenarios import backlog, drain, latency, long_transaction, producers, steady, telemetry
+from bench.scenarios import (
+    backlog,
+    drain,
+    idle,
+    latency,
+    long_transaction,
+    producers,
+    steady,
+    telemetry,
+)
 
 SCENARIOS = (
     Scenario("drain", "how fast waiting events drain, beside what is possible here", drain.run),
@@ -10,5 +19,6 @@ SCENARIOS = (
     Scenario("steady", "producers as fast as they go, for minutes", steady.run),
     Scenario("long-transaction", "the same with an old snapshot held", long_transaction.run),
     Scenario("backlog", "the same rate whatever waits", backlog.run),
+    Scenario("idle", "what a relay at rest takes", idle.run),
     Scenario("telemetry", "what metrics and traces cost", telemetry.run),
 )
