@@ -7,6 +7,7 @@ from bench.scenarios import (
     idle,
     latency,
     long_transaction,
+    peers,
     producers,
     steady,
     telemetry,
@@ -20,5 +21,6 @@ SCENARIOS = (
     Scenario("long-transaction", "the same with an old snapshot held", long_transaction.run),
     Scenario("backlog", "the same rate whatever waits", backlog.run),
     Scenario("idle", "what a relay at rest takes", idle.run),
+    Scenario("peers", "what people use today, by the same clock", peers.run),
     Scenario("telemetry", "what metrics and traces cost", telemetry.run),
 )
