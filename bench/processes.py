@@ -32,7 +32,8 @@ class Child:
         self._process = process
         self._errors = errors
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     @property
     def running(self) -> bool:
@@ -77,18 +78,23 @@ class Child:
 
     def stop(self) -> str:
         """Ask it to end with SIGTERM; the last line that it said, empty if it said nothing more."""
-        self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_TIMEOUT)
+        self._terminate()
         return self._last_line()
 
     def end(self) -> None:
         """Make sure that nothing of it is left."""
-        if self._process.poll() is None:
-            self.stop()
+        self._terminate()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._reader.join(END_TIMEOUT)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def _terminate(self) -> None:
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_TIMEOUT)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
