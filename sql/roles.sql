@@ -74,10 +74,22 @@ begin
     select p.oid::regprocedure as signature
       from pg_catalog.pg_proc as p
      where p.pronamespace = home
-       and p.proname in ('emit', 'refuse_poison', 'ring')
+       and p.proname in ('emit', 'ring_asleep', 'check_subject', 'check_key', 'check_headers',
+                         'check_payload_size', 'check_one_payload', 'refuse_poison', 'ring')
        and pg_catalog.pg_get_userbyid(p.proowner) <> owner
   loop
     execute format('alter function %s owner to %I', thing.signature, owner);
+  end loop;
+  for thing in
+    select t.typname
+      from pg_catalog.pg_type as t
+     where t.typnamespace = home
+       and t.typtype = 'd'
+       and t.typname in ('event_subject', 'event_key', 'event_idempotency_key', 'event_payload',
+                         'event_payload_bytes', 'event_headers')
+       and pg_catalog.pg_get_userbyid(t.typowner) <> owner
+  loop
+    execute format('alter domain %I.%I owner to %I', s, thing.typname, owner);
   end loop;
   if s <> 'public'  -- which is not ours alone
      and exists (

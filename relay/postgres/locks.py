@@ -9,7 +9,7 @@ table, uses ``hashtext(<schema>)``.
     LEASE_CLASS      the relay that leads
     MIGRATION_CLASS  whoever migrates
 
-``sql/functions/ring.sql`` repeats ``BELL_CLASS``; a test compares the two.
+``sql/migrations/0007_doorbell.sql`` repeats ``BELL_CLASS``; a test compares the two.
 """
 
 BELL_CLASS = 1919247481

@@ -57,10 +57,6 @@ insert into :"schema".migration (version, name, checksum) values ({}, '{}', '{}'
 on conflict (version) do update
    set checksum = excluded.checksum, applied_at = excluded.applied_at;
 """
-_DOORBELL = """\
-select t.tgenabled <> 'D' from pg_trigger as t
- where t.tgrelid = format('%I.outbox', :'schema')::regclass and t.tgname = 'doorbell'"""
-_SWITCH = 'alter table :"schema".outbox {} trigger doorbell'
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +125,7 @@ async def migrate(
     Args:
         dsn: libpq connection string of a login that owns the schema or may create it.
         schema: its name, unquoted.
-        notify: whether the doorbell's trigger is on.
+        notify: whether writers ring the doorbell.
         say: told what a person should know, one line each, e.g. that the roles were left out.
 
     Raises:
@@ -218,8 +214,9 @@ async def _attempt(
             await run(_record(step))
         await run(_SETTINGS)
         await run(text("roles"))
-        if await holds(_DOORBELL) is not notify:  # asked first: the switch locks out writers
-            await run(_SWITCH.format("enable" if notify else "disable"))
+        if await holds(text("queries/doorbell_rings")) is not notify:
+            # asked first: the switch locks out writers
+            await run(text("queries/doorbell_on" if notify else "queries/doorbell_off"))
     return [step.name for step in steps]
 
 

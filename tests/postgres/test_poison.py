@@ -15,7 +15,7 @@ import pytest
 from psycopg import errors, sql
 
 from relay import devstack
-from relay.postgres.sqlfiles import text
+from relay.postgres.sqlfiles import names, text
 
 MIB = 1024 * 1024
 GOOD: dict[str, Any] = {"subject": "orders.placed", "payload": '{"id": 1}'}
@@ -316,5 +316,8 @@ def test_no_search_path_of_a_producer_s_gets_poison_past_the_rules(
 
 
 def test_every_rule_is_tried_here() -> None:
-    rules = set(re.findall(r"'(outbox_\w+)'", text("functions/refuse_poison")))
+    asked = "\n".join(text(name) for name in names("functions") if "/check_" in name)
+    rules = set(re.findall(r"'(outbox_\w+[a-z0-9])'", asked))
+    for end in re.findall(r"'outbox_', column_name, '(_\w+)'", asked):
+        rules |= {f"outbox_{column}{end}" for column in ("key", "idempotency_key")}
     assert rules == {name for _, name in POISON}

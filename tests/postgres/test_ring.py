@@ -1,5 +1,6 @@
-"""The doorbell's trigger: silent while the bell is free, rings while a relay sleeps."""
+"""The doorbell as writers have it: silent while the bell is free, rings while a relay sleeps."""
 
+import subprocess
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,13 @@ SENTINEL = "that was all"
 def dsn(postgres_server: devstack.Postgres, outbox_template: str) -> Iterator[str]:
     name = f"ring_{uuid.uuid4().hex[:12]}"
     yield postgres_server.create_database(name, template=outbox_template)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def fresh_database(postgres_server: devstack.Postgres) -> Iterator[str]:
+    name = f"restored_{uuid.uuid4().hex[:12]}"
+    yield postgres_server.create_database(name)
     postgres_server.drop_database(name)
 
 
@@ -166,20 +174,39 @@ def test_another_outbox_s_sleep_does_not_ring_this_one(
         assert rings(listener, dsn) == 0
 
 
-def test_the_trigger_fires_once_a_statement_and_uses_the_bell_s_class(
-    writer: psycopg.Connection[Any],
-) -> None:
+def test_the_default_of_xid_uses_the_bell_s_class(writer: psycopg.Connection[Any]) -> None:
     row = writer.execute(
-        "select pg_get_triggerdef(t.oid), p.prosrc "
-        "from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid where t.tgname = 'doorbell'"
+        "select pg_get_expr(adbin, adrelid) from pg_attrdef "
+        "where adrelid = 'relay.outbox'::regclass and pg_get_expr(adbin, adrelid) ~ 'ring_asleep'"
     ).fetchone()
     assert row is not None
-    definition, source = row
-    assert definition == (
-        "CREATE TRIGGER doorbell AFTER INSERT ON relay.outbox "
-        "FOR EACH STATEMENT EXECUTE FUNCTION relay.ring()"
+    assert f"pg_try_advisory_xact_lock_shared({BELL_CLASS}, (('relay.outbox'::" in row[0]
+
+
+def test_a_restored_dump_rings_by_its_own_bell(
+    postgres_server: devstack.Postgres, dsn: str, fresh_database: str
+) -> None:
+    """The default names its own table; its oid is another one after a restore."""
+    (found,) = (i for i in devstack.find_postgres() if i.major == postgres_server.major)
+    with psycopg.connect(fresh_database, autocommit=True) as connection:
+        connection.execute("create table public.other ()")  # so that the oids differ
+    dump = subprocess.run(
+        [found.bin_dir / "pg_dump", f"--dbname={dsn}"], capture_output=True, check=True
     )
-    assert f"pg_try_advisory_xact_lock_shared({BELL_CLASS}, tg_relid" in source
+    subprocess.run(
+        [found.bin_dir / "psql", "-Xq", "-v", "ON_ERROR_STOP=1", f"--dbname={fresh_database}"],
+        input=dump.stdout,
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    with psycopg.connect(fresh_database, autocommit=True) as listener:
+        listener.execute('listen "relay.outbox"')
+        with psycopg.connect(fresh_database, autocommit=True) as writer:
+            writer.execute(WRITE)
+            assert rings(listener, fresh_database) == 0
+            with asleep(fresh_database):
+                writer.execute(WRITE)
+                assert rings(listener, fresh_database) == 1
 
 
 def test_a_renamed_schema_keeps_its_bell_and_rings_on_its_new_channel(outbox_dsn: str) -> None:
