@@ -35,7 +35,7 @@ def text(name: str) -> str:
 
 
 def names(kind: str) -> list[str]:
-    """Return the names of a folder's files, sorted, e.g. ``functions/ring_asleep`` of ``functions``."""
+    """Return the names of a folder's files, sorted, e.g. ``functions/ring_asleep``."""
     found = (entry.name for entry in (folder() / kind).iterdir())
     return sorted(f"{kind}/{name.removesuffix('.sql')}" for name in found if name.endswith(".sql"))
 
