@@ -1,9 +1,9 @@
 """Waiting events, written fast: what a relay finds after an outage.
 
-They are inserted by two connections, 500,000 a statement. Then the table is vacuumed and analyzed, as
-autovacuum does with so many inserts, so that every drain of it reads the same pages in the same
-state. Draining moves a cursor and changes no event: set back, the cursor makes the same backlog wait
-again.
+They are inserted by two connections, 500,000 a statement. Then the table is vacuumed and analyzed,
+as autovacuum does with so many inserts, so that every drain of it reads the same pages in the same
+state. Draining moves a cursor and changes no event: set back, the cursor makes the same backlog
+wait again.
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -63,7 +63,7 @@ class Stopwatch:
         """Note the term's begin and each page's end."""
         if isinstance(fact, TermBegan):
             self.began, self.cpu_began = time.monotonic(), time.process_time()
-            print("leading", READY, sep="\n", flush=True)
+            print(READY, flush=True)
         elif isinstance(fact, PageDelivered):
             self.delivered += fact.delivered
             self.ended, self.cpu_ended = time.monotonic(), time.process_time()

@@ -5,7 +5,6 @@ from bench.peers.faststream_outbox import FaststreamOutbox
 from bench.peers.floor import FLOOR
 from bench.peers.loop import GATHERED, ONE_BY_ONE
 from bench.peers.nats_outbox import NatsOutbox
-from bench.peers.ours import Ours
 from bench.peers.pg_transactional_outbox import POLLING, REPLICATION
 from bench.peers.pgqueuer import PgQueuer
 from bench.peers.procrastinate import Procrastinate
@@ -13,7 +12,6 @@ from bench.peers.procrastinate import Procrastinate
 __all__ = ["FLOOR", "PEERS", "by_name"]
 
 PEERS: tuple[Peer, ...] = (
-    Ours(),
     GATHERED,
     ONE_BY_ONE,
     PgQueuer(),
@@ -23,7 +21,7 @@ PEERS: tuple[Peer, ...] = (
     POLLING,
     Procrastinate(),
 )
-"""All of them, this relay first."""
+"""All of them; this relay itself is ``bench.ours``."""
 
 
 def by_name(name: str) -> Peer:

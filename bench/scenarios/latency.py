@@ -8,13 +8,13 @@ The floor is the least that this work takes here, see ``bench/peers/floor.py``; 
 the relay and is measured by the same clock.
 """
 
-import importlib
 from collections import defaultdict
 from collections.abc import Sequence
 
 from bench import contest
 from bench.figures import Figure, Findings, at_most, distribution, percentile, ratios
 from bench.ours import Ours
+from bench.peers import FLOOR
 from bench.peers.base import Peer
 from bench.scenario import Bench
 
@@ -25,19 +25,10 @@ P50_OF_FLOOR, P99_OF_FLOOR = 1.3, 1.5
 PERCENTILES = {"p50": 50, "p95": 95, "p99": 99, "max": 100}
 
 
-def floor() -> Peer | None:
-    """Return the least there can be; None where nobody has written it."""
-    try:
-        found: Peer = importlib.import_module("bench.peers.floor").FLOOR
-    except ModuleNotFoundError:
-        return None
-    return found
-
-
 def run(bench: Bench) -> Findings:
     """Measure each rate, and at some of them the poll and the floor as well."""
-    lowest, ours = floor(), Ours()
-    compared = [Ours(notify=False), *([lowest] if lowest else [])]
+    ours = Ours()
+    compared: list[Peer] = [Ours(notify=False), FLOOR]
     contestants: list[tuple[Peer, int]] = [(ours, rate) for rate in RATES]
     contestants += [(peer, rate) for rate in COMPARED for peer in compared]
     contestants.sort(key=lambda one: one[1])  # who is compared is measured side by side
@@ -56,10 +47,7 @@ def run(bench: Bench) -> Findings:
         findings.figures += told(f"latency: {peer.name}, {rate:,}/s", runs)
         pooled = [1000 * value for delays in runs for value in delays.stored]
         findings.curves.append(distribution("latency", f"{peer.name}, {rate:,}/s", pooled))
-    if lowest is None:
-        findings.remarks.append("latency: there is no floor to compare with")
-    else:
-        findings.figures += compare(found, ours, lowest)
+    findings.figures += compare(found, ours, FLOOR)
     return findings
 
 

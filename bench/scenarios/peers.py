@@ -9,7 +9,7 @@ Who can't be had here, or fails, is a row of the report with the reason.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -49,9 +49,7 @@ Measure = Callable[[Stack, Bench, Entrant], None]
 
 def run(bench: Bench) -> Findings:
     """Take turns, measure by measure."""
-    known: Sequence[Peer] = getattr(peers, "PEERS", ())
-    others = [peer for peer in known if peer.source != Ours.source]
-    entrants = [Entrant(peer) for peer in (Ours(), *others)]
+    entrants = [Entrant(peer) for peer in (Ours(), *peers.PEERS)]
     measures: list[tuple[str, Measure]] = [("drain", drain), ("latency", latency)]
     measures.append(("commits", commits))
     bench.plan(len(entrants) * (1 + bench.runs * len(measures)))

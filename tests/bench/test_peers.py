@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from nats.js.errors import NotFoundError
 
+from bench.ours import Ours
 from bench.peers import FLOOR, PEERS, by_name
 from bench.peers.base import READY, Peer, UnavailableError, number_of, payload
 from bench.peers.homes import NodeHome
@@ -22,6 +23,7 @@ from relay import devstack
 
 EVENTS = 200
 PATIENCE = 30.0
+EVERYBODY = (*PEERS, Ours(), FLOOR)
 SETTINGS = {"fsync": "off", "wal_level": "logical", "max_connections": "120"}
 
 
@@ -78,7 +80,7 @@ LOSES = pytest.mark.xfail(
     "peer",
     [
         pytest.param(peer, id=peer.name, marks=[LOSES] if peer is REPLICATION else [])
-        for peer in (*PEERS, FLOOR)
+        for peer in EVERYBODY
     ],
 )
 def test_a_peer_delivers_everything_and_ends_when_told(peer, empty_database, own_nats, tmp_path):
@@ -97,7 +99,7 @@ def test_a_peer_delivers_everything_and_ends_when_told(peer, empty_database, own
     assert sorted(asyncio.run(delivered(own_nats.url))) == list(range(EVENTS))
 
 
-@pytest.mark.parametrize("peer", [*PEERS, FLOOR], ids=lambda peer: peer.name)
+@pytest.mark.parametrize("peer", EVERYBODY, ids=lambda peer: peer.name)
 def test_a_peer_relieved_of_its_burden_takes_events_all_the_same(peer, empty_database):
     skip_unless_here(peer)
     peer.prepare(empty_database)
