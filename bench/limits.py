@@ -1,20 +1,21 @@
 """The most that is possible here: bare scripts over the relay's own drivers, without its code.
 
-    python -m bench.limits fast|windowed|public URL EVENTS BYTES [--bare]
+    python -m bench.limits fast|windowed|public URL EVENTS BYTES [--bare] [--ready]
     python -m bench.limits rows DSN EVENTS
 
-The first two are given their frames ready, the relay's headers included, and write them straight
-into nats-py's transport: what they take is the time of the server and of the sockets. ``public``
-publishes the same messages as a fast ingest batch through ``Client.publish``, as a careful user of
-nats-py would. ``rows`` reads the outbox through psycopg, binary, in pages of 2,000. Each prints
-events/s as JSON; the clock runs from the first byte sent to the last PubAck.
+The first two write their frames, the relay's headers included, straight into nats-py's transport,
+and make them as they go, as everybody has to who publishes; with ``--ready`` they were made before,
+and what is left is the time of the server and of the sockets. ``public`` publishes the same
+messages as a fast ingest batch through ``Client.publish``, as a careful user of nats-py would.
+``rows`` reads the outbox through psycopg, binary, in pages of 2,000. Each prints events/s as JSON;
+the clock runs from the first byte sent to the last PubAck.
 """
 
 import asyncio
 import json
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -40,10 +41,9 @@ ROWS = """
 app = typer.Typer()
 
 
-def published(how: str, url: str, events: int, size: int, *, bare: bool = False) -> float:
+def published(how: str, url: str, events: int, size: int, *switches: str) -> float:
     """Publish ``events`` of ``size`` bytes in a process of its own; events/s."""
-    switch = ["--bare"] if bare else []
-    command = [*python("bench.limits", how, url, events, size), *switch]
+    command = [*python("bench.limits", how, url, events, size), *switches]
     return float(json.loads(output_of(command, 300)))
 
 
@@ -87,24 +87,35 @@ def batch_replies(inbox: str, events: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Load:
-    """What to publish: so many events of ``size`` bytes, ``bare`` without headers."""
+    """What to publish: so many events of ``size`` bytes.
+
+    ``bare`` is without headers, ``ready`` with every frame made beforehand.
+    """
 
     events: int
     size: int
     bare: bool
+    ready: bool
 
     @property
     def payload(self) -> bytes:
         """The payload of each."""
         return b"x" * self.size
 
-    def chunks(self, replies: list[str]) -> list[bytes]:
-        """Make all frames, a chunk of them in one ``bytes``."""
-        frames = [
-            frame(reply, headers_of(number, bare=self.bare), self.payload)
-            for number, reply in enumerate(replies)
-        ]
-        return [b"".join(frames[start : start + CHUNK]) for start in range(0, len(frames), CHUNK)]
+    def chunks(self, replies: list[str]) -> Iterable[bytes]:
+        """Make the frames, a chunk of them in one ``bytes``."""
+        payload = self.payload
+        headers = [headers_of(number, bare=self.bare) for number in range(self.events)]
+        made = (
+            b"".join(
+                [
+                    frame(replies[number], headers[number], payload)
+                    for number in range(start, min(start + CHUNK, self.events))
+                ]
+            )
+            for start in range(0, self.events, CHUNK)
+        )
+        return list(made) if self.ready else made
 
 
 class Acks:
@@ -156,8 +167,10 @@ async def windowed(client: Client, inbox: str, acks: Acks, load: Load) -> float:
     return await send(client, acks, chunks, load.events, WINDOW)
 
 
-async def send(client: Client, acks: Acks, chunks: list[bytes], events: int, most: int) -> float:
-    """Write ready frames with at most ``most`` in flight; events/s."""
+async def send(
+    client: Client, acks: Acks, chunks: Iterable[bytes], events: int, most: int
+) -> float:
+    """Write the frames with at most ``most`` in flight; events/s."""
     transport: Any = client._transport  # noqa: SLF001 - nats-py's fastest way in
     began = time.perf_counter()
     for number, chunk in enumerate(chunks, 1):
@@ -211,9 +224,14 @@ def add(how: Publishing) -> None:
     """Make a command of one way of publishing."""
 
     def command(
-        url: str, events: int, size: int, bare: Annotated[bool, typer.Option()] = False
+        url: str,
+        events: int,
+        size: int,
+        bare: Annotated[bool, typer.Option()] = False,
+        ready: Annotated[bool, typer.Option()] = False,
     ) -> None:
-        print(json.dumps(uvloop.run(connected(how, url, Load(events, size, bare)))))
+        load = Load(events, size, bare, ready)
+        print(json.dumps(uvloop.run(connected(how, url, load))))
 
     app.command(name=getattr(how, "__name__", "?"))(command)
 

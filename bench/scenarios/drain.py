@@ -84,15 +84,16 @@ def run(bench: Bench) -> Findings:
 def measure_limits(bench: Bench, dsn: str, raw: dict[str, list[float]]) -> None:
     """Add one value to each limit."""
     url, events = bench.servers.nats.url, bench.events(FEWER)
-    for name, how, bare in (
-        ("fast ingest", "fast", False),
-        ("windowed", "windowed", False),
-        ("fast ingest without headers", "fast", True),
-        ("windowed without headers", "windowed", True),
-        ("fast ingest by nats-py's publish()", "public", False),
+    for name, how, *switches in (
+        ("fast ingest", "fast"),
+        ("windowed", "windowed"),
+        ("fast ingest, its frames ready before", "fast", "--ready"),
+        ("windowed, its frames ready before", "windowed", "--ready"),
+        ("fast ingest, ready and without headers", "fast", "--ready", "--bare"),
+        ("fast ingest by nats-py's publish()", "public"),
     ):
         with bench.servers.stream(batched=how != "windowed"):
-            raw[name].append(limits.published(how, url, events, USUAL.bytes, bare=bare))
+            raw[name].append(limits.published(how, url, events, USUAL.bytes, *switches))
     raw["reading by psycopg"].append(limits.rows_read(dsn, events))
     with bench.servers.outbox() as bare_dsn:
         Ours().unburden(bare_dsn)

@@ -4,6 +4,11 @@ Reading at once after every event gives pages of one event, and a page costs abo
 twenty events do. So the busier the outbox, the longer the pause, and the fuller the page. It
 grows with the square of the rate: 0.1 ms at 500 events/s, where nobody must feel it, 1.3 ms at
 2,000/s, and 20 ms from 8,000/s on, where producers and relay fight for the processors.
+
+An event loop's timers have whole milliseconds: uvloop makes none at all of a pause below half of
+one. So an awake relay reads on and on while little comes, for ``LINGER``, which costs up to half a
+core and is as quick as being rung for each event. True pauses of 0.25 and 0.5 ms, by a timerfd,
+made 0.9 and 1.1 ms of 0.6 at 200 events/s, and saved a fifth of a core.
 """
 
 from dataclasses import dataclass
