@@ -124,20 +124,41 @@ class Child:
 def running(command: Sequence[str], more: Mapping[str, str] | None = None) -> Iterator[Child]:
     """Run ``command`` with ``more`` in its environment for the length of the block, at most."""
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as errors:
-        process = subprocess.Popen(
-            list(command),
-            env={**os.environ, **(more or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            start_new_session=True,
-        )
-        child = Child(process, errors)
+        child = None
         try:
+            with uninterrupted():  # or nobody would know of a process that has just begun
+                process = subprocess.Popen(
+                    list(command),
+                    env={**os.environ, **(more or {})},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    start_new_session=True,
+                )
+                child = Child(process, errors)
             yield child
         finally:
-            child.end()
+            if child is not None:
+                child.end()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C and SIGTERM off until the end of the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = {kind: signal.signal(kind, lambda number, _: came.append(number)) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def output_of(command: Sequence[str], timeout: float) -> str:
