@@ -20,7 +20,7 @@ async def run_migrate(
     Args:
         dsn: libpq connection string.
         schema: the outbox's schema, unquoted.
-        notify: whether the doorbell's trigger is on.
+        notify: whether writers ring the doorbell.
         check: change nothing, and raise if anything would have to be changed.
         print_sql: print the SQL of the whole schema, which psql can run.
         echo: prints a line.

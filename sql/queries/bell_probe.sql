@@ -1,4 +1,4 @@
--- bell_probe: would a writer stay silent now? The very test its trigger makes.
+-- bell_probe: would a writer stay silent now? The very test it makes.
 --
 -- takes    bell_class (int): the lock's first half; the second is the outbox table's oid
 -- returns  got (boolean)

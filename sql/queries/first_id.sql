@@ -2,10 +2,35 @@
 --
 -- takes    base (pg_snapshot)
 -- returns  one bigint, null if nothing is new
--- reads    the head of the primary key (a backlog usually starts there); only if that holds
---          nothing new, once over the index (xid, id) behind the base. Runs once a window.
+-- reads    up to 10,000 new rows by the index (xid, id) behind the base: all of them, when producers
+--          are just busy. Of more, the head of the primary key (a large backlog usually starts
+--          there); only if that holds nothing new, once over all the index behind the base. Runs
+--          once a window.
 -- locks    nothing
-select coalesce(
+with newer as materialized (
+  (
+    select o.id
+      from :"schema".outbox as o
+     where o.xid >= pg_snapshot_xmax(%(base)s::pg_snapshot)
+     limit 10001
+  )
+  union all
+  (
+    select late.id
+      from pg_snapshot_xip(%(base)s::pg_snapshot) as straggler (xid)
+     cross join lateral (
+       select o.id
+         from :"schema".outbox as o
+        where o.xid = straggler.xid
+        limit 10001
+     ) as late
+     limit 10001
+  )
+),
+few as materialized (
+  select min(newer.id) as id, count(*) <= 10000 as is_all from newer
+)
+select case when few.is_all then few.id else coalesce(
   (
     select head.id
       from (
@@ -31,4 +56,5 @@ select coalesce(
          ) as late
       ) as first
   )
-) as first_id
+) end as first_id
+  from few
