@@ -24,6 +24,8 @@ from relay.postgres.locks import BELL_CLASS
 
 CLIENTS = (1, 8, 32, 64)
 JUDGED = 32
+ALL_FROM = 0.25
+"""Share of the load below which only two numbers of clients are tried."""
 SECONDS = 10
 
 BARE = "bare table"
@@ -57,7 +59,7 @@ NOTIFY_ALWAYS = """
 def run(bench: Bench) -> Findings:
     """Measure the cases at each number of clients, in turn."""
     rates: dict[tuple[str, int], list[float]] = defaultdict(list)
-    counts = CLIENTS if bench.scale >= 1 else (1, JUDGED)
+    counts = CLIENTS if bench.scale >= ALL_FROM else (1, JUDGED)
     bench.plan(bench.runs * len(CASES) * len(counts))
     with ExitStack() as databases:
         dsns = {case: databases.enter_context(dressed(bench, case)) for case in CASES}
