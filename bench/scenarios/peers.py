@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import median
 
 from bench import contest, peers
 from bench.figures import Curve, Figure, Findings, Table, at_least, percentile, ratios
@@ -153,7 +154,7 @@ def told(entrants: list[Entrant], runs: int) -> Findings:
     head = ("contestant", "version", "source", "guarantees", "lacks", "here")
     found.tables.append(Table("What each promises", head, rows))
     found.curves = [
-        Curve("drain", entrant.peer.name, ((0, sorted(values)[len(values) // 2]),))
+        Curve("drain", entrant.peer.name, ((0, median(values)),))
         for entrant in others
         if (values := entrant.values["drain"])
     ]
