@@ -4,7 +4,7 @@
 -- locks    outbox, exclusively, for as long as it takes to rewrite nothing
 --
 -- What can't be published is refused in the producer's own statement, whether it comes by INSERT,
--- UPDATE, COPY or emit, and whoever writes. A domain's test is compiled once a session and costs no
+-- UPDATE, COPY or emit, and whoever writes. A domain's test is planned once a session and costs no
 -- trigger and no copy of the row: see README, Measured. Each passes at once what nearly every event
 -- looks like, and asks a function about the rest: that one decides, and says what is wrong.
 --
