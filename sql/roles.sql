@@ -1,40 +1,62 @@
 -- roles: who may do what with an outbox. Can be run again at any time; `migrate` runs it each time.
 --
 -- takes    schema (psql variable): a migrated schema
--- returns  nothing; one notice if it had to leave the roles out, and why
+-- returns  nothing; a notice of what was made or changed, or, with a hint, why the roles were left
+--          out
 -- locks    pg_authid rows of new roles; a table briefly, when its owner changes
 --
 -- All five are groups without a login. Let logins in by: grant relay_producer to my_service;
 --
 --   <schema>_owner     owns everything here; whoever migrates is a member, or a superuser
---   <schema>_producer  inserts events, by column or by emit; sees nothing
+--   <schema>_producer  inserts events, by column or by emit; sees no more than id and event_id
 --   <schema>_relay     reads and prunes the outbox, moves the cursor, keeps the parked
---   <schema>_operator  looks at everything, decides on the parked, emits
+--   <schema>_operator  looks at everything; decides on dead events by two functions that keep who
+--                      decided; emits
 --   <schema>_monitor   the two views, which show no payload
 --
 -- Roles belong to the cluster: outboxes of the same schema name in two databases share them.
 -- Without the right to make roles (superuser or CREATEROLE) everything works for the objects'
 -- owner alone; a person who has the right can run this file later.
+set search_path = pg_catalog, pg_temp;
 set relay.schema = :'schema';
 
 do $roles$
 declare
-  s        constant text := pg_catalog.current_setting('relay.schema');
+  s        constant text := current_setting('relay.schema');
   owner    constant text := s || '_owner';
   producer constant text := s || '_producer';
   relay    constant text := s || '_relay';
   operator constant text := s || '_operator';
   monitor  constant text := s || '_monitor';
-  columns  constant text :=
-    'event_id, idempotency_key, subject, key, payload, payload_bytes, headers';
-  home     constant oid := (select n.oid from pg_catalog.pg_namespace as n where n.nspname = s);
+  columns  constant text := 'idempotency_key, subject, key, payload, payload_bytes, headers';
+  tables   constant text[] := array['outbox', 'cursor', 'settled', 'report', 'stream', 'parked',
+                                    'decision', 'migration', 'fence', 'pending', 'status'];
+  routines constant text[] := array['publishable', 'message_id', 'notify', 'refuse_truncate', 'emit',
+                                    'emit_bytes', 'retry_dead', 'drop_dead'];
+  home     constant oid := (select n.oid from pg_namespace as n where n.nspname = s);
   name     text;
   thing    record;
+  made     text[] := '{}';
+  moved    int    := 0;
 begin
+  for thing in
+    select r.rolname
+      from pg_roles as r
+     where r.rolname in (owner, producer, relay, operator, monitor)
+       and (r.rolcanlogin or r.rolsuper or r.rolcreaterole or r.rolcreatedb or r.rolreplication
+            or r.rolbypassrls)
+  loop
+    raise exception 'the role % exists and can log in, or has a power of its own', thing.rolname
+      using hint = format('make it a plain group, "alter role %I nologin nosuperuser nocreaterole '
+                          'nocreatedb noreplication nobypassrls", or take another schema name',
+                          thing.rolname);
+  end loop;
+
   foreach name in array array[owner, producer, relay, operator, monitor] loop
-    if not exists (select from pg_catalog.pg_roles as r where r.rolname = name) then
+    if not exists (select from pg_roles as r where r.rolname = name) then
       begin
         execute format('create role %I nologin', name);
+        made := made || name;
       exception when duplicate_object or unique_violation then
         null;  -- another database of this cluster made it at the same moment
       end;
@@ -44,11 +66,11 @@ begin
   -- Whoever migrates now, and whoever owned the schema before, stays able to.
   for thing in
     select r.rolname
-      from pg_catalog.pg_roles as r
+      from pg_roles as r
      where (r.rolname = current_user
-            or r.oid = (select n.nspowner from pg_catalog.pg_namespace as n where n.oid = home))
+            or r.oid = (select n.nspowner from pg_namespace as n where n.oid = home))
        and r.rolname not in (owner, 'pg_database_owner')
-       and not pg_catalog.pg_has_role(r.rolname, owner, 'usage')
+       and not pg_has_role(r.rolname, owner, 'usage')
   loop
     begin
       execute format('grant %I to %I', owner, thing.rolname);
@@ -61,72 +83,77 @@ begin
   execute format('grant usage, create on schema %I to %I', s, owner);
   for thing in
     select c.relname, case c.relkind when 'v' then 'view' else 'table' end as kind
-      from pg_catalog.pg_class as c
+      from pg_class as c
      where c.relnamespace = home
-       and c.relname in ('outbox', 'cursor', 'parked', 'decision', 'migration', 'pending',
-                         'status')
+       and c.relname = any (tables)
        and c.relkind in ('r', 'v')
-       and pg_catalog.pg_get_userbyid(c.relowner) <> owner
+       and pg_get_userbyid(c.relowner) <> owner
   loop
     execute format('alter %s %I.%I owner to %I', thing.kind, s, thing.relname, owner);
+    moved := moved + 1;
   end loop;
   for thing in
     select p.oid::regprocedure as signature
-      from pg_catalog.pg_proc as p
+      from pg_proc as p
      where p.pronamespace = home
-       and p.proname in ('emit', 'ring_asleep', 'check_subject', 'check_key', 'check_headers',
-                         'check_payload_size', 'check_one_payload', 'refuse_poison', 'ring')
-       and pg_catalog.pg_get_userbyid(p.proowner) <> owner
+       and p.proname = any (routines)
+       and pg_get_userbyid(p.proowner) <> owner
   loop
     execute format('alter function %s owner to %I', thing.signature, owner);
-  end loop;
-  for thing in
-    select t.typname
-      from pg_catalog.pg_type as t
-     where t.typnamespace = home
-       and t.typtype = 'd'
-       and t.typname in ('event_subject', 'event_key', 'event_idempotency_key', 'event_payload',
-                         'event_payload_bytes', 'event_headers')
-       and pg_catalog.pg_get_userbyid(t.typowner) <> owner
-  loop
-    execute format('alter domain %I.%I owner to %I', s, thing.typname, owner);
+    moved := moved + 1;
   end loop;
   if s <> 'public'  -- which is not ours alone
      and exists (
-       select from pg_catalog.pg_namespace as n
-        where n.oid = home and pg_catalog.pg_get_userbyid(n.nspowner) <> owner
+       select from pg_namespace as n
+        where n.oid = home and pg_get_userbyid(n.nspowner) <> owner
      )
   then
     execute format('alter schema %I owner to %I', s, owner);
+    moved := moved + 1;
   end if;
 
   execute format('grant usage on schema %I to %I, %I, %I, %I',
                  s, producer, relay, operator, monitor);
 
   execute format('grant insert (%s) on %I.outbox to %I, %I', columns, s, producer, operator);
+  -- for INSERT … RETURNING, by which object mappers learn what they have written
+  execute format('grant select (id, event_id) on %I.outbox to %I', s, producer);
   for thing in
-    select p.oid::regprocedure as signature
-      from pg_catalog.pg_proc as p
-     where p.pronamespace = home and p.proname = 'emit'
+    select p.oid::regprocedure as signature,
+           case when p.proname like 'emit%' then format('%I, %I', producer, operator)
+                else quote_ident(operator) end as who
+      from pg_proc as p
+     where p.pronamespace = home
+       and p.proname in ('emit', 'emit_bytes', 'retry_dead', 'drop_dead')
   loop
-    execute format('grant execute on function %s to %I, %I', thing.signature, producer, operator);
+    execute format('grant execute on function %s to %s', thing.signature, thing.who);
   end loop;
 
-  execute format('grant select, delete, update (xid) on %I.outbox to %I', s, relay);
-  execute format('grant select, update on %I.cursor to %I', s, relay);
-  execute format('grant select, insert, update, delete on %I.parked to %I', s, relay);
+  execute format('grant select, delete, update (xid, event_id) on %I.outbox to %I', s, relay);
+  execute format('grant select on sequence %s to %I',
+                 pg_get_serial_sequence(format('%I.outbox', s), 'id'), relay);
+  execute format('grant select, update on %I.cursor, %I.report to %I', s, s, relay);
+  execute format('grant select, insert, update, delete on %I.parked, %I.settled, %I.stream to %I',
+                 s, s, s, relay);
 
-  execute format('grant select on %I.outbox, %I.cursor to %I', s, s, operator);
-  execute format('grant select, update, delete on %I.parked to %I', s, operator);
-  execute format('grant select, insert on %I.decision to %I', s, operator);
+  execute format('grant select on %I.outbox, %I.cursor, %I.report, %I.parked, %I.settled, %I.stream, '
+                 '%I.decision to %I', s, s, s, s, s, s, s, operator);
 
-  execute format('grant select on %I.migration to %I, %I', s, relay, operator);
+  execute format('grant select on %I.migration, %I.fence to %I, %I', s, s, relay, operator);
   execute format('grant select on %I.pending, %I.status to %I, %I, %I',
                  s, s, relay, operator, monitor);
+
+  if made <> '{}' then
+    raise notice 'made the roles %', array_to_string(made, ', ');
+  end if;
+  if moved > 0 then
+    raise notice 'gave % of the schema''s objects to %', moved, owner;
+  end if;
 exception when insufficient_privilege then
   raise notice 'the roles of schema "%" were left out: % may not set them up (%)',
                s, current_user, sqlerrm
-    using hint = format('run as a superuser: psql -v schema=%s -f sql/roles.sql', s);
+    using hint = format('have a login that may run it: psql -v schema=%s -f roles.sql; '
+                        '`python -m relay migrate --print` ends with that file', s);
 end
 $roles$;
 

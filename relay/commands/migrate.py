@@ -10,7 +10,7 @@ async def run_migrate(
     dsn: str,
     schema: str,
     *,
-    notify: bool,
+    notify: bool | None,
     check: bool,
     print_sql: bool,
     echo: Callable[[str], None],
@@ -20,7 +20,7 @@ async def run_migrate(
     Args:
         dsn: libpq connection string.
         schema: the outbox's schema, unquoted.
-        notify: whether writers ring the doorbell.
+        notify: whether writers ring the bell; None leaves it as it is.
         check: change nothing, and raise if anything would have to be changed.
         print_sql: print the SQL of the whole schema, which psql can run.
         echo: prints a line.
@@ -29,16 +29,16 @@ async def run_migrate(
         SchemaError: the schema is not, or can't be brought, as this relay needs it.
         StoreOutage: the database is away.
     """
-    from relay.postgres import migrations
+    from relay.postgres import migrations, steps
 
     if print_sql:
-        echo(migrations.script(schema))
+        echo(steps.script(schema))
     elif check:
         await migrations.check(dsn, schema)
         echo(f'schema "{schema}" is up to date')
     else:
-        applied = await migrations.migrate(dsn, schema, notify=notify, say=echo)
-        for name in applied:
-            echo(f"applied {name}")
-        if not applied:
+        done = await migrations.migrate(dsn, schema, notify=notify, say=echo)
+        for line in done:
+            echo(line)
+        if not done:
             echo(f'schema "{schema}" was up to date')

@@ -1,29 +1,32 @@
-"""The doorbell's Postgres end: an advisory lock that keeps writers silent, and a LISTEN session.
+"""The bell's Postgres end: an advisory lock that makes writers ring, and LISTEN (R-FIRST).
 
-Every statement that inserts events tries the bell lock, shared, for its transaction. It gets it
-while the relay is awake, and stays silent; it can't get it while the relay holds or awaits it
-exclusively, and then it notifies. So to be rung, the relay takes the lock:
+A trigger on the outbox asks, after each statement that inserts, for the bell's lock, shared, and
+gives it back at once. It gets it while the relay is awake, and the writer stays silent. It can't
+while the relay holds the lock exclusively, and then the writer notifies. Nobody waits for anybody.
 
-    released ──arm()──► try exclusive ──got────────────────────────► armed
-                             │ a silent transaction is still open       ▲
-                             └► queue for it; once the queue is seen ───┘
-                                by others, new writers notify; the grant
-                                itself announces the silent one's commit
+    released ──arm(): take the lock; then note N, the next transaction id──► armed ──disarm()──► ...
 
-    armed ──disarm()──► released
+A writer that asked before the lock was taken has an id below N, and keeps silent. So the caller
+reads on until a read says that every transaction below N had ended (``Page.xmin``), and may then
+wait to be rung. Somebody who is just asking makes one try for the lock fail: it is tried again.
 
-Advisory transaction locks are released after the commit is visible: who is granted the lock can
-see the rows of every writer that kept silent. The order for the caller is arm, read, wait.
+One session, the *listener*, holds the lock and listens. It is never in a transaction, is asked
+something every second, and the server ends it when it is silent for the lease's lifetime: then
+writers are silent again. While the bell is on, a commit of our own (see ``trial``) tells how long a
+ring takes; it is heard by the listener as well, which shows that notifications arrive.
 
-On failure: nothing here is needed for correctness. Without a working LISTEN session ``arm`` says
-False, writers stay silent, and the caller polls. The sessions are heart-beaten and made anew; the
-fall-back to the poll is logged once until the bell works again.
+On failure: nothing here is needed for correctness. Without a working bell ``arm`` returns None and
+the caller polls. That is so when the trigger is disabled, the NOTIFY queue is half full, a ring
+takes too long, somebody else holds the lock, or LISTEN is refused; it is logged once.
 """
 
 import logging
-import math
 import random
-from collections.abc import Awaitable, Callable, Mapping
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
 import anyio
 import anyio.abc
@@ -31,148 +34,152 @@ import psycopg
 from psycopg import sql
 
 from relay.core.backoff import Backoff
-from relay.errors import StoreOutage, sole
+from relay.errors import Misconfigured, RelayError, StoreOutage, sole
 from relay.ports import Wake
 from relay.postgres.locks import BELL_CLASS
-from relay.postgres.session import LockTimedOut, Session, StatementCanceled, translated
+from relay.postgres.outbox import PostgresOutbox
+from relay.postgres.session import Session, translated
 from relay.postgres.sqlfiles import load
+from relay.postgres.trial import Trial
 
-log = logging.getLogger("relay.doorbell")
+log = logging.getLogger("relay.bell")
 
-HEARTBEAT = 1.0
-"""Seconds between heartbeats of the sessions."""
+HEARTBEAT: Final = 1.0
+"""Seconds between heartbeats of the listener, and between trial commits."""
 
-HEARTBEAT_DEADLINE = 3.0
-SELF_TEST_DEADLINE = 2.0
-LEAVE_EVERY = 0.005
+HEARTBEAT_DEADLINE: Final = 3.0
+SELF_TEST_DEADLINE: Final = 2.0
 RETRY_FIRST, RETRY_MOST = 0.1, 30.0
+ASK_AGAIN: Final = (0.001, 0.002, 0.004)
+"""Seconds between tries for the lock: a writer that is just asking has gone by then."""
 
-_ALIVE = sql.SQL("select 1").format()
-_UNLOCK = sql.SQL("select pg_advisory_unlock_all()").format()
+FULL: Final = 0.5
+"""How full the NOTIFY queue may be; above it the trigger does not ring, either."""
 
-Connect = Callable[[str, Mapping[str, str] | None], Awaitable[Session]]
+_UNLOCK: Final = sql.SQL("select pg_advisory_unlock_all()").format()
 
 
 class PostgresBell:
     """``relay.ports.WakeSource`` over LISTEN and an advisory lock.
 
-    ``run`` keeps the sessions; without it the source only times out.
+    ``run`` keeps the listener; without it the source only times out.
     """
 
     def __init__(
         self,
-        connect: Connect,
-        schema: str,
+        outbox: PostgresOutbox,
         *,
-        poll_interval: float,
         jitter: Callable[[], float] = random.random,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Listen to ``schema``'s doorbell; a wait in the lock's queue lasts ``poll_interval`` s."""
-        self._connect = connect
+        """Listen to the bell of ``outbox``, over its sessions."""
+        schema = outbox.schema
+        self._outbox = outbox
         self._channel = f"{schema}.outbox"
-        self._queue_timeout = max(poll_interval, 0.001)
-        self._try_lock = load("queries/bell_try", schema)
-        self._queue_lock = load("queries/bell_queue", schema)
-        self._probe_lock = load("queries/bell_probe", schema)
+        self._token = f"trial {secrets.token_hex(8)}"
+        self._trial = Trial(outbox.pool, self._channel, self._token, now=now)
+        self._now, self._jitter = now, jitter
+        self._lock = load("queries/bell_lock", schema)
+        self._next_xid = load("queries/next_xid", schema)
+        self._state = load("queries/bell_state", schema)
+        self._holders = load("queries/lease_holder", schema)
+        # What the caller waits for.
         self._rung = anyio.Event()
-        self._rings = 0
         self._cause = Wake.POLL
-        self._armed = False
+        # The listener: whether it works, whose turn it is, and N while it holds the lock.
+        self._listener: Session | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._lock: Session | None = None
-        self._lock_use = anyio.Lock()
-        self._probe: Session | None = None
-        self._queueing = self._leaving = False
-        self._complained = False
+        self._turn = anyio.Lock()
+        self._hearing: anyio.CancelScope | None = None
+        self._held: int | None = None
+        self._leaving = False
+        self._enabled = False
+        self._heard = anyio.Event()
+        self._trial_wanted = anyio.Event()
+        self._quiet_until = float("-inf")
+        self._trials = Backoff(base=HEARTBEAT, cap=RETRY_MOST)
         self._retry = Backoff(base=RETRY_FIRST, cap=RETRY_MOST)
-        self._jitter = jitter
+        self._complaint = self._intruder = self._named = ""
+        self._looked_at = float("-inf")
 
     # The port.
 
-    async def arm(self) -> bool:
-        """Take the bell lock, or a place in its queue that writers can see."""
+    async def arm(self) -> int | None:
+        """Take the bell's lock; return N, or None if only the timeout is left."""
+        if not self._works():
+            self.disarm()
+            return None
+        if self._held is not None:
+            self._leaving = False
+            return self._held
         self._rung = anyio.Event()
         self._cause = Wake.POLL
-        self._armed = True
-        tasks = self._tasks
-        if tasks is None:
-            return False
         try:
-            async with self._lock_use:  # a release under way comes first
-                lock = self._lock
-                if lock is None:
-                    return False
-                got = await self._on_lock(lock, self._try_lock, {"bell_class": BELL_CLASS})
-            if not got:
-                seen = anyio.Event()
-                tasks.start_soon(self._queue, lock, seen)
-                await seen.wait()
+            async with self._speaking() as listener:
+                return await self._take(listener)
         except StoreOutage:
-            tasks.cancel_scope.cancel()  # run() makes the sessions anew
-            return False
-        return True
+            if self._tasks is not None:
+                self._tasks.cancel_scope.cancel()  # run() makes the session anew
+            return None
 
     async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - the poll interval
-        """Sleep until rung, granted, or for ``timeout`` s."""
+        """Sleep until rung, or for ``timeout`` s."""
         with anyio.move_on_after(timeout):
             await self._rung.wait()
         cause, self._cause = self._cause, Wake.POLL
         self._rung = anyio.Event()
         return cause
 
+    @property
+    def ring_seconds(self) -> float | None:
+        """How long a ring holds up whoever rings; None if that is not known, or far too long."""
+        return self._trial.seconds if self._listener is not None and self._enabled else None
+
     def disarm(self) -> None:
-        """Release the lock behind the caller's back; the next ``arm`` waits for that."""
-        self._armed = False
-        if self._lock is not None and self._tasks is not None:
-            self._leaving = self._queueing
-            end = self._leave_queue if self._queueing else self._release
-            self._tasks.start_soon(end, self._lock)
+        """Give the lock back behind the caller's back; an ``arm`` that comes first keeps it."""
+        if self._held is not None and self._tasks is not None and not self._leaving:
+            self._leaving = True
+            self._tasks.start_soon(self._release)
 
     async def run(self) -> None:
-        """Keep the bell's sessions alive until cancelled."""
+        """Keep the listener alive until cancelled."""
         while True:
             try:
                 await self._serve_once()
-            except StoreOutage as outage:
-                self._complain(outage)
-            except BaseExceptionGroup as group:
-                error = sole(group)
-                if not isinstance(error, StoreOutage):
-                    raise
+            except (StoreOutage, Misconfigured) as error:
                 self._complain(error)
+            except BaseExceptionGroup as group:
+                alone = sole(group)
+                if not isinstance(alone, RelayError):
+                    raise
+                self._complain(alone)
             self._ring(Wake.START)  # who waits must not wait for a dead bell
             await anyio.sleep(self._retry.failed(self._jitter()))
 
-    # The sessions.
+    # The listener.
 
     async def _serve_once(self) -> None:
-        """Serve until a session fails."""
-        lock_timeout = {"lock_timeout": str(math.ceil(self._queue_timeout * 1000))}
-        async with (
-            await self._connect("doorbell listener", None) as listener,
-            await self._connect("doorbell lock", lock_timeout) as lock,
-        ):
+        """Serve until the session fails."""
+        async with await self._outbox.connect_listener() as listener:
             await self._listen(listener)
-            await self._self_test(listener, lock)
-            if self._complained:
-                log.info("doorbell works again", extra={"channel": self._channel})
-                self._complained = False
-            self._retry.succeeded()
+            self._turn, self._heard = anyio.Lock(), anyio.Event()
+            self._held, self._leaving = None, False
             try:
                 async with anyio.create_task_group() as tasks:
-                    self._lock, self._tasks = lock, tasks
-                    self._ring(Wake.START)  # listen, then read: what came before rang nobody
+                    self._tasks = tasks
                     tasks.start_soon(self._hear, listener)
-                    tasks.start_soon(self._keep_alive, lock)
+                    await self._self_test()
+                    self._complaint = self._recovered()
+                    self._retry.succeeded()
+                    self._listener = listener
+                    self._ring(Wake.START)  # listen, then read: what came before rang nobody
+                    tasks.start_soon(self._try_commits)
             finally:
-                self._lock = self._tasks = None
-                self._lock_use = anyio.Lock()
-                if self._probe is not None:
-                    self._probe.drop()
-                    self._probe = None
+                self._listener = self._tasks = self._held = None
+                self._trial.forget()
 
     async def _listen(self, listener: Session) -> None:
-        listener.connection.add_notify_handler(lambda _: self._ring(Wake.BELL))
+        listener.connection.add_notify_handler(self._notified)
         try:
             with anyio.fail_after(HEARTBEAT_DEADLINE):
                 await listener.connection.execute(
@@ -183,136 +190,168 @@ class PostgresBell:
         except psycopg.Error as error:  # of any kind: a standby's, a pooler's, an old server's bug
             raise StoreOutage(f"LISTEN is refused: {translated(error)}") from error
 
-    async def _self_test(self, listener: Session, lock: Session) -> None:
-        """Ring once by hand: a pooler takes LISTEN and delivers nothing."""
-        before = self._rings
-        await lock.rows(
-            sql.SQL("select pg_notify({}, '')").format(sql.Literal(self._channel)),
-            deadline=HEARTBEAT_DEADLINE,
-        )
+    def _notified(self, notify: psycopg.Notify) -> None:
+        if notify.payload == self._token:
+            self._heard.set()
+        else:
+            self._ring(Wake.BELL)
+
+    async def _self_test(self) -> None:
+        """Make a commit of our own, which the listener has to hear."""
+        self._heard = anyio.Event()
+        await self._trial.once()
+        if self._trial.seconds is None:
+            self._quiet_until = self._now() + self._trials.failed(1.0)
+            return  # that it was too slow, or failed, is another matter
+        self._trials.succeeded()
         with anyio.move_on_after(SELF_TEST_DEADLINE):
-            while self._rings == before:
-                await self._hear_once(listener)
-        if self._rings == before:
-            raise StoreOutage(
-                "notifications do not arrive: is there a transaction pooler in between? Point"
-                " RELAY_POSTGRES_DSN at Postgres itself"
-            )
+            await self._heard.wait()
+            return
+        raise StoreOutage(
+            "notifications do not arrive: is there a transaction pooler in between? Point"
+            " RELAY_POSTGRES_DSN at Postgres itself"
+        )
 
     async def _hear(self, listener: Session) -> None:
-        while True:
-            await self._hear_once(listener)
-
-    async def _hear_once(self, listener: Session) -> None:
-        """Wait for the socket at most a heartbeat long, and pass on what rang."""
+        """Pass on what rings, and ask the server something every heartbeat."""
         libpq = listener.connection.pgconn
-        try:
-            with anyio.move_on_after(HEARTBEAT) as quiet:
-                await anyio.wait_readable(libpq.socket)
-            if quiet.cancelled_caught:
-                await listener.rows(_ALIVE, deadline=HEARTBEAT_DEADLINE)
-            libpq.consume_input()
-            while libpq.notifies():
-                self._ring(Wake.BELL)
-        except psycopg.Error as error:
-            raise StoreOutage(f"the doorbell's session is gone: {error}") from error
-
-    async def _keep_alive(self, lock: Session) -> None:
+        asked_at = float("-inf")
         while True:
-            await anyio.sleep(HEARTBEAT)
-            if not self._lock_use.locked():  # else it is in use, and its user will notice
-                async with self._lock_use:
-                    await self._on_lock(lock, _ALIVE)
+            async with self._turn:
+                left = asked_at + HEARTBEAT - self._now()
+                try:
+                    with anyio.move_on_after(max(0.0, left)) as self._hearing:
+                        await anyio.wait_readable(libpq.socket)
+                    self._hearing = None
+                    libpq.consume_input()
+                    while notify := libpq.notifies():
+                        self._notified(_decoded(notify))
+                except psycopg.Error as error:
+                    raise StoreOutage(f"the bell's session is gone: {error}") from error
+                if self._now() >= asked_at + HEARTBEAT:
+                    asked_at = self._now()
+                    self._look(await listener.row(self._state, deadline=HEARTBEAT_DEADLINE))
+
+    def _look(self, row: tuple[Any, ...] | None) -> None:
+        """Take in whether writers would ring now."""
+        enabled = row is not None and row[0] and row[1] < FULL
+        if self._enabled and not enabled and self._held is not None:
+            self._ring(Wake.START)  # who waits must arm again, and learns that it can't
+        self._enabled = enabled
+
+    async def _try_commits(self) -> None:
+        """Make a trial commit every heartbeat while armed, and when one is wanted."""
+        while True:
+            self._trial_wanted = anyio.Event()
+            with anyio.move_on_after(HEARTBEAT):
+                await self._trial_wanted.wait()
+            if self._held is not None or self._trial_wanted.is_set():
+                await self._self_test()
+
+    @asynccontextmanager
+    async def _speaking(self) -> AsyncIterator[Session]:
+        """Have the listener stop listening, and use its session."""
+        turn, listener = self._turn, self._listener
+        if listener is None:
+            raise StoreOutage("the bell's session is gone")
+        waiting = turn.acquire()
+        if self._hearing is not None:
+            self._hearing.cancel()
+        await waiting
+        try:
+            yield listener
+        finally:
+            turn.release()
 
     # The lock.
 
-    async def _queue(self, lock: Session, seen: anyio.Event) -> None:
-        """Queue behind silent transactions until granted or disarmed.
+    def _works(self) -> bool:
+        if self._listener is None or not self._enabled:
+            return False
+        if self._trial.seconds is None:
+            if self._now() >= self._quiet_until:
+                self._trial_wanted.set()
+            return False
+        return True
 
-        ``seen`` is set once writers can see the queue, and however this ends.
-        """
-        try:
-            async with self._lock_use:
-                self._queueing, self._leaving = True, False
-                try:
-                    while not self._leaving and not await self._wait_in_queue(lock, seen):
-                        pass
-                finally:
-                    self._queueing = False
-                self._ring(Wake.GRANT)
-                seen.set()
-                if self._leaving:  # not "if not armed": the next arm may be waiting already
-                    await self._on_lock(lock, _UNLOCK)
-        finally:
-            seen.set()
-
-    async def _wait_in_queue(self, lock: Session, seen: anyio.Event) -> bool:
-        """Wait once for the exclusive lock; False after the lock's time-out or ``_leave_queue``."""
-        granted = True
-        try:
-            async with anyio.create_task_group() as entry:
-                entry.start_soon(self._see_queue, seen)
-                try:
-                    await lock.rows(
-                        self._queue_lock,
-                        {"bell_class": BELL_CLASS},
-                        deadline=self._queue_timeout + HEARTBEAT_DEADLINE,
-                    )
-                except (LockTimedOut, StatementCanceled):
-                    granted = False
-                    entry.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            raise sole(group) from None
-        return granted
-
-    async def _see_queue(self, seen: anyio.Event) -> None:
-        """Set ``seen`` as soon as a writer's try would fail: the queue stands, or was granted."""
-        if self._probe is None or self._probe.connection.closed:
-            self._probe = await self._connect("doorbell probe", None)
-        while True:
-            row = await self._probe.row(self._probe_lock, {"bell_class": BELL_CLASS})
-            if row is not None and not row[0]:
-                if seen.is_set():
-                    self._ring(Wake.POLL)  # writers were silent between a time-out and this entry
-                seen.set()
-                return
-
-    async def _leave_queue(self, lock: Session) -> None:
-        """Cancel the wait from outside: cancelling its task would cost the session."""
-        try:
-            while self._queueing:  # again, if the wait was only about to begin
-                await lock.connection.cancel_safe(timeout=HEARTBEAT_DEADLINE)
-                await anyio.sleep(LEAVE_EVERY)
-        except psycopg.Error as error:
-            raise StoreOutage(f"the doorbell's queue can't be left: {error}") from error
-
-    async def _release(self, lock: Session) -> None:
-        async with self._lock_use:
-            if not self._armed and self._lock is lock:
-                await self._on_lock(lock, _UNLOCK)
-
-    async def _on_lock(
-        self, lock: Session, query: sql.Composed, params: Mapping[str, int] | None = None
-    ) -> bool:
-        """Run a statement that never waits; again, if a late ``_leave_queue`` hit it instead."""
-        while True:
+    async def _take(self, listener: Session) -> int | None:
+        """Take the lock, then note N in a statement that begins afterwards."""
+        if self._held is None:
+            for pause in (0.0, *ASK_AGAIN):
+                if pause:
+                    await anyio.sleep(pause)
+                row = await listener.row(self._lock, {"bell_class": BELL_CLASS})
+                if row is not None and row[0]:
+                    break
+            else:
+                await self._name_intruder(listener)
+                return None
             try:
-                row = await lock.row(query, params, deadline=HEARTBEAT_DEADLINE)
-            except StatementCanceled:
-                continue
-            return row is not None and bool(row[0])
+                self._held = await self._above_all(listener)
+            finally:
+                if self._held is None and self._tasks is not None:
+                    self._tasks.cancel_scope.cancel()  # the session has a lock that nobody frees
+        self._leaving = False
+        return self._held
+
+    async def _above_all(self, listener: Session) -> int:
+        """Return the next transaction id; the snapshot tells its high half, ``age`` its low one."""
+        while True:
+            row = await listener.row(self._next_xid)
+            assert row is not None
+            xmax, age = int(row[0]), row[1]
+            ahead = (age + 3 - xmax) % (1 << 32)
+            if ahead < 1 << 31:  # else it was read before the snapshot was taken
+                return xmax + int(ahead)
+
+    async def _release(self) -> None:
+        try:
+            async with self._speaking() as listener:
+                if self._leaving:
+                    self._held, self._leaving = None, False  # before: who arms now locks anew
+                    await listener.row(_UNLOCK)
+        except StoreOutage:
+            if self._tasks is not None:
+                self._tasks.cancel_scope.cancel()
+
+    async def _name_intruder(self, listener: Session) -> None:
+        """Say once who else holds the bell's lock; writers only ask, and are gone."""
+        now = self._now()
+        if now < self._looked_at + HEARTBEAT:
+            return
+        self._looked_at = now
+        rows = await listener.rows(self._holders, {"lock_class": BELL_CLASS})
+        rows = [row for row in rows if row[2] != "relay listener"]
+        who = "pid {}, login {}, application {!r}".format(*rows[0]) if rows else ""
+        if who and who == self._intruder and who != self._named:
+            self._named = who
+            log.warning(
+                "somebody else holds the bell's lock; polling until it is free",
+                extra={"holder": who},
+            )
+        self._intruder = who
+
+    # What is said.
 
     def _ring(self, cause: Wake) -> None:
-        if self._cause is Wake.POLL:
+        if self._cause is not Wake.START:  # which says that nobody rings any more
             self._cause = cause
-        self._rings += 1
         self._rung.set()
 
     def _complain(self, error: BaseException) -> None:
         """Say once that only the poll is left."""
-        if not self._complained:
-            self._complained = True
+        if not self._complaint:
             log.warning(
-                "doorbell is out of order; polling until it works again",
+                "the bell is out of order; polling until it works again",
                 extra={"error": str(error)},
             )
+        self._complaint = str(error)
+
+    def _recovered(self) -> str:
+        if self._complaint:
+            log.info("the bell works again", extra={"channel": self._channel})
+        return ""
+
+
+def _decoded(notify: psycopg.pq.PGnotify) -> psycopg.Notify:
+    return psycopg.Notify(notify.relname.decode(), notify.extra.decode(), notify.be_pid)

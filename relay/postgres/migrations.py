@@ -1,23 +1,28 @@
 """Brings a database's schema to what this relay knows, and tells whether it is there.
 
-``sql/migrations`` is authoritative for tables, triggers and views: numbered files, forward only,
-each applied once and never edited afterwards (their checksums are kept). ``sql/functions`` are
-replaced, all together and before any migration (triggers name them, and they find tables only when
-called), whenever their text differs from the recorded one; a change of theirs on which the relay
-itself relies comes with a numbered migration, so that an older relay stands aside.
-``sql/roles.sql`` runs every time, at the end.
+``sql/migrations`` is authoritative for tables: numbered files, forward only, each applied once and
+never edited afterwards (their checksums are kept). ``sql/functions`` and ``sql/views`` are
+replaced, all together, whenever their text or the schema's name differs from what was recorded; a
+change of theirs on which the relay itself relies comes with a numbered migration, so that an older
+relay stands aside.
+
+    functions (tables name them) ──► migrations ──► views ──► triggers, where missing ──► roles
+
+Functions find tables only when they are called. Views are replaced after any migration as well: one
+that changes a column drops the views that show it.
 
 One run is one transaction under an advisory lock: whatever goes wrong, nothing has changed, and
 any number of processes may run it at once. It waits for a table at most ``LOCK_TIMEOUT_MS`` at a
 time, because producers queue behind a waiting migration, and tries again for up to ``PATIENCE`` s.
+
+``verify`` says whether a term may begin: what it requires of the schema stands in
+``sql/queries/verify_rights.sql`` and ``verify_facts.sql``.
 """
 
-import hashlib
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -25,12 +30,9 @@ import psycopg
 from psycopg import errors
 
 from relay.errors import SchemaError, StoreOutage
-from relay.postgres.locks import MIGRATION_CLASS
 from relay.postgres.session import Session, translated
-from relay.postgres.sqlfiles import compose, names, text
-
-LOCK_TIMEOUT_MS = 500
-"""How long producers may queue behind one attempt."""
+from relay.postgres.sqlfiles import compose, load, names, text
+from relay.postgres.steps import CREATE, LOCK, REPLACED, SETTINGS, Step, known, pending, record
 
 PATIENCE = 60.0
 """Seconds for which a run that can't get its locks tries again."""
@@ -38,94 +40,25 @@ PATIENCE = 60.0
 DEADLINE = 600.0
 """Seconds after which a server that does not answer is given up."""
 
-FUNCTIONS = 0
-"""The version under which the functions' common checksum is recorded."""
-
-_SETTINGS = f"""\
-set local search_path = pg_catalog, pg_temp;
-set local client_min_messages = notice;
-set local statement_timeout = 0;
-set local lock_timeout = {LOCK_TIMEOUT_MS};
-"""
-_LOCK = f"select pg_advisory_xact_lock({MIGRATION_CLASS}, hashtext(:'schema'));\n"
 _EXISTS = "select exists (select from pg_namespace as n where n.nspname = :'schema')"
-_CREATE = 'create schema if not exists :"schema";\n'
 _HAS_LEDGER = "select to_regclass(format('%I.migration', :'schema')) is not null"
 _LEDGER = 'select version, name, checksum from :"schema".migration order by version'
-_RECORD = """\
-insert into :"schema".migration (version, name, checksum) values ({}, '{}', '{}')
-on conflict (version) do update
-   set checksum = excluded.checksum, applied_at = excluded.applied_at;
-"""
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Something to apply: a numbered migration, or (version 0) all functions.
-
-    Attributes:
-        version: the order.
-        name: what people see, e.g. ``0002_outbox``.
-        files: names as ``sqlfiles.load`` takes them, in order.
-        checksum: SHA-256 of the files' text, in hex.
-    """
-
-    version: int
-    name: str
-    files: Sequence[str]
-    checksum: str
-
-
-def known() -> list[Step]:
-    """Return every step of this relay, in the order of applying."""
-    return [
-        _step(FUNCTIONS, "functions", names("functions")),
-        *(
-            _step(
-                int(name.removeprefix("migrations/")[:4]), name.removeprefix("migrations/"), [name]
-            )
-            for name in names("migrations")
-        ),
-    ]
-
-
-def pending(steps: Sequence[Step], applied: Mapping[int, tuple[str, str]]) -> list[Step]:
-    """Return the steps that a schema lacks, given its name and checksum by applied version.
-
-    Raises:
-        SchemaError: an applied migration has another text here, or is not known here.
-    """
-    here = {step.version: step for step in steps}
-    for version, (name, checksum) in sorted(applied.items()):
-        if version not in here:
-            raise SchemaError(
-                f"the schema is newer than this relay: it has migration {name}, the last one known "
-                f"here is {max(here):04}; install the release that applied it, or a later one"
-            )
-        if version != FUNCTIONS and checksum != here[version].checksum:
-            raise SchemaError(
-                f"migration {here[version].name} is not the one that was applied here as {name} "
-                f"(checksum {here[version].checksum[:12]}, applied {checksum[:12]}): applied "
-                "migrations are never edited; install an unchanged release of the relay"
-            )
-    return [step for step in steps if applied.get(step.version, ("", ""))[1] != step.checksum]
 
 
 async def migrate(
     dsn: str,
     schema: str,
     *,
-    notify: bool = True,
+    notify: bool | None = None,
     say: Callable[[str], None] = _log.warning,
 ) -> list[str]:
-    """Bring ``schema`` up to date; return the names of what was applied, in order.
+    """Bring ``schema`` up to date; return what was done, a line each; nothing if it was so already.
 
     Args:
         dsn: libpq connection string of a login that owns the schema or may create it.
         schema: its name, unquoted.
-        notify: whether writers ring the doorbell.
+        notify: whether writers ring the bell; None leaves it as it is, on in a new schema.
         say: told what a person should know, one line each, e.g. that the roles were left out.
 
     Raises:
@@ -134,12 +67,14 @@ async def migrate(
     """
     give_up_at = time.monotonic() + PATIENCE
     async with await Session.connect(dsn, "migrate") as session:
-        session.connection.add_notice_handler(lambda notice: say(_line(notice)))
+        run = _Run(session.connection, schema)
+        session.connection.add_notice_handler(run.note)
         try:
             with anyio.fail_after(DEADLINE):
                 while True:
                     try:
-                        return await _attempt(session.connection, schema, notify=notify)
+                        await run.attempt(notify)
+                        break
                     except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
                         if time.monotonic() > give_up_at:
                             raise StoreOutage(_locked(schema, error)) from error
@@ -149,6 +84,9 @@ async def migrate(
             raise StoreOutage(f"Postgres did not answer within {DEADLINE:g} s") from None
         except psycopg.Error as error:
             raise _explained(error) from error
+    for line in run.notices:
+        say(line)
+    return run.done
 
 
 async def check(dsn: str, schema: str) -> None:
@@ -159,65 +97,121 @@ async def check(dsn: str, schema: str) -> None:
         StoreOutage: the database is away.
     """
     async with await Session.connect(dsn, "migrate") as session:
-        _refuse(await _missing(session.connection, schema), schema)
+        _refuse(await _missing(session, schema), schema)
 
 
-async def verify(connection: psycopg.AsyncConnection[Any], schema: str) -> None:
-    """Return if this relay can work with ``schema``, by one query. Ignores the functions' text.
+async def up_to_date(session: Session, schema: str) -> None:
+    """Return if ``schema`` has every migration, by one query. For who reads, and leads no term.
 
     Raises:
         SchemaError: it is missing, changed, newer, or a migration is not applied; with the remedy.
         StoreOutage: the connection is gone, or does not answer.
     """
-    missing = await _missing(connection, schema)
-    _refuse([step for step in missing if step.version != FUNCTIONS], schema)
+    missing = await _missing(session, schema)
+    _refuse([step for step in missing if step.version != REPLACED], schema)
 
 
-def script(schema: str) -> str:
-    """Return the SQL that makes the whole schema in a database without one; psql can run it."""
-    files = [text(file) for step in known() for file in step.files]
-    records = [_record(step) for step in known()]
-    return "\n".join(
-        [
-            "-- The whole outbox, for a database that has none. One transaction: all or nothing.",
-            "begin;",
-            _SETTINGS + _text(_LOCK + _CREATE, schema),
-            *(_SETTINGS + _text(part, schema) for part in [*files, *records, text("roles")]),
-            "commit;\n",
-        ]
-    )
+async def verify(connection: psycopg.AsyncConnection[Any], schema: str) -> None:
+    """Return if a term may begin, by three queries; log what is not right but harmless.
+
+    Raises:
+        SchemaError: as ``up_to_date``; or this login lacks a right, rows would be hidden from
+            it, or the outbox is not what the promises stand on; every fault with its remedy.
+        StoreOutage: the connection is gone, or does not answer.
+    """
+    session = Session(connection)
+    await up_to_date(session, schema)
+    for query in ("queries/verify_rights", "queries/verify_facts"):
+        faults = await session.rows(load(query, schema))
+        fatal = [message for is_fatal, message in faults if is_fatal]
+        if fatal:
+            raise SchemaError("; ".join(fatal))
+        for _, message in faults:
+            _log.warning("%s", message)
 
 
-async def _attempt(
-    connection: psycopg.AsyncConnection[Any], schema: str, *, notify: bool
-) -> list[str]:
-    """Apply everything in one transaction."""
+class _Run:
+    """One run of ``migrate``.
 
-    async def run(statement: str) -> None:
-        await connection.execute(compose(statement, schema), prepare=False)
+    Attributes:
+        done: what was done, a line each.
+        notices: what a person should know.
+    """
 
-    async def holds(question: str) -> bool:
-        answer = await (await connection.execute(compose(question, schema))).fetchone()
-        return answer is not None and bool(answer[0])
+    def __init__(self, connection: psycopg.AsyncConnection[Any], schema: str) -> None:
+        self._connection = connection
+        self._schema = schema
+        self.done: list[str] = []
+        self.notices: list[str] = []
 
-    async with connection.transaction():
-        await run(_SETTINGS + f"set local lock_timeout = {int(PATIENCE)}000;\n" + _LOCK)
-        if not await holds(_EXISTS):  # creating one that exists asks for a right on the database
-            await run(_CREATE)
-        applied = await _applied(connection, schema) if await holds(_HAS_LEDGER) else {}
-        steps = pending(known(), applied)
+    async def attempt(self, notify: bool | None) -> None:
+        """Apply everything in one transaction."""
+        self.done.clear()
+        self.notices.clear()
+        async with self._connection.transaction():
+            await self._run(SETTINGS + f"set local lock_timeout = {int(PATIENCE)}000;\n" + LOCK)
+            if not await self._ask(_EXISTS):  # an existing one asks for a right, too
+                await self._run(CREATE)
+            await self._apply()
+            for file in [*names("triggers"), "roles"]:
+                await self._file(file)
+            await self._switch(notify)
+
+    def note(self, notice: errors.Diagnostic) -> None:
+        """Keep a notice of our files: with a hint it is for a person, without it was done."""
+        (self.notices if notice.message_hint else self.done).append(_line(notice))
+
+    async def _apply(self) -> None:
+        """Apply and record the steps that are missing."""
+        has_ledger = await self._ask(_HAS_LEDGER)
+        applied = await _applied(self._connection, self._schema) if has_ledger else {}
+        steps = pending(known(self._schema), applied, self._schema)
+        if not steps:
+            return
+        replaced = any(step.version == REPLACED for step in steps)
+        for file in names("functions") if replaced else []:
+            await self._file(file)
         for step in steps:
-            for file in step.files:
-                await run(_SETTINGS)  # each file finds the same, whatever the one before has set
-                await run(text(file))
+            if step.version != REPLACED:
+                await self._file(step.files[0])
+        for file in names("views"):
+            await self._view(file)
         for step in steps:
-            await run(_record(step))
-        await run(_SETTINGS)
-        await run(text("roles"))
-        if await holds(text("queries/doorbell_rings")) is not notify:
-            # asked first: the switch locks out writers
-            await run(text("queries/doorbell_on" if notify else "queries/doorbell_off"))
-    return [step.name for step in steps]
+            await self._run(record(step))
+            self.done.append(f"applied {step.name}")
+
+    async def _view(self, file: str) -> None:
+        """Replace a view; one whose columns have changed is dropped first."""
+        try:
+            async with self._connection.transaction():
+                await self._file(file)
+        except errors.InvalidTableDefinition:
+            await self._run(f'drop view :"schema".{file.removeprefix("views/")};')
+            await self._file(file)
+
+    async def _switch(self, notify: bool | None) -> None:
+        """Let writers ring, or keep silent. Asked first: the switch locks out writers."""
+        if notify is None or await self._ask(text("queries/trigger_state")) is notify:
+            return
+        await self._run(SETTINGS)
+        await self._run(text("queries/trigger_on" if notify else "queries/trigger_off"))
+        self.done.append(
+            "switched the bell on: writers notify a relay that sleeps"
+            if notify
+            else "switched the bell off: writers do not notify, the relay polls"
+        )
+
+    async def _file(self, file: str) -> None:
+        await self._run(SETTINGS)  # each file finds the same, whatever the one before has set
+        await self._run(text(file))
+
+    async def _run(self, statement: str) -> None:
+        await self._connection.execute(compose(statement, self._schema), prepare=False)
+
+    async def _ask(self, question: str) -> bool | None:
+        cursor = await self._connection.execute(compose(question, self._schema), prepare=False)
+        row = await cursor.fetchone()
+        return None if row is None else row[0]
 
 
 async def _applied(
@@ -227,9 +221,10 @@ async def _applied(
     return {version: (name, checksum) for version, name, checksum in rows}
 
 
-async def _missing(connection: psycopg.AsyncConnection[Any], schema: str) -> list[Step]:
-    rows = await Session(connection).rows(compose(_LEDGER, schema))
-    return pending(known(), {version: (name, checksum) for version, name, checksum in rows})
+async def _missing(session: Session, schema: str) -> list[Step]:
+    rows = await session.rows(compose(_LEDGER, schema))
+    applied = {version: (name, checksum) for version, name, checksum in rows}
+    return pending(known(schema), applied, schema)
 
 
 def _refuse(missing: Sequence[Step], schema: str) -> None:
@@ -238,21 +233,6 @@ def _refuse(missing: Sequence[Step], schema: str) -> None:
         raise SchemaError(
             f'schema "{schema}" lacks {what}: run `python -m relay migrate` of this release'
         )
-
-
-def _step(version: int, name: str, files: Sequence[str]) -> Step:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(text(file).encode())
-    return Step(version, name, files, digest.hexdigest())
-
-
-def _text(statement: str, schema: str) -> str:
-    return compose(statement, schema).as_string()
-
-
-def _record(step: Step) -> str:
-    return _RECORD.format(step.version, step.name, step.checksum)
 
 
 def _line(notice: psycopg.errors.Diagnostic) -> str:

@@ -16,6 +16,7 @@ from typing import LiteralString, cast
 
 from psycopg import sql
 
+_HEADER = re.compile(r"\A(--.*\n)+")
 _VARIABLE = re.compile(r""":("schema"|'schema')""")
 
 
@@ -35,19 +36,19 @@ def text(name: str) -> str:
 
 
 def names(kind: str) -> list[str]:
-    """Return the names of a folder's files, sorted, e.g. ``functions/ring_asleep``."""
+    """Return the names of a folder's files, sorted, e.g. ``functions/notify``."""
     found = (entry.name for entry in (folder() / kind).iterdir())
     return sorted(f"{kind}/{name.removesuffix('.sql')}" for name in found if name.endswith(".sql"))
 
 
 def load(name: str, schema: str) -> sql.Composed:
-    """Return the file with the schema's name put in; everything else stays verbatim.
+    """Return the file without its header, with the schema's name put in.
 
     Args:
         name: folder and file without its ending, e.g. ``queries/page``.
         schema: the outbox's schema, unquoted.
     """
-    return compose(text(name), schema)
+    return compose(_HEADER.sub("", text(name)), schema)
 
 
 def compose(statement: str, schema: str) -> sql.Composed:

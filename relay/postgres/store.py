@@ -1,166 +1,26 @@
-"""The outbox in Postgres: terms, reading, settling, retention.
+"""One term's view of the outbox: reading, settling, looking, housekeeping.
 
-Who is right: ``epoch`` in the cursor row. It is raised when a term begins, and every settlement
-says ``where epoch = mine``, so a relay that slept through its own death changes nothing. The lease
-(a session advisory lock) only tells standbys early that the leader's session is gone.
-
-Sessions, each with one duty, so that none waits for another:
-
-    term         holds the lease, settles        its loss ends the term
-    reader       reads pages                     its loss ends the term
-    parked       looks at the parked             made when first needed; its loss ends the term
-    housekeeper  prunes, looks at the backlog    made when first needed
-    storage      looks at sizes, for metrics     only while somebody measures; nothing depends on it
-
-On any failure: the term ends, the sessions are dropped, and the next term reads on behind the last
-settlement. What was published and not settled is published again under the same message ids.
+Made by ``PostgresOutbox.campaign``, whose module says who is right and which sessions there are.
 """
 
-import logging
-import weakref
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from collections.abc import Collection, Mapping
+from typing import Any, Final
 
 import anyio
+import psycopg
 
-from relay.core.breakers import Breakers
+from relay.core.disposition import Parking
 from relay.errors import StoreOutage, TermLost
-from relay.ports import Backlog, Page, ParkedEvents, Settlement, Wake
-from relay.postgres import migrations
+from relay.ports import Backlog, Page, ParkedEvents, Report, Settlement, Wake
 from relay.postgres.cursor import Position
-from relay.postgres.hosts import pinned
-from relay.postgres.locks import LEASE_CLASS
+from relay.postgres.housekeeping import Housekeeping
+from relay.postgres.lease import Lease
 from relay.postgres.parked import PostgresParked
-from relay.postgres.reader import SESSION_OPTIONS, Reader
-from relay.postgres.session import Session
+from relay.postgres.pool import Pool
+from relay.postgres.reading import Reader
 from relay.postgres.sqlfiles import load
 
-log = logging.getLogger("relay.postgres")
-
-PRUNE_CHUNK_ROWS = 5_000
-BACKLOG_EXACT_UP_TO = 10_000
-
-_WRITING = SESSION_OPTIONS | {
-    # Losing the last settlements in a crash of the server only publishes again.
-    "synchronous_commit": "off",
-}
-
-
-class PostgresOutbox:
-    """Where terms come from: ``relay.ports.Outbox`` over one database."""
-
-    def __init__(
-        self,
-        dsn: str,
-        schema: str,
-        *,
-        page_bytes: int,
-        dead_blocks: bool = False,
-        longest_delay: float = 30.0,
-    ) -> None:
-        """Take the connection string, the outbox's schema and a page's bound in bytes.
-
-        Args:
-            dsn: libpq connection string or URI.
-            schema: the outbox's schema.
-            page_bytes: where a page ends.
-            dead_blocks: whether a dead event blocks the later ones of its key.
-            longest_delay: s; no parked event waits longer for its next try.
-        """
-        self._dsn = dsn
-        self._server = dsn
-        self._schema = schema
-        self._page_bytes = page_bytes
-        self._dead_blocks = dead_blocks
-        self._longest_delay = longest_delay
-        self._campaign = load("queries/campaign", schema)
-        self._candidate: Session | None = None
-        self._opened: list[tuple[str, weakref.ref[Session]]] = []
-
-    async def connect(self, duty: str, options: Mapping[str, str] | None = None) -> Session:
-        """Open a session for ``duty`` to the server that the last candidate found."""
-        session = await Session.connect(self._server, duty, options=options)
-        self._note(duty, session)
-        return session
-
-    def sessions(self) -> Mapping[str, int]:
-        """Count the sessions that are open, by duty."""
-        return Counter(duty for duty, session in self._opened if _is_open(session))
-
-    async def campaign(self, holder: str) -> "PostgresStore | None":
-        """Try once to begin a term; the session of a candidate is kept between tries."""
-        session = self._candidate
-        self._candidate = None
-        try:
-            if session is None:
-                session = await Session.connect(self._dsn, "term", options=_WRITING)
-                self._server = pinned(self._dsn, session.connection)
-                self._note("term", session)
-                await migrations.verify(session.connection, self._schema)
-            got = await session.row(self._campaign, {"lease_class": LEASE_CLASS})
-            if got is None or not got[0]:
-                self._candidate = session
-                return None
-            return await self._begin(session, holder)
-        except BaseException:
-            if session is not None:
-                session.drop()
-            raise
-
-    async def close(self) -> None:
-        """Stop standing by."""
-        if self._candidate is not None:
-            self._candidate.drop()
-            self._candidate = None
-
-    def _note(self, duty: str, session: Session) -> None:
-        self._opened = [each for each in self._opened if _is_open(each[1])]
-        self._opened.append((duty, weakref.ref(session)))
-
-    async def _begin(self, term: Session, holder: str) -> "PostgresStore":
-        """Begin the term whose lease ``term`` holds."""
-        row = await term.row(load("queries/begin_term", self._schema), {"holder": holder})
-        if row is None:
-            raise StoreOutage(f"the cursor row of schema {self._schema} is gone")
-        epoch, base, target, last_id, same_cluster = row
-        position = Position(base, target, last_id)
-        if not same_cluster:
-            stamped = await term.row(
-                load("queries/adopt_cluster", self._schema), {"epoch": epoch}, deadline=600.0
-            )
-            if stamped is None:
-                raise TermLost(f"epoch {epoch} ended while it began")
-            log.warning(
-                "the outbox came here from another cluster: its retained events are published"
-                " again, under the same message ids",
-                extra={"events": stamped[0]},
-            )
-            position = Position()
-        parked = PostgresParked(
-            partial(self.connect, "parked", _WRITING),
-            self._schema,
-            page_bytes=self._page_bytes,
-            dead_blocks=self._dead_blocks,
-            longest_delay=self._longest_delay,
-        )
-        await parked.promote_all(term)
-        session = await self.connect("reader", SESSION_OPTIONS)
-        reader = Reader(session, self._schema, position, self._page_bytes)
-        return PostgresStore(
-            epoch,
-            term,
-            reader,
-            parked,
-            connect=self.connect,
-            schema=self._schema,
-            dead_blocks=self._dead_blocks,
-        )
-
-
-def _is_open(reference: weakref.ref[Session]) -> bool:
-    session = reference()
-    return session is not None and not session.connection.closed
+BACKLOG_EXACT_UP_TO: Final = 10_000
 
 
 class PostgresStore:
@@ -169,11 +29,11 @@ class PostgresStore:
     def __init__(
         self,
         epoch: int,
-        term: Session,
+        lease: Lease,
         reader: Reader,
         parked: PostgresParked,
+        pool: Pool,
         *,
-        connect: Callable[[str, Mapping[str, str]], Awaitable[Session]],
         schema: str,
         dead_blocks: bool,
     ) -> None:
@@ -182,18 +42,33 @@ class PostgresStore:
         self.parked: ParkedEvents = parked
         self._parked = parked
         self._dead_blocks = dead_blocks
-        self._reported: Breakers | None = None
-        self._term = term
+        self._lease = lease
         self._reader = reader
-        self._connect = connect
-        self._housekeeper: Session | None = None
-        self._housekeeping = anyio.Lock()
-        self._prune_floor = 0
+        self._pool = pool
+        self._housekeeping = Housekeeping(schema, parked)
+        self._tending = anyio.Lock()
         self._settle = load("queries/settle", schema)
-        self._settle_parked = load("queries/settle_parked", schema)
+        self._settle_in_place = load("queries/settle_in_place", schema)
+        self._look = load("queries/look", schema)
         self._report = load("queries/report", schema)
-        self._prune = load("queries/prune", schema)
-        self._backlog = load("queries/backlog", schema)
+        self._streams = load("queries/streams", schema)
+        self._keep_streams = load("queries/keep_streams", schema)
+
+    # The permit.
+
+    def granted(self) -> bool:
+        """Say whether the last proof of the lease is young enough. Cheap, asks nobody."""
+        return self._lease.granted()
+
+    async def renew(self) -> None:
+        """Ask for a new proof of the lease."""
+        await self._lease.renew()
+
+    async def watch(self) -> None:
+        """Keep the term's lease alive until cancelled; raises when it is lost."""
+        await self._lease.watch(self._reader.session)
+
+    # Delivery.
 
     async def read(self, limit: int) -> Page:
         """Read the next page of at most ``limit`` events and the configured bytes."""
@@ -201,84 +76,94 @@ class PostgresStore:
 
     async def settle(self, done: Settlement) -> None:
         """Move the cursor and change the parked, in one transaction."""
+        query, place = self._place(done.position)
         if not (done.parked or done.unparked):
-            await self._move(done)
+            self._check(await self._lease.row(query, place))
             return
-        async with self._term.transaction():
-            await self._move(done)
-            await self._parked.write(self._term, done.parked, done.unparked)
+        try:
+            async with self._lease.transaction() as session:
+                self._check(await session.row(query, place | self._lease.term))
+                await self._parked.write(session, done.parked, done.unparked)
+        except psycopg.Error as error:  # of no outage's kind: the data, or a condition on it
+            refused = await self._refused_one(done.parked)
+            raise StoreOutage(f"{refused}: {error}") from error
 
-    async def _move(self, done: Settlement) -> None:
-        wakes = done.wakes or {}
-        counts = {
-            "epoch": self.epoch,
-            "delivered": done.delivered,
-            "refused": sum(1 for each in done.parked if each.attempts and not each.held_by),
-            "wakes_bell": wakes.get(Wake.BELL, 0),
-            "wakes_grant": wakes.get(Wake.GRANT, 0),
-            "wakes_poll": wakes.get(Wake.POLL, 0),
-        }
-        position = done.position
+    def _place(self, position: object | None) -> tuple[Any, dict[str, Any]]:
         if position is None:
-            moved = await self._term.row(self._settle_parked, counts)
-        else:
-            assert isinstance(position, Position)
-            place = {
-                "base": position.base,
-                "target": position.target,
-                "last_id": position.last_id,
-            }
-            moved = await self._term.row(self._settle, counts | place)
+            return self._settle_in_place, {}
+        assert isinstance(position, Position)
+        place = {"base": position.base, "target": position.target, "last_id": position.last_id}
+        return self._settle, place
+
+    def _check(self, moved: object | None) -> None:
         if moved is None:
             raise TermLost(f"epoch {self.epoch} is over: another relay leads")
 
-    async def prune(self, retention: float) -> int:
-        """Delete settled events past ``retention`` s among the next 5,000 rows; how many went."""
-        async with self._housekeeping:
-            session = await self._keep_house()
+    async def _refused_one(self, parked: Collection[Parking]) -> str:
+        """Say which event it is that the database refuses to keep."""
+        async with self._lease.alone() as session:
+            each = await self._parked.refused_one(session, list(parked))
+        if each is None:
+            return "the database refuses a settlement"
+        return f"the database refuses to keep event {each.event_id} (id {each.id}) as parked"
+
+    # Beside delivery.
+
+    async def look(self, position: object | None) -> Backlog:
+        """Look at what waits, exactly up to 10,000 events."""
+        place: dict[str, Any] = {"base": None, "target": None, "last_id": None}
+        if position is not None:
+            place |= self._place(position)[1]
+        async with self._pool.session() as session:
             row = await session.row(
-                self._prune,
+                self._look,
                 {
-                    "floor": self._prune_floor,
-                    "chunk_rows": PRUNE_CHUNK_ROWS,
-                    "retention": f"{retention} seconds",
+                    **place,
+                    "exact_up_to": BACKLOG_EXACT_UP_TO,
+                    "dead_blocks": self._dead_blocks,
                 },
             )
-        assert row is not None
-        deleted, last_id, young = row
-        self._prune_floor = 0 if young or last_id is None else last_id
-        return int(deleted)
-
-    async def backlog(self, breakers: Breakers | None = None) -> Backlog:
-        """Look at what waits, exactly up to 10,000 events, and report a change of ``breakers``."""
-        async with self._housekeeping:
-            session = await self._keep_house()
-            row = await session.row(
-                self._backlog,
-                {"exact_up_to": BACKLOG_EXACT_UP_TO, "dead_blocks": self._dead_blocks},
-            )
-            if breakers is not None and breakers != self._reported:
-                report = {"lag_breaker": breakers.lag, "bus_breaker": breakers.bus}
-                await session.rows(self._report, {"epoch": self.epoch, **report})
-                self._reported = breakers
-            if row is not None and row[4]:
-                await self._parked.promote_all(session)
         if row is None:
             raise StoreOutage("the cursor row is gone")
-        undelivered, lag, parked, dead, blocking, epoch = row
-        if epoch != self.epoch:
+        undelivered, lag, parked, dead, held, held_lag, blocking, epoch, holder = row
+        if {"epoch": epoch, "holder": holder} != self._lease.term:
             raise TermLost(f"epoch {self.epoch} is over: {epoch} has begun")
-        return Backlog(undelivered, lag, parked, dead, blocking)
+        return Backlog(undelivered, lag, parked, dead, held, held_lag, blocking)
+
+    async def tend(self, retention: float) -> int:
+        """Do one bounded piece of housekeeping; how many events were deleted."""
+        async with self._tending, self._pool.session() as session:
+            return await self._housekeeping.tend(session, retention)
+
+    async def report(self, report: Report) -> None:
+        """Leave word of the leader for who asks for the status."""
+        said = {
+            **self._lease.term,
+            "lag_breaker": report.lag_breaker,
+            "bus_breaker": report.bus_breaker,
+            "delivered": report.delivered,
+            "refused": report.refused,
+            "wakes_bell": report.wakes.get(Wake.BELL, 0),
+            "wakes_poll": report.wakes.get(Wake.POLL, 0),
+        }
+        async with self._pool.session() as session:
+            await session.rows(self._report, said)
+
+    async def streams(self) -> Mapping[str, Collection[str]]:
+        """Return every stream that was ever learnt, with every subject filter it ever had."""
+        async with self._pool.session() as session:
+            return dict(await session.rows(self._streams))
+
+    async def keep_streams(self, streams: Mapping[str, Collection[str]]) -> None:
+        """Remember ``streams`` beyond this process."""
+        pairs = [(name, subject) for name, subjects in streams.items() for subject in subjects]
+        if pairs:
+            names, subjects = zip(*pairs, strict=True)
+            given = {"names": list(names), "subjects": list(subjects)}
+            async with self._pool.session() as session:
+                await session.rows(self._keep_streams, given)
 
     async def close(self) -> None:
         """End the term: the lease goes with its session."""
-        self._term.drop()
+        self._lease.release()
         self._reader.session.drop()
-        self._parked.drop()
-        if self._housekeeper is not None:
-            self._housekeeper.drop()
-
-    async def _keep_house(self) -> Session:
-        if self._housekeeper is None or self._housekeeper.connection.closed:
-            self._housekeeper = await self._connect("housekeeper", _WRITING)
-        return self._housekeeper

@@ -9,6 +9,8 @@
 -- The outbox remembers an idempotency_key for as long as it retains the event.
 -- Under repeatable read or serializable, an idempotency_key that was written meanwhile raises a
 -- serialization failure (40001): run the transaction again.
+set search_path = pg_catalog, pg_temp;
+
 create or replace function :"schema".emit(
   subject         text,
   payload         json,

@@ -3,6 +3,8 @@
 -- takes    what emit for json takes, the payload as jsonb
 -- returns  the same
 -- locks    the same
+set search_path = pg_catalog, pg_temp;
+
 create or replace function :"schema".emit(
   subject         text,
   payload         jsonb,

@@ -4,9 +4,11 @@
 -- returns  the same
 -- locks    the same
 --
--- This one makes emit('orders.placed', '{"id": 1}') work: between json, jsonb and bytea alone an
--- untyped literal, or a driver's untyped parameter, is ambiguous; text is the type that Postgres
--- prefers for it. Text that is not JSON is refused by the cast.
+-- This one makes emit('orders.placed', '{"id": 1}') work: between json and jsonb alone an untyped
+-- literal, or a driver's untyped parameter, is ambiguous; text is the type that Postgres prefers for
+-- it. Text that is not JSON is refused by the cast.
+set search_path = pg_catalog, pg_temp;
+
 create or replace function :"schema".emit(
   subject         text,
   payload         text,

@@ -1,15 +1,20 @@
--- blocked: which keys have a parked event that their later ones must queue behind.
+-- blocked: which keys have a parked event that their later ones must queue behind (R-ORDER).
 --
 -- takes    keys (text[]); dead_blocks (boolean): a dead event blocks its key
 -- returns  those keys
--- reads    one entry of the index (key, id) a key
+-- reads    one entry of an index (key, id) a key, through the view fence
 -- locks    nothing
+--
+-- "between" and "order by key, id limit 1", for "=" and "exists" would let the planner walk any
+-- other index until it meets one: of a table of a single key's events it expects that soon.
 select k.key
   from unnest(%(keys)s::text[]) as k (key)
- where exists (
-         select from :"schema".parked as p where p.key = k.key and p.dead_at is null
-       )
-    or (
-         %(dead_blocks)s::boolean
-         and exists (select from :"schema".parked as p where p.key = k.key)
-       )
+ where (select true from :"schema".fence as f
+         where f.key between k.key and k.key and not f.dead
+         order by f.key, f.id
+         limit 1) is not null
+    or %(dead_blocks)s::boolean
+       and (select true from :"schema".fence as f
+             where f.key between k.key and k.key
+             order by f.key, f.id
+             limit 1) is not null

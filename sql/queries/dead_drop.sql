@@ -1,22 +1,10 @@
--- dead_drop: delete dead events for good, and keep who said so.
+-- dead_drop: give dead events up for good; see sql/functions/drop_dead.sql.
 --
--- takes    ids (bigint[]); as_of (timestamptz): only what was dead by then; by (text): the name a
---          person gives, put behind the login's
--- returns  parked_id and key of those to which it was done
--- locks    the rows; dead_lock comes first
-with decided as (
-  select session_user || ' (' || %(by)s::text || ')' as by
-),
-dropped as (
-  delete from :"schema".parked as p
-   where p.id = any (%(ids)s::bigint[])
-     and p.dead_at <= %(as_of)s::timestamptz
-  returning p.id, p.event_id, p.subject, p.key, p.attempts, p.last_error
-)
-insert into :"schema".decision (
-  decided_by, action, parked_id, event_id, subject, key, attempts, last_error
-)
-select d.by, 'drop', p.id, p.event_id, p.subject, p.key, p.attempts, p.last_error
-  from dropped as p, decided as d
- order by p.id
-returning parked_id, key
+-- takes    event_ids (text[] of uuids); as_of (timestamptz): only what was dead by then; by (text):
+--          the name a person gives, put behind the login's
+-- returns  id of those to which it was done
+-- locks    the parked against writing
+select d.id
+  from :"schema".drop_dead(
+         %(event_ids)s::text[]::uuid[], %(as_of)s::timestamptz, %(by)s::text
+       ) as d

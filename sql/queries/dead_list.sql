@@ -4,12 +4,13 @@
 --          key, error (a part of the last error, in any case), code (int), older_than and
 --          newer_than (s since it died, or was parked), ids (bigint[]) and event_ids (text[] of
 --          uuids): null asks for nothing; limit_rows (bigint)
--- returns  at most limit_rows rows in the order of id; waits_for is the parked event of the same
---          key that has to go first; total counts every match; as_of is the clock
--- reads    the parked once over, and the index (key, id) for the rows returned
+-- returns  at most limit_rows rows in the order of id; is_gone says that the outbox has the event's
+--          row no more; waits_for is the parked event of the same key that has to go first; total
+--          counts every match; as_of is the clock
+-- reads    the parked once over; for the rows returned the index (key, id), and the outbox by id
 -- locks    nothing
 with matching as materialized (
-  select p.id
+  select p.id, p.event_id
     from :"schema".parked as p
    where (p.dead_at is not null or %(parked)s::boolean)
      and (%(ids)s::bigint[] is null
@@ -39,8 +40,12 @@ select p.id, p.event_id::text, p.subject, p.key, p.attempts, p.retries, p.create
            end
          )
        end as waits_for,
+       o.id is null as is_gone,
        (select count(*) from matching) as total,
        clock_timestamp() as as_of
-  from (select m.id from matching as m order by m.id limit %(limit_rows)s::bigint) as shown
-  join :"schema".parked as p on p.id = shown.id
- order by p.id
+  from (
+    select m.event_id from matching as m order by m.id, m.event_id limit %(limit_rows)s::bigint
+  ) as shown
+  join :"schema".parked as p on p.event_id = shown.event_id
+  left join :"schema".outbox as o on o.id = p.id and o.event_id = p.event_id
+ order by p.id, p.event_id

@@ -2,14 +2,21 @@
 --
 -- takes    without (text[]): outages whose events are left out; limit_rows (bigint), limit_bytes
 --          (bigint); dead_blocks (boolean): a dead event blocks its key; longest (float8): s, a
---          next attempt later than that was set before the clock went back, and is due
+--          next attempt later than that was set before the clock went back, and is due; prefix
+--          (text, of message ids); bare (boolean): leave out what might not be readable
 -- returns  events in the order of id, with a message id of their own if a person had them tried
---          again; attempts; held_by
+--          again; attempts; retries; held_by; age (s since the first refusal, 0 if there was none); gone (boolean): the
+--          row that is referred to is not in the outbox
 -- reads    for each outage the beginning of the index of what is due, by 1,000 entries or
---          limit_rows; for each key found there the index (key, id) to the first that is not due
+--          limit_rows; for each key found there the index (key, id) to the first that is not due;
+--          the outbox for those returned
 -- locks    what it puts back: seldom anything
 --
 -- The longest due come first, one a key; room that is left goes to those behind them, evenly.
+-- Whether an earlier event of the key stands before one is asked of the view fence (R-ORDER).
+--
+-- "between" and "order by key, id limit 1", for "=" and "exists" would let the planner walk any
+-- other index until it meets one: of a table of a single key's events it expects that soon.
 --
 -- An event that is due by itself, but stands behind another one of its key, is put back among those
 -- that wait, to be due when that one is gone: else the blocked, many of them, would stand before
@@ -30,16 +37,20 @@ with recursive outage (held_by) as (
    where o.held_by is not null
 ),
 head as materialized (
-  select h.id, h.key, h.next_attempt_at,
+  select h.id, h.event_id, h.key, h.next_attempt_at,
          h.key is not null
-         and (exists (select from :"schema".parked as e
-                       where e.key = h.key and e.id < h.id and e.dead_at is null)
+         and ((select true from :"schema".fence as f
+                where f.key between h.key and h.key and f.id < h.id and not f.dead
+                order by f.key, f.id
+                limit 1) is not null
               or %(dead_blocks)s::boolean
-                 and exists (select from :"schema".parked as e
-                              where e.key = h.key and e.id < h.id)) as blocked
+                 and (select true from :"schema".fence as f
+                       where f.key between h.key and h.key and f.id < h.id
+                       order by f.key, f.id
+                       limit 1) is not null) as blocked
     from outage as o
    cross join lateral (
-     (select p.id, p.key, p.next_attempt_at
+     (select p.id, p.event_id, p.key, p.next_attempt_at
         from :"schema".parked as p
        where p.dead_at is null
          and p.held_by = o.held_by
@@ -47,7 +58,7 @@ head as materialized (
        order by p.next_attempt_at, p.id
        limit greatest(%(limit_rows)s::bigint, 1000))
      union all
-     (select p.id, p.key, p.next_attempt_at
+     (select p.id, p.event_id, p.key, p.next_attempt_at
         from :"schema".parked as p
        where p.dead_at is null
          and p.held_by = o.held_by
@@ -63,22 +74,24 @@ put_back as (
      set next_attempt_at = null
     from head as h
    where h.blocked
-     and p.id = h.id
+     and p.event_id = h.event_id
+     and p.dead_at is null
 ),
 first as materialized (
-  select h.id, h.key
+  select h.id, h.event_id, h.key
     from head as h
    where not h.blocked
    order by h.next_attempt_at, h.id
    limit %(limit_rows)s::bigint
 ),
 chosen as materialized (
-  select f.id, 1::bigint as depth from first as f where f.key is null
+  select f.event_id, f.id, 1::bigint as depth from first as f where f.key is null
   union all
-  select r.id, r.depth
+  select r.event_id, r.id, r.depth
     from first as f
    cross join lateral (
-     select b.id,
+     select b.event_id,
+            b.id,
             row_number() over inwards as depth,
             bool_or(b.id > f.id and (
               b.held_by = any (%(without)s::text[])
@@ -86,16 +99,17 @@ chosen as materialized (
                  and b.next_attempt_at
                      <= statement_timestamp() + make_interval(secs => %(longest)s::float8)
               or %(dead_blocks)s::boolean
-                 and exists (select from :"schema".parked as e  -- between two live ones: a dead one
+                 and exists (select from :"schema".fence as e  -- between two live ones: a dead one
                               where e.key = f.key and e.id > b.id_before and e.id < b.id)
             )) over inwards as stopped
        from (
-         select p.id, p.held_by, p.next_attempt_at, lag(p.id) over (order by p.id) as id_before
+         select p.event_id, p.id, p.held_by, p.next_attempt_at,
+                lag(p.id) over (order by p.id) as id_before
            from :"schema".parked as p
           where p.key = f.key
             and p.id >= f.id
             and p.dead_at is null
-          order by p.id
+          order by p.key, p.id
           limit (select %(limit_rows)s::bigint / count(*) from first)
        ) as b
      window inwards as (order by b.id rows unbounded preceding)
@@ -104,29 +118,38 @@ chosen as materialized (
      and not r.stopped
 )
 select d.id, d.event_id::text,
-       coalesce(d.idempotency_key, d.event_id::text)
-         || case when d.retries > 0 then '-retry-' || d.retries else '' end,
-       d.subject, d.key, d.created_at, d.headers::text,
-       coalesce(d.payload_bytes, convert_to(d.payload::text, 'UTF8')),
-       d.attempts, d.held_by
+       :"schema".message_id(%(prefix)s::text, d.idempotency_key, d.event_id, d.retries),
+       d.subject, d.key,
+       case when not %(bare)s::boolean then d.created_at end,
+       case when not %(bare)s::boolean then d.headers::text end,
+       case when not %(bare)s::boolean
+            then coalesce(d.payload_bytes, convert_to(d.payload::text, 'UTF8')) end,
+       d.attempts, d.retries, d.held_by,
+       case when d.attempts = 0 then 0
+            else greatest(extract(epoch from statement_timestamp() - d.first_refused_at), 0)
+       end::float8 as age,
+       d.gone
   from (
-    select p.*,
+    select p.id, p.event_id, p.subject, p.key, p.attempts, p.retries, p.held_by, p.first_refused_at,
+           o.id is null as gone, coalesce(o.created_at, p.created_at) as created_at,
+           o.idempotency_key, o.headers, o.payload, o.payload_bytes,
            sum(b.bytes) over (order by c.depth, c.id rows unbounded preceding) - b.bytes
              as bytes_before
       from chosen as c
-      join :"schema".parked as p on p.id = c.id
+      join :"schema".parked as p on p.event_id = c.event_id
+      left join :"schema".outbox as o on o.id = p.id and o.event_id = p.event_id
      cross join lateral (
        select (
-         coalesce(pg_column_size(p.headers), 0)
+         coalesce(pg_column_size(o.headers), 0)
          + case
-             when p.payload is not null then
-               case when pg_column_compression(p.payload) is null
-                    then pg_column_size(p.payload)
-                    else octet_length(p.payload::text) end
-             else octet_length(p.payload_bytes)
+             when o.payload is not null then
+               case when %(bare)s::boolean or pg_column_compression(o.payload) is null
+                    then pg_column_size(o.payload)
+                    else octet_length(o.payload::text) end
+             else coalesce(octet_length(o.payload_bytes), 0)
            end
        )::int as bytes
      ) as b
   ) as d
  where d.bytes_before < %(limit_bytes)s::bigint
- order by d.id
+ order by d.id, d.event_id

@@ -1,9 +1,9 @@
 -- keys_of: the keys of parked events.
 --
--- takes    ids (bigint[])
+-- takes    event_ids (text[] of uuids)
 -- returns  each key once
 -- locks    nothing
 select distinct p.key
   from :"schema".parked as p
- where p.id = any (%(ids)s::bigint[])
+ where p.event_id = any (%(event_ids)s::text[]::uuid[])
    and p.key is not null

@@ -1,19 +1,24 @@
 -- page: the next page of a backlog's window.
 --
 -- takes    base, target (pg_snapshot): the window holds what became visible between the two;
---          last_id (bigint): the page begins behind it; limit_rows (int), limit_bytes (bigint)
+--          last_id, up_to (bigint): the page begins behind the one and ends with the other;
+--          limit_rows (int), limit_bytes (bigint); prefix (text, of message ids); bare (boolean):
+--          leave out what might not be readable
 -- returns  events in the order of id, and the running size in bytes up to and with each;
 --          the page ends with the first event that reaches limit_bytes, so one event over the
 --          bound is a page of its own
--- reads    the primary key from last_id on; rows outside the window are passed over, so all pages
---          of a window together walk the key once
+-- reads    the primary key from last_id to up_to at most; rows outside the window are passed over.
+--          That bounds the work: fewer rows than limit_rows say that the page got to up_to
 -- locks    nothing
 --
 -- The window's lower bound is written as a function, not as a range of xid, on purpose: it can't
 -- match the index (xid, id), whose order would cost a sort of the whole window for every page.
-select p.id, p.event_id::text, coalesce(p.idempotency_key, p.event_id::text), p.subject, p.key,
-       p.created_at, p.headers::text,
-       coalesce(p.payload_bytes, convert_to(p.payload::text, 'UTF8')),
+select p.id, p.event_id::text,
+       :"schema".message_id(%(prefix)s::text, p.idempotency_key, p.event_id, 0), p.subject, p.key,
+       case when not %(bare)s::boolean then p.created_at end,
+       case when not %(bare)s::boolean then p.headers::text end,
+       case when not %(bare)s::boolean
+            then coalesce(p.payload_bytes, convert_to(p.payload::text, 'UTF8')) end,
        p.running_bytes
   from (
     select o.*,
@@ -25,7 +30,7 @@ select p.id, p.event_id::text, coalesce(p.idempotency_key, p.event_id::text), p.
          coalesce(pg_column_size(o.headers), 0)
          + case
              when o.payload is not null then
-               case when pg_column_compression(o.payload) is null
+               case when %(bare)s::boolean or pg_column_compression(o.payload) is null
                     then pg_column_size(o.payload)
                     else octet_length(o.payload::text) end
              else octet_length(o.payload_bytes)
@@ -33,6 +38,7 @@ select p.id, p.event_id::text, coalesce(p.idempotency_key, p.event_id::text), p.
        )::int as bytes  -- not bigint: its sum would be numeric, which is slow to send
      ) as b
      where o.id > %(last_id)s::bigint
+       and o.id <= %(up_to)s::bigint
        and not pg_visible_in_snapshot(o.xid, %(base)s::pg_snapshot)
        and pg_visible_in_snapshot(o.xid, %(target)s::pg_snapshot)
      order by o.id

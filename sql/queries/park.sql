@@ -1,31 +1,32 @@
--- park: keep events of the page whole: refused, held up, or behind a parked one of their key.
+-- park: keep events of the page, by reference: refused, held up, or behind a parked one of their
+-- key (R-LOSS).
 --
--- takes    ids (bigint[]), attempts (int[]), delays (float8[], s from now, null for the dead and for
---          those behind another), dead (boolean[]), held_by (text[]), errors (text[]), codes (int[]),
---          side by side
--- returns  the ids that are in the outbox
+-- takes    event_ids (text[] of uuids), ids (bigint[]), attempts (int[]), delays (float8[], s from
+--          now, null for the dead and for those behind another), dead (boolean[]), held_by (text[]),
+--          errors (text[]), codes (int[]), side by side
+-- returns  the event_ids that are kept, with the row they refer to
 -- locks    the new rows
 --
 -- In one transaction with settle: an event is passed over only if it is kept here. One that is
--- parked already, and comes again out of the rows of another cluster, stays as it is.
+-- parked already, and comes again out of the rows of another cluster, stays as it is. A row is an
+-- event's only if both id and event_id agree.
 with given as materialized (
-  select o.id, o.event_id, o.idempotency_key, o.created_at, o.subject, o.key,
-         o.payload, o.payload_bytes, o.headers,
+  select o.id, o.event_id, o.subject, o.key,
+         case when o.created_at between '0001-01-01 UTC'::timestamptz and '9999-12-31 UTC'::timestamptz
+              then o.created_at else clock_timestamp() end as created_at,
          t.attempts, t.delay, t.dead, t.held_by, t.error, t.code
-    from unnest(%(ids)s::bigint[], %(attempts)s::int[], %(delays)s::float8[], %(dead)s::boolean[],
-                %(held_by)s::text[], %(errors)s::text[], %(codes)s::int[])
-           as t (id, attempts, delay, dead, held_by, error, code)
-    join :"schema".outbox as o on o.id = t.id
+    from unnest(%(event_ids)s::text[], %(ids)s::bigint[], %(attempts)s::int[], %(delays)s::float8[],
+                %(dead)s::boolean[], %(held_by)s::text[], %(errors)s::text[], %(codes)s::int[])
+           as t (event_id, id, attempts, delay, dead, held_by, error, code)
+    join :"schema".outbox as o on o.id = t.id and o.event_id = t.event_id::uuid
 ),
 kept as (
   insert into :"schema".parked (
-    id, event_id, idempotency_key, created_at, subject, key, payload, payload_bytes, headers,
-    attempts, next_attempt_at, first_refused_at, last_refused_at, last_error, last_code, dead_at,
-    held_by, errors
+    event_id, id, created_at, subject, key, attempts, next_attempt_at, first_refused_at,
+    last_refused_at, last_error, last_code, dead_at, held_by, errors
   )
-  select g.id, g.event_id, g.idempotency_key, g.created_at, g.subject, g.key,
-         g.payload, g.payload_bytes, g.headers,
-         g.attempts, clock_timestamp() + make_interval(secs => g.delay),
+  select g.event_id, g.id, g.created_at, g.subject, g.key, g.attempts,
+         clock_timestamp() + make_interval(secs => g.delay),
          clock_timestamp(), clock_timestamp(), g.error, g.code,
          case when g.dead then clock_timestamp() end, g.held_by,
          case when g.attempts = 0 then '[]'
@@ -34,6 +35,11 @@ kept as (
                      'error', g.error))
          end
     from given as g
-      on conflict (id) do nothing
+      on conflict (event_id) do nothing
+  returning event_id
 )
-select g.id from given as g
+select k.event_id::text from kept as k
+union
+select p.event_id::text
+  from given as g
+  join :"schema".parked as p on p.event_id = g.event_id and p.id = g.id

@@ -4,7 +4,7 @@
 -- takes    after (text): the chunk begins behind this key; limit_keys (bigint); dead_blocks
 --          (boolean): a dead event blocks its key
 -- returns  the chunk's last key, null at the end
--- reads    the index (key, id) of those that wait, one entry a key; the like of the live
+-- reads    the index (key, id) of those that wait, one entry a key; the like of the live; the view fence (R-ORDER)
 -- locks    the rows that become due
 with recursive waiting (key, place) as (
   (select p.key, 1
@@ -28,17 +28,19 @@ promoted as (
      set next_attempt_at = clock_timestamp()
     from waiting as w
    cross join lateral (
-     select f.id, f.next_attempt_at
+     select f.event_id, f.id, f.next_attempt_at
        from :"schema".parked as f
-      where f.key = w.key
+      where f.key between w.key and w.key
         and f.dead_at is null
-      order by f.id
+      order by f.key, f.id
       limit 1
    ) as first
-   where p.id = first.id
+   where p.event_id = first.event_id
      and first.next_attempt_at is null
      and not (%(dead_blocks)s::boolean
-              and exists (select from :"schema".parked as e
-                           where e.key = w.key and e.id < first.id))
+              and (select true from :"schema".fence as e
+                     where e.key between w.key and w.key and e.id < first.id
+                     order by e.key, e.id
+                     limit 1) is not null)
 )
 select w.key from waiting as w order by w.place desc limit 1

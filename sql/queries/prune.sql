@@ -1,34 +1,45 @@
--- prune: delete one bounded chunk of events that are settled and past their retention.
+-- prune: delete one bounded chunk of events whose settlement is past retention (R-LOSS).
 --
 -- takes    floor (bigint): the chunk begins behind this id; chunk_rows (int); retention (interval)
--- returns  deleted (how many went), last_id (where the chunk ended), young (true if it reached a row
---          that is not past its retention, or the table's end)
--- reads    chunk_rows entries of the primary key
+-- returns  deleted (how many went), last_id (where the chunk ended, null if there was nothing),
+--          young_id (the lowest id of it that is not past retention, and began after what is), short
+--          (whether the chunk reached the table's end)
+-- reads    chunk_rows entries of the primary key, the marks, and an entry of the index of the parked
+--          a row
 -- locks    the deleted rows, which nobody else touches
 --
--- Only what the settled base sees may go: a late committer can sit at a low id, not yet read, and
--- a window under way is not behind the base before its end.
-with chunk as materialized (
-  select o.id, o.xid, o.created_at
+-- Only what the newest mark past retention sees may go: a late committer can sit at a low id, not
+-- yet read, and a window under way is not behind the base before its end. And nothing to which a
+-- parked event refers: an anti-join costs 0.4 us a row, a foreign key 15.
+with mark as materialized (
+  select s.base
+    from :"schema".settled as s, :"schema".cursor as k
+   where s.settled_at <= clock_timestamp() - %(retention)s::interval
+     and k.system_identifier = (select c.system_identifier from pg_control_system() as c)
+   order by s.settled_at desc
+   limit 1
+),
+chunk as materialized (
+  select o.id, o.xid
     from :"schema".outbox as o
    where o.id > %(floor)s::bigint
    order by o.id
    limit %(chunk_rows)s::bigint
 ),
-settled as (
-  select c.id
-    from chunk as c, :"schema".cursor as k
-   where c.created_at < clock_timestamp() - %(retention)s::interval
-     and pg_visible_in_snapshot(c.xid, k.base)
-     and k.system_identifier = (select s.system_identifier from pg_control_system() as s)
-),
 gone as (
   delete from :"schema".outbox as o
-   where o.id = any (array(select s.id from settled as s))
+   where o.id = any (array(
+           select c.id
+             from chunk as c, mark as m
+            where pg_visible_in_snapshot(c.xid, m.base)
+              and not exists (select from :"schema".parked as p where p.id = c.id)
+         ))
   returning 1
 )
 select (select count(*) from gone) as deleted,
        (select max(c.id) from chunk as c) as last_id,
-       (select count(*) < %(chunk_rows)s::bigint
-               or bool_or(c.created_at >= clock_timestamp() - %(retention)s::interval)
-          from chunk as c) as young
+       (select min(c.id)
+          from chunk as c
+          left join mark as m on true
+         where m.base is null or c.xid >= pg_snapshot_xmax(m.base)) as young_id,
+       (select count(*) < %(chunk_rows)s::bigint from chunk) as short

@@ -1,9 +1,13 @@
 -- repark: events that are parked already were tried again, and stay.
 --
--- takes    ids (bigint[]), attempts (int[]), delays (float8[], s from now, null for the dead), dead
---          (boolean[]), held_by (text[]), errors (text[]), codes (int[]), side by side
--- returns  the ids that are parked
+-- takes    event_ids (text[] of uuids), ids (bigint[]), attempts (int[]), delays (float8[], s from
+--          now, null for the dead), dead (boolean[]), held_by (text[]), errors (text[]), codes
+--          (int[]), side by side
+-- returns  the event_ids that are parked
 -- locks    their rows
+--
+-- The first refusal counts from here, not from the parking: an event may have waited for long, behind
+-- another one or for its stream. After a person's retry attempts begin at 1 again, and so does it.
 update :"schema".parked as p
    set attempts = t.attempts,
        next_attempt_at = clock_timestamp() + make_interval(secs => t.delay),
@@ -11,6 +15,9 @@ update :"schema".parked as p
        held_by = t.held_by,
        last_error = t.error,
        last_code = t.code,
+       first_refused_at = case
+         when t.held_by = '' and t.attempts = 1 then clock_timestamp() else p.first_refused_at
+       end,
        last_refused_at = case when t.held_by = '' then clock_timestamp() else p.last_refused_at end,
        errors = case
          when t.held_by <> '' then p.errors
@@ -18,8 +25,9 @@ update :"schema".parked as p
               || jsonb_build_object('at', clock_timestamp(), 'attempt', t.attempts,
                                     'code', t.code, 'error', t.error)
        end
-  from unnest(%(ids)s::bigint[], %(attempts)s::int[], %(delays)s::float8[], %(dead)s::boolean[],
-              %(held_by)s::text[], %(errors)s::text[], %(codes)s::int[])
-         as t (id, attempts, delay, dead, held_by, error, code)
- where p.id = t.id
-returning p.id
+  from unnest(%(event_ids)s::text[], %(ids)s::bigint[], %(attempts)s::int[], %(delays)s::float8[],
+              %(dead)s::boolean[], %(held_by)s::text[], %(errors)s::text[], %(codes)s::int[])
+         as t (event_id, id, attempts, delay, dead, held_by, error, code)
+ where p.event_id = t.event_id::uuid
+   and p.id = t.id
+returning p.event_id::text

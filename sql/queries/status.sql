@@ -28,13 +28,14 @@ select exists (
        s.lag_seconds,
        s.parked,
        s.dead,
+       s.held,
+       s.held_lag_seconds,
        s.base::text as base,
        s.target::text as target,
        s.last_id,
+       s.reported_at,
        s.wakes_bell,
-       s.wakes_grant,
        s.wakes_poll,
        s.lag_breaker,
-       s.bus_breaker,
-       s.held
+       s.bus_breaker
   from :"schema".status as s

@@ -1,8 +1,8 @@
 -- unpark: events that were parked are stored now.
 --
--- takes    ids (bigint[])
+-- takes    event_ids (text[] of uuids)
 -- returns  their keys
 -- locks    their rows
 delete from :"schema".parked as p
- where p.id = any (%(ids)s::bigint[])
+ where p.event_id = any (%(event_ids)s::text[]::uuid[])
 returning p.key

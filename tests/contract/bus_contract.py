@@ -9,8 +9,9 @@ import pytest
 
 from relay.core.event import Event
 from relay.core.outcome import Refused, Stored, Unknown
-from relay.errors import BusOutage
+from relay.errors import BusOutage, TermLost
 from relay.ports import EventBus
+from tests.contract.permits import Always, Never
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +36,7 @@ class BusHarness(Protocol):
 
 def event(number: int, *, key: str | None = None, subject: str = "orders.placed") -> Event:
     id_ = str(uuid4())
-    return Event(number, id_, id_, subject, key, datetime.now(UTC), None, b"%d" % number)
+    return Event(number, id_, f"relay-{id_}", subject, key, datetime.now(UTC), None, b"%d" % number)
 
 
 def payloads(stored: Sequence[tuple[str, str, bytes]]) -> list[bytes]:
@@ -43,13 +44,13 @@ def payloads(stored: Sequence[tuple[str, str, bytes]]) -> list[bytes]:
 
 
 class BusContract:
-    """Subclass it with a fixture ``harness``."""
+    """Subclass it with a fixture ``harness``. R-LOSS, R-ORDER, R-ONCE."""
 
     async def test_events_are_stored_in_order_with_one_outcome_each(
         self, harness: BusHarness
     ) -> None:
         events = [event(number, key=f"k{number % 3}") for number in range(10)]
-        outcomes = await harness.bus.publish(events)
+        outcomes = await harness.bus.publish(events, Always())
         assert len(outcomes) == 10
         assert all(isinstance(outcome, Stored) for outcome in outcomes)
         stored = await harness.stored()
@@ -62,8 +63,8 @@ class BusContract:
         self, harness: BusHarness
     ) -> None:
         events = [event(1, key="k"), event(2, key="k")]
-        await harness.bus.publish(events)
-        again = await harness.bus.publish([*events, event(3, key="k")])
+        await harness.bus.publish(events, Always())
+        again = await harness.bus.publish([*events, event(3, key="k")], Always())
         assert all(isinstance(outcome, Stored) for outcome in again)
         assert payloads(await harness.stored()) == [b"1", b"2", b"3"]
 
@@ -77,7 +78,8 @@ class BusContract:
                 event(3, key="k"),
                 event(4, key="other"),
                 event(5),
-            ]
+            ],
+            Always(),
         )
         assert [type(each) for each in outcomes] == [Stored, Refused, Unknown, Stored, Stored]
         assert sorted(payloads(await harness.stored())) == [b"1", b"4", b"5"]
@@ -88,12 +90,26 @@ class BusContract:
         await harness.bus.connect()
         await harness.go_away()
         with pytest.raises(BusOutage):
-            await harness.bus.publish([event(1)])
+            await harness.bus.publish([event(1)], Always())
         with pytest.raises(BusOutage):
             await harness.bus.connect()
         await harness.come_back()
-        outcomes = await harness.bus.publish([event(1)])
+        outcomes = await harness.bus.publish([event(1)], Always())
         assert isinstance(outcomes[0], Stored)
+
+    async def test_nothing_is_sent_without_a_permit(self, harness: BusHarness) -> None:
+        # R-TERM
+        await harness.bus.connect()
+        with pytest.raises(TermLost):
+            await harness.bus.publish([event(1), event(2)], Never())
+        assert await harness.stored() == []
+        outcomes = await harness.bus.publish([event(3)], Always())
+        assert isinstance(outcomes[0], Stored)
+
+    async def test_a_stored_event_names_its_stream(self, harness: BusHarness) -> None:
+        (outcome,) = await harness.bus.publish([event(1)], Always())
+        assert isinstance(outcome, Stored)
+        assert outcome.stream in harness.bus.paths
 
     async def test_closing_twice_is_fine_and_connecting_again_works(
         self, harness: BusHarness
@@ -102,4 +118,4 @@ class BusContract:
         await harness.bus.close()
         await harness.bus.close()
         await harness.bus.connect()
-        assert isinstance((await harness.bus.publish([event(1)]))[0], Stored)
+        assert isinstance((await harness.bus.publish([event(1)], Always()))[0], Stored)

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 import anyio
 import pytest
 
+from relay.core.disposition import Parking
 from relay.core.event import Event
-from relay.core.parking import Parking
 from relay.errors import TermLost
 from relay.ports import Outbox, OutboxStore, Page, Settlement
 
@@ -47,15 +47,15 @@ def subjects(pages: Sequence[Page]) -> list[str]:
 
 
 def dead(event: Event) -> Parking:
-    return Parking(event.id, 3, None, dead=True, error="too large", code=10054)
+    return Parking(event.id, event.event_id, 3, None, dead=True, error="too large", code=10054)
 
 
 def retried(event: Event, *, attempts: int = 1, delay: float = 0.0) -> Parking:
-    return Parking(event.id, attempts, delay, error="too large", code=10054)
+    return Parking(event.id, event.event_id, attempts, delay, error="too large", code=10054)
 
 
 class OutboxContract:
-    """Subclass it with a fixture ``harness``."""
+    """Subclass it with a fixture ``harness``. R-PHANTOM, R-LOSS, R-TERM."""
 
     async def test_an_empty_outbox_reads_as_an_empty_page(self, harness: Harness) -> None:
         store = await lead(harness)
@@ -67,7 +67,7 @@ class OutboxContract:
         (event_id,) = await harness.commit("a.b", key="k")
         (page,) = await read_all(await lead(harness))
         (event,) = page.events
-        assert (event.event_id, event.message_id) == (event_id, event_id)
+        assert (event.event_id, event.message_id) == (event_id, f"relay-{event_id}")
         assert (event.subject, event.key, event.payload) == ("a.b", "k", b'{"n": 1}')
         assert event.created_at.utcoffset() is not None
 
@@ -104,7 +104,7 @@ class OutboxContract:
         first = await store.read(1)
         second = await store.read(2)
         assert len(second.events) == 2
-        await store.settle(Settlement(first.position, 1))
+        await store.settle(Settlement(first.position))
         await store.close()
         assert subjects(await read_all(await lead(harness))) == ["a.2", "a.3", "a.4"]
 
@@ -112,7 +112,7 @@ class OutboxContract:
         await harness.commit("a.1", "a.2", "a.3")
         store = await lead(harness)
         for page in await read_all(store, 1):
-            await store.settle(Settlement(page.position, 1))
+            await store.settle(Settlement(page.position))
         await store.close()
         assert await read_all(await lead(harness)) == []
 
@@ -130,30 +130,30 @@ class OutboxContract:
         page = await store.read(1)
         await usurp(store)
         with pytest.raises(TermLost):
-            await store.settle(Settlement(page.position, 1))
+            await store.settle(Settlement(page.position))
         with pytest.raises(TermLost):
-            await store.backlog()
+            await store.look(None)
         await store.close()
         assert subjects(await read_all(await lead(harness))) == ["a.1"]
 
     async def test_the_backlog_counts_what_is_not_settled(self, harness: Harness) -> None:
         store = await lead(harness)
-        assert await store.backlog() == (await store.backlog())
-        assert (await store.backlog()).undelivered == 0
+        assert await store.look(None) == (await store.look(None))
+        assert (await store.look(None)).undelivered == 0
         await harness.commit("a.1", "a.2", "a.3")
         page = await store.read(2)
-        backlog = await store.backlog()
+        backlog = await store.look(None)
         assert backlog.undelivered == 3
         assert backlog.lag > 0
-        await store.settle(Settlement(page.position, 2))
-        assert (await store.backlog()).undelivered == 1
+        await store.settle(Settlement(page.position))
+        assert (await store.look(None)).undelivered == 1
 
     async def test_a_parked_event_is_kept_and_passed_over(self, harness: Harness) -> None:
         await harness.commit("a.1", "a.2")
         store = await lead(harness)
         page = await store.read(2)
-        await store.settle(Settlement(page.position, 1, [dead(page.events[0])]))
-        backlog = await store.backlog()
+        await store.settle(Settlement(page.position, [dead(page.events[0])]))
+        backlog = await store.look(None)
         assert (backlog.undelivered, backlog.parked, backlog.dead) == (0, 1, 1)
         await store.close()
         assert await read_all(await lead(harness)) == []
@@ -162,6 +162,46 @@ class OutboxContract:
         await harness.commit("a.1", "a.2")
         store = await lead(harness)
         await store.read(1)
-        await store.prune(0.0)
+        await store.tend(0.0)
         await store.close()
         assert subjects(await read_all(await lead(harness))) == ["a.1", "a.2"]
+
+    async def test_a_look_behind_a_place_counts_only_what_is_behind_it(
+        self, harness: Harness
+    ) -> None:
+        await harness.commit("a.1", "a.2", "a.3")
+        store = await lead(harness)
+        page = await store.read(2)
+        assert (await store.look(page.position)).undelivered == 1
+        assert (await store.look(None)).undelivered == 3
+
+    async def test_streams_are_remembered_beyond_the_term(self, harness: Harness) -> None:
+        # R-FATE
+        store = await lead(harness)
+        await store.keep_streams({"ORDERS": {"orders.>"}})
+        await store.keep_streams({"ORDERS": {"orders.>", "old.>"}, "OTHER": {"other.*"}})
+        await store.close()
+        kept = await (await lead(harness)).streams()
+        assert {name: set(subjects) for name, subjects in kept.items()} == {
+            "ORDERS": {"orders.>", "old.>"},
+            "OTHER": {"other.*"},
+        }
+
+    async def test_a_leader_may_send_until_another_term_has_begun(
+        self, harness: Harness, usurp: Any
+    ) -> None:
+        # R-TERM
+        store = await lead(harness)
+        assert store.granted()
+        await store.renew()
+        await usurp(store)
+        with pytest.raises(TermLost):
+            await store.renew()
+        assert not store.granted()
+
+    async def test_a_page_says_below_which_transaction_nothing_runs(self, harness: Harness) -> None:
+        await harness.commit("a.1")
+        store = await lead(harness)
+        first = (await store.read(10)).xmin
+        await harness.commit("a.2")
+        assert 0 < first <= (await store.read(10)).xmin

@@ -5,10 +5,10 @@ from typing import Any, Protocol
 
 import pytest
 
-from relay.core import parking
+from relay.core import disposition
+from relay.core.disposition import Parking
 from relay.core.event import Event
 from relay.core.outcome import Held
-from relay.core.parking import Parking
 from relay.errors import TermLost
 from relay.ports import Due, OutboxStore, Settlement
 from tests.contract.outbox_contract import Harness, dead, lead, read_all, retried
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 class ParkedHarness(Harness, Protocol):
     """An outbox of which a person can decide on the parked."""
 
-    async def retry(self, id_: int) -> None:
+    async def retry(self, event: Event) -> None:
         """Have a dead event tried again."""
         ...
 
@@ -36,8 +36,9 @@ async def committed(harness: ParkedHarness, *subjects: str, key: str | None = "k
     return list(page.events)
 
 
-async def park(store: OutboxStore, *parkings: Parking, unparked: Sequence[int] = ()) -> None:
-    await store.settle(Settlement(None, len(unparked), parkings, unparked))
+async def park(store: OutboxStore, *parkings: Parking, unparked: Sequence[Event] = ()) -> None:
+    gone = [event.event_id for event in unparked]
+    await store.settle(Settlement(None, parkings, gone))
 
 
 def subjects(due: Sequence[Due]) -> list[str]:
@@ -45,7 +46,7 @@ def subjects(due: Sequence[Due]) -> list[str]:
 
 
 class ParkedContract:
-    """Subclass it with a fixture ``harness``."""
+    """Subclass it with a fixture ``harness``. R-ORDER, R-FATE."""
 
     @pytest.fixture
     async def events(self, harness: ParkedHarness) -> list[Event]:
@@ -61,14 +62,14 @@ class ParkedContract:
     ) -> None:
         assert await store.parked.blocked({"k", "other"}) == set()
         assert list(await store.parked.due(10)) == []
-        assert (await store.backlog()).blocking is False
+        assert (await store.look(None)).blocking is False
 
     async def test_an_event_is_due_after_its_delay_and_not_before(
         self, store: OutboxStore, events: list[Event]
     ) -> None:
         await park(store, retried(events[0], delay=20))
         assert list(await store.parked.due(10)) == []
-        assert (await store.backlog()).blocking is True
+        assert (await store.look(None)).blocking is True
         await park(store, retried(events[0], attempts=2, delay=0))
         (due,) = await store.parked.due(10)
         assert (due.event, due.attempts, due.held_by) == (events[0], 2, "")
@@ -82,15 +83,15 @@ class ParkedContract:
     async def test_those_behind_are_due_with_the_first_and_in_order(
         self, store: OutboxStore, events: list[Event]
     ) -> None:
-        await park(store, parking.behind(events[2].id), retried(events[0]))
-        await park(store, parking.behind(events[1].id))
+        await park(store, disposition.behind(events[2]), retried(events[0]))
+        await park(store, disposition.behind(events[1]))
         assert subjects(await store.parked.due(10)) == ["a.1", "a.2", "a.3"]
         assert subjects(await store.parked.due(2)) == ["a.1", "a.2"]
 
     async def test_nothing_is_due_behind_an_event_that_is_not(
         self, store: OutboxStore, events: list[Event]
     ) -> None:
-        behind = [parking.behind(each.id) for each in events[1:]]
+        behind = [disposition.behind(each) for each in events[1:]]
         await park(store, retried(events[0], delay=20), *behind)
         assert list(await store.parked.due(10)) == []
         await park(store, retried(events[1], delay=0))
@@ -107,7 +108,7 @@ class ParkedContract:
         self, store: OutboxStore, events: list[Event]
     ) -> None:
         full = Held("stream FULL", "maximum messages exceeded", 10077)
-        await park(store, parking.held(events[1].id, full), parking.behind(events[2].id))
+        await park(store, disposition.held(events[1], full), disposition.behind(events[2]))
         await park(store, retried(events[0]))
         assert subjects(await store.parked.due(10, without=["stream FULL"])) == ["a.1"]
         assert subjects(await store.parked.due(10)) == ["a.1", "a.2", "a.3"]
@@ -118,7 +119,7 @@ class ParkedContract:
         await harness.commit("b.1", key="other")
         await harness.commit("c.1", key=None)
         (page,) = await read_all(store)
-        behind = [parking.behind(each.id) for each in events[1:]]
+        behind = [disposition.behind(each) for each in events[1:]]
         await park(store, retried(events[0]), *behind, *map(retried, page.events))
         assert subjects(await store.parked.due(3)) == ["a.1", "b.1", "c.1"]
 
@@ -131,21 +132,21 @@ class ParkedContract:
         await park(store, retried(events[0], attempts=2, delay=20))
         await park(store, *map(retried, page.events))
         assert subjects(await store.parked.due(1)) == ["b.1"]
-        await park(store, unparked=[events[0].id])
+        await park(store, unparked=[events[0]])
         assert subjects(await store.parked.due(10)) == ["a.2", "a.3", "b.1"]
 
     async def test_an_event_behind_one_that_has_gone_meanwhile_is_due(
         self, store: OutboxStore, events: list[Event]
     ) -> None:
-        await park(store, parking.behind(events[1].id))
+        await park(store, disposition.behind(events[1]))
         assert subjects(await store.parked.due(10)) == ["a.2"]
 
     async def test_when_the_first_is_stored_the_next_is_due(
         self, store: OutboxStore, events: list[Event]
     ) -> None:
-        behind = [parking.behind(each.id) for each in events[1:]]
+        behind = [disposition.behind(each) for each in events[1:]]
         await park(store, retried(events[0], delay=20), *behind)
-        await park(store, unparked=[events[0].id])
+        await park(store, unparked=[events[0]])
         assert subjects(await store.parked.due(10)) == ["a.2", "a.3"]
         await park(store, retried(events[1], delay=20))
         assert list(await store.parked.due(10)) == []
@@ -153,23 +154,23 @@ class ParkedContract:
     async def test_when_the_first_dies_its_key_moves_on(
         self, store: OutboxStore, events: list[Event]
     ) -> None:
-        await park(store, retried(events[0], delay=20), parking.behind(events[1].id))
+        await park(store, retried(events[0], delay=20), disposition.behind(events[1]))
         await park(store, dead(events[0]))
         assert subjects(await store.parked.due(10)) == ["a.2"]
-        await park(store, unparked=[events[1].id])
+        await park(store, unparked=[events[1]])
         assert await store.parked.blocked({"k"}) == set()
-        assert (await store.backlog()).blocking is False
+        assert (await store.look(None)).blocking is False
 
     async def test_a_dead_event_can_block_its_key(self, harness: ParkedHarness) -> None:
         await harness.dead_events_block()
         events = await committed(harness, "a.1", "a.2")
         store = harness.terms[-1]
-        await park(store, retried(events[0], delay=20), parking.behind(events[1].id))
+        await park(store, retried(events[0], delay=20), disposition.behind(events[1]))
         await park(store, dead(events[0]))
         assert list(await store.parked.due(10)) == []
         assert await store.parked.blocked({"k"}) == {"k"}
-        assert (await store.backlog()).blocking is True
-        await harness.retry(events[0].id)
+        assert (await store.look(None)).blocking is True
+        await harness.retry(events[0])
         assert subjects(await store.parked.due(10)) == ["a.1", "a.2"]
 
     async def test_events_without_a_key_wait_for_nobody(self, harness: ParkedHarness) -> None:
@@ -178,37 +179,57 @@ class ParkedContract:
         await park(store, retried(events[0], delay=20), retried(events[1]))
         assert subjects(await store.parked.due(10)) == ["a.2"]
 
+    async def test_an_event_without_a_key_is_looked_for_as_long_as_it_is_parked_and_not_dead(
+        self, harness: ParkedHarness
+    ) -> None:
+        (event,) = await committed(harness, "a.1", key=None)
+        store = harness.terms[-1]
+        await park(store, retried(event, delay=20))
+        assert (await store.look(None)).blocking is True
+        await park(store, dead(event))
+        assert (await store.look(None)).blocking is False
+
     async def test_what_an_outage_holds_up_can_be_left_out(
         self, store: OutboxStore, events: list[Event]
     ) -> None:
         full = Held("stream FULL", "maximum messages exceeded", 10077)
-        await park(store, parking.held(events[0].id, full), parking.behind(events[1].id))
+        await park(store, disposition.held(events[0], full), disposition.behind(events[1]))
         (first, second) = await store.parked.due(10)
         assert (first.held_by, first.attempts, second.held_by) == ("stream FULL", 0, "")
         assert list(await store.parked.due(10, without=["stream FULL"])) == []
         assert subjects(await store.parked.due(10, without=["stream OTHER"])) == ["a.1", "a.2"]
-        backlog = await store.backlog()
-        assert (backlog.parked, backlog.dead) == (2, 0)
-        assert backlog.lag > 0
+        backlog = await store.look(None)
+        assert (backlog.parked, backlog.dead, backlog.held) == (2, 0, 1)
+        assert backlog.lag >= backlog.held_lag > 0
+
+    async def test_an_event_that_was_never_refused_is_of_no_age(
+        self, harness: ParkedHarness, store: OutboxStore, events: list[Event]
+    ) -> None:
+        full = Held("stream FULL", "maximum messages exceeded", 10077)
+        await park(store, disposition.held(events[0], full), disposition.behind(events[1]))
+        assert [each.age for each in await store.parked.due(10)] == [0.0, 0.0]
+        await park(store, dead(events[0]))
+        await harness.retry(events[0])
+        assert [each.age for each in await store.parked.due(10)] == [0.0, 0.0]
 
     async def test_a_person_s_retry_comes_with_a_message_id_of_its_own(
         self, harness: ParkedHarness, store: OutboxStore, events: list[Event]
     ) -> None:
         await park(store, dead(events[0]))
         assert list(await store.parked.due(10)) == []
-        await harness.retry(events[0].id)
+        await harness.retry(events[0])
         (due,) = await store.parked.due(10)
         assert due.attempts == 0
-        assert due.event.message_id == f"{events[0].message_id}-retry-1"
+        assert due.event.message_id == f"relay-{events[0].event_id}-1"
         await park(store, dead(events[0]))
-        await harness.retry(events[0].id)
+        await harness.retry(events[0])
         (due,) = await store.parked.due(10)
-        assert due.event.message_id == f"{events[0].message_id}-retry-2"
+        assert due.event.message_id == f"relay-{events[0].event_id}-2"
 
     async def test_the_queue_outlives_its_term(
         self, harness: ParkedHarness, store: OutboxStore, events: list[Event]
     ) -> None:
-        page = Settlement(None, 0, [retried(events[0]), parking.behind(events[1].id)])
+        page = Settlement(None, [retried(events[0]), disposition.behind(events[1])])
         await store.settle(page)
         await store.close()
         later = await lead(harness)
@@ -221,9 +242,34 @@ class ParkedContract:
         await park(store, retried(events[0]))
         await usurp(store)
         with pytest.raises(TermLost):
-            await park(store, unparked=[events[0].id])
+            await park(store, unparked=[events[0]])
         with pytest.raises(TermLost):
             await park(store, dead(events[0]))
         await store.close()
         (due,) = await (await lead(harness)).parked.due(10)
         assert due.attempts == 1
+
+    async def test_whoever_waits_longest_for_a_try_comes_first(
+        self, harness: ParkedHarness, store: OutboxStore
+    ) -> None:
+        # R-FATE: nobody starves behind events that are tried again and again
+        await harness.commit("b.1", "b.2", "b.3", key=None)
+        (page,) = await read_all(store)
+        await park(store, *map(retried, page.events))
+        tried: list[str] = []
+        for attempt in range(2, 5):
+            (due,) = await store.parked.due(1)
+            tried.append(due.event.subject)
+            await park(store, retried(due.event, attempts=attempt))
+        assert sorted(tried) == ["b.1", "b.2", "b.3"]
+
+    async def test_everything_undelivered_counts_for_the_lag(self, harness: ParkedHarness) -> None:
+        await harness.commit("a.1", "a.2")
+        store = await lead(harness)
+        (page,) = await read_all(store)
+        first, second = page.events
+        parked = [retried(first, delay=20), disposition.behind(second)]
+        await store.settle(Settlement(page.position, parked))
+        backlog = await store.look(None)
+        assert (backlog.undelivered, backlog.parked) == (0, 2)
+        assert backlog.lag > 0

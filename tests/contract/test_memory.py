@@ -6,6 +6,7 @@ from typing import Any
 import anyio
 import pytest
 
+from relay.core.event import Event
 from relay.memory import MemoryBus, MemoryOutbox, MemoryStore
 from relay.ports import OutboxStore
 from tests.contract.bus_contract import BusContract
@@ -31,8 +32,8 @@ class MemoryOutboxHarness:
         self.outbox.commit(events)
         return [event.event_id for event in events]
 
-    async def retry(self, id_: int) -> None:
-        self.outbox.parked.retry(id_)
+    async def retry(self, event: Event) -> None:
+        self.outbox.parked.retry(event.event_id)
 
     async def dead_events_block(self) -> None:
         self.outbox = MemoryOutbox(dead_blocks=True)

@@ -7,10 +7,11 @@ import anyio
 import psycopg
 import pytest
 
+from relay.core.event import Event
 from relay.ports import OutboxStore
 from relay.postgres.bell import PostgresBell
-from relay.postgres.deadletters import DeadLetters, Wanted
-from relay.postgres.store import PostgresOutbox
+from relay.postgres.operator import DeadEvents, Wanted
+from relay.postgres.outbox import PostgresOutbox
 from tests.contract.outbox_contract import OutboxContract
 from tests.contract.parked_contract import ParkedContract
 from tests.contract.wake_contract import WakeContract
@@ -38,15 +39,13 @@ class PostgresHarness:
                 written.append(row[0])
             return written
 
-    async def retry(self, id_: int) -> None:
-        async with DeadLetters.open(self.dsn, "relay") as letters:
-            wanted = Wanted(ids=[id_])
-            found = await letters.find(wanted, 1)
+    async def retry(self, event: Event) -> None:
+        async with DeadEvents.open(self.dsn, "relay") as dead:
+            wanted = Wanted(ids=[event.id])
+            found = await dead.find(wanted, 1)
             retried: list[int] = []
-            await letters.decide(
-                "retry", wanted, by="a test", as_of=found.as_of, done=retried.extend
-            )
-            assert retried == [id_]
+            await dead.decide("retry", wanted, by="a test", as_of=found.as_of, done=retried.extend)
+            assert retried == [event.id]
 
     async def dead_events_block(self) -> None:
         self.outbox = PostgresOutbox(self.dsn, "relay", page_bytes=8 << 20, dead_blocks=True)
@@ -73,10 +72,13 @@ class TestPostgresOutbox(OutboxContract, ParkedContract):
 class PostgresWakeHarness:
     def __init__(self, dsn: str) -> None:
         self._harness = PostgresHarness(dsn)
-        self.source = PostgresBell(self._harness.outbox.connect, "relay", poll_interval=60)
+        self.source = PostgresBell(self._harness.outbox)
 
     async def commit(self) -> None:
         await self._harness.commit("a.b")
+
+    async def close(self) -> None:
+        await self._harness.outbox.close()
 
 
 class TestPostgresBell(WakeContract):
@@ -87,3 +89,4 @@ class TestPostgresBell(WakeContract):
             tasks.start_soon(harness.source.run)
             yield harness
             tasks.cancel_scope.cancel()
+        await harness.close()

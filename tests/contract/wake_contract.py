@@ -23,12 +23,12 @@ class WakeHarness(Protocol):
 async def armed(source: WakeSource) -> None:
     """Arm, once the source works."""
     with anyio.fail_after(10):
-        while not await source.arm():
+        while await source.arm() is None:
             await anyio.sleep(0.01)
 
 
 class WakeContract:
-    """Subclass it with a fixture ``harness``."""
+    """Subclass it with a fixture ``harness``. R-FIRST."""
 
     async def test_a_commit_while_waiting_wakes(self, harness: WakeHarness) -> None:
         await armed(harness.source)
@@ -54,3 +54,16 @@ class WakeContract:
             with anyio.fail_after(10):
                 assert await harness.source.wait(60) is Wake.BELL
             harness.source.disarm()
+
+    async def test_arming_twice_says_the_same(self, harness: WakeHarness) -> None:
+        await armed(harness.source)
+        first = await harness.source.arm()
+        await harness.commit()
+        assert await harness.source.arm() == first
+
+    async def test_every_commit_while_armed_wakes(self, harness: WakeHarness) -> None:
+        await armed(harness.source)
+        for _ in range(20):
+            await harness.commit()
+            with anyio.fail_after(10):
+                assert await harness.source.wait(60) is Wake.BELL

@@ -13,6 +13,7 @@ cursor, and prunes. The model is a list: what committed, and when.
 
 import asyncio
 import contextlib
+import uuid
 from typing import Any
 
 import anyio
@@ -31,8 +32,8 @@ from hypothesis.stateful import (
 
 from relay.core.event import Event
 from relay.ports import Page, Settlement
+from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.session import Session
-from relay.postgres.store import PostgresOutbox
 
 PAGE_BYTES = 1500
 """Small enough that a few of the larger payloads fill a page."""
@@ -71,16 +72,15 @@ class Machine(RuleBasedStateMachine):
     @initialize()
     def empty_outbox(self) -> None:
         with psycopg.connect(self.dsn, autocommit=True) as admin:
-            admin.execute("truncate relay.outbox, relay.parked")
-            admin.execute(
-                "update relay.cursor set base = '1:1:', target = null, last_id = 0, delivered = 0"
-            )
+            admin.execute("delete from relay.parked")
+            admin.execute("truncate relay.outbox, relay.settled")
+            admin.execute("update relay.cursor set base = '1:1:', target = null, last_id = 0")
         self.outbox = self.outbox_class(self.dsn, "relay", page_bytes=PAGE_BYTES)
         self.store = self.runner.run(self._lead())
 
     async def _lead(self) -> Any:
         with anyio.fail_after(10):
-            while (store := await self.outbox.campaign("machine")) is None:
+            while (store := await self.outbox.campaign(uuid.uuid4().hex)) is None:
                 await anyio.sleep(0.002)
         return store
 
@@ -154,14 +154,14 @@ class Machine(RuleBasedStateMachine):
     @rule(pages=st.integers(1, 3))
     def settle(self, pages: int) -> None:
         for position, ids in self.unsettled[:pages]:
-            self.runner.run(self.store.settle(Settlement(position, len(ids))))
+            self.runner.run(self.store.settle(Settlement(position)))
             self.settled |= set(ids)
         del self.unsettled[:pages]
 
     @rule(what=st.sampled_from(["restart", "prune"]))
     def disturb(self, what: str) -> None:
         if what == "prune":
-            self.runner.run(self.store.prune(0.0))
+            self.runner.run(self.store.tend(0.0))
             return
         self.runner.run(self.store.close())
         self.store = self.runner.run(self._lead())
@@ -218,6 +218,7 @@ class Machine(RuleBasedStateMachine):
             w.connection.close()
         with contextlib.suppress(AttributeError):
             self.runner.run(self.store.close())
+            self.runner.run(self.outbox.close())
         self.runner.close()
 
 

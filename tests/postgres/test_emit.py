@@ -45,11 +45,12 @@ def written(connection: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
         ("emit('a.b', json_build_object('n', 1))", '{"n" : 1}', None),
         ("emit('a.b', jsonb_build_object('n', 1))", '{"n": 1}', None),
         ("emit('a.b', to_json(17))", "17", None),
-        (r"emit('a.b', '\x00ff'::bytea)", None, b"\x00\xff"),
-        ("emit('a.b', convert_to('ü', 'UTF8'))", None, "ü".encode()),
+        (r"emit_bytes('a.b', '\x00ff')", None, b"\x00\xff"),
+        (r"emit_bytes('a.b', '\x00ff'::bytea)", None, b"\x00\xff"),
+        ("emit_bytes('a.b', convert_to('ü', 'UTF8'))", None, "ü".encode()),
         ("emit(subject => 'a.b', payload => '[]')", "[]", None),
         ("emit(payload => '[]'::jsonb, subject => 'a.b')", "[]", None),
-        (r"emit(subject => 'a.b', payload => '\x01'::bytea)", None, b"\x01"),
+        (r"emit_bytes(subject => 'a.b', payload => '\x01')", None, b"\x01"),
     ],
 )
 def test_the_payload_s_type_says_how_it_is_kept(
@@ -60,7 +61,15 @@ def test_the_payload_s_type_says_how_it_is_kept(
     assert written(connection) == [(*made, "a.b", payload, payload_bytes, None, None, None)]
 
 
-@pytest.mark.parametrize("value", ["'[]'", "'[]'::json", "'[]'::jsonb", r"'\x01'::bytea"])
+@pytest.mark.parametrize(
+    ("function", "value"),
+    [
+        ("emit", "'[]'"),
+        ("emit", "'[]'::json"),
+        ("emit", "'[]'::jsonb"),
+        ("emit_bytes", r"'\x01'"),
+    ],
+)
 @pytest.mark.parametrize(
     "rest",
     [
@@ -70,33 +79,34 @@ def test_the_payload_s_type_says_how_it_is_kept(
     ],
 )
 def test_every_argument_goes_by_place_or_by_name(
-    connection: psycopg.Connection[Any], value: str, rest: str
+    connection: psycopg.Connection[Any], function: str, value: str, rest: str
 ) -> None:
-    connection.execute(f"select relay.emit('a.b', {value}, {rest})")
+    connection.execute(f"select relay.{function}('a.b', {value}, {rest})")
     ((*_, key, headers, idempotency_key),) = written(connection)
     assert (key, headers, idempotency_key) == ("k", {"h": "v"}, "i")
 
 
-@pytest.mark.parametrize("prepare", [False, True])
-@pytest.mark.parametrize("binary", ["%s", "%b"])
+@pytest.mark.parametrize("how", [("%s", False), ("%s", True), ("%b", False), ("%b", True)])
 @pytest.mark.parametrize(
-    ("payload", "kept"),
+    ("function", "payload", "kept"),
     [
-        ('{"n": 1}', ('{"n": 1}', None)),
-        (Json({"n": 1}), ('{"n": 1}', None)),
-        (Jsonb({"n": 1}), ('{"n": 1}', None)),
-        (b"\x00\xff", (None, b"\x00\xff")),
+        ("emit", '{"n": 1}', ('{"n": 1}', None)),
+        ("emit", Json({"n": 1}), ('{"n": 1}', None)),
+        ("emit", Jsonb({"n": 1}), ('{"n": 1}', None)),
+        ("emit_bytes", b"\x00\xff", (None, b"\x00\xff")),
+        ("emit_bytes", b'{"n": 1}', (None, b'{"n": 1}')),
     ],
 )
 def test_a_driver_s_parameters_find_their_emit(
     connection: psycopg.Connection[Any],
+    function: str,
     payload: object,
     kept: tuple[str | None, bytes | None],
-    binary: str,
-    prepare: bool,
+    how: tuple[str, bool],
 ) -> None:
+    binary, prepare = how
     connection.execute(
-        f"select relay.emit(%s, {binary}, key => %s, headers => %s, idempotency_key => %s)",
+        f"select relay.{function}(%s, {binary}, key => %s, headers => %s, idempotency_key => %s)",
         ("a.b", payload, "k", Jsonb({"h": "v"}), None),
         prepare=prepare,
     )
@@ -105,13 +115,75 @@ def test_a_driver_s_parameters_find_their_emit(
     assert (headers, idempotency_key) == ({"h": "v"}, None)
 
 
+@pytest.mark.parametrize("value", [b"1", b"\xff", memoryview(b"[]")])
+@pytest.mark.parametrize("binary", ["%s", "%b"])
+def test_bytes_are_never_taken_for_json(
+    connection: psycopg.Connection[Any], value: object, binary: str
+) -> None:
+    with pytest.raises(errors.UndefinedFunction):
+        connection.execute(f"select relay.emit('a.b', {binary})", (value,))
+    assert written(connection) == []
+
+
+@pytest.mark.parametrize(
+    ("prefix", "key", "retries", "ends"),
+    [
+        ("", None, 0, "relay-{}"),
+        ("", "order-7", 0, "order-7"),
+        ("", None, 2, "relay-{}-2"),
+        ("", "pay-7", 1, "relay-{}-1"),
+        ("eu:", None, 0, "eu:relay-{}"),
+        ("eu:", "order-7", 0, "eu:order-7"),
+        ("eu:", "order-7", 3, "eu:relay-{}-3"),
+    ],
+)
+def test_a_message_id_is_the_producer_s_key_or_one_that_no_key_can_be(
+    connection: psycopg.Connection[Any], prefix: str, key: str | None, retries: int, ends: str
+) -> None:
+    """R-ONCE"""
+    (event_id,) = connection.execute(
+        "select relay.emit('a.b', '1', idempotency_key => %s)", (key,)
+    ).fetchone() or ("",)
+    made = connection.execute(
+        "select relay.message_id(%s, o.idempotency_key, o.event_id, %s) from relay.outbox as o",
+        (prefix, retries),
+    ).fetchone()
+    assert made == (ends.format(event_id),)
+
+
+def test_a_message_id_is_inlined_into_the_query_that_asks(
+    connection: psycopg.Connection[Any],
+) -> None:
+    plan = connection.execute(
+        "explain (verbose) select relay.message_id('', o.idempotency_key, o.event_id, 0) "
+        "from relay.outbox as o"
+    ).fetchall()
+    assert "message_id" not in str(plan)
+
+
+def test_a_key_that_could_be_another_event_s_message_id_is_refused(
+    connection: psycopg.Connection[Any],
+) -> None:
+    """R-ONCE: the second event would be taken for a repeat of the first."""
+    (event_id,) = connection.execute("select relay.emit('a.b', '1')").fetchone() or ("",)
+    connection.execute("select relay.emit('a.b', '2', idempotency_key => %s::text)", (event_id,))
+    for key in (f"relay-{event_id}", f"relay-{event_id}-1"):
+        with pytest.raises(errors.CheckViolation, match="does_not_begin_with_relay"):
+            connection.execute("select relay.emit('a.b', '3', idempotency_key => %s)", (key,))
+    ids = connection.execute(
+        "select distinct relay.message_id('', o.idempotency_key, o.event_id, r) "
+        "from relay.outbox as o, generate_series(0, 3) as r"
+    ).fetchall()
+    assert len(ids) == 8
+
+
 def test_an_idempotency_key_gives_the_first_event_again_whatever_else_is_said(
     connection: psycopg.Connection[Any],
 ) -> None:
     calls = (
         "emit('a.b', '1', idempotency_key => 'i')",
         "emit('c.d', '2'::jsonb, 'k', idempotency_key => 'i')",
-        r"emit('e.f', '\x03'::bytea, idempotency_key => 'i')",
+        r"emit_bytes('e.f', '\x03', idempotency_key => 'i')",
     )
     made = {connection.execute("select relay." + call).fetchone() for call in calls}
     ((event_id, subject, payload, *_),) = written(connection)

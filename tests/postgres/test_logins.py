@@ -42,7 +42,7 @@ def guarded(postgres_server: devstack.Postgres) -> Iterator[str]:
     ("login", "said"),
     [
         ({"user": "login_with_password", "password": "wrong"}, "password authentication failed"),
-        ({"user": "login_with_password", "passfile": "/dev/null"}, "no password supplied"),
+        ({"user": "login_with_password", "password": ""}, "no password supplied"),
         ({"user": "login_rejected"}, "pg_hba.conf rejects"),
         ({"user": "login_not_allowed"}, "not permitted to log in"),
         ({"user": "nobody_made_it"}, 'role "nobody_made_it" does not exist'),

@@ -1,8 +1,8 @@
-"""Migrating: from nothing, step by step, by psql, by many at once, and everything it refuses."""
+"""Migrating: from nothing, forward under load, by psql, by many at once, after a rename."""
 
 import re
-import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,169 +11,161 @@ import anyio
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relay import devstack
 from relay.commands.migrate import run_migrate
 from relay.errors import SchemaError, StoreOutage
-from relay.postgres import migrations
-from relay.postgres.locks import BELL_CLASS, LEASE_CLASS, MIGRATION_CLASS
-from relay.postgres.sqlfiles import folder, load, names, text
+from relay.postgres import migrations, sqlfiles, steps
+from relay.postgres.locks import BELL_CLASS
+from tests.postgres.databases import (
+    Program,
+    dumped,
+    execute,
+    further_databases,
+    own_files,
+    programs,
+    rings,
+)
 
 pytestmark = pytest.mark.anyio
 
-EVERYTHING = [
-    "functions",
-    "0001_migration",
-    "0002_outbox",
-    "0003_cursor",
-    "0004_parked",
-    "0005_views",
-    "0006_parking",
-    "0007_doorbell",
-    "0008_poison",
-]
-SILENT = "pg_current_xact_id()"
+APPLIED = ["applied functions and views", "applied 0001_outbox"]
 ODD = 'Odd "Näme" %s {} \\'
+TENANT = """\
+-- tenant: a column that a later release adds.
+--
+-- takes    schema (psql variable)
+-- locks    outbox, exclusively, for a moment
+set search_path = pg_catalog, pg_temp;
+
+alter table :"schema".outbox add column tenant text;
+"""
 
 
 @pytest.fixture
-def program(postgres_server: devstack.Postgres) -> Callable[..., str]:
-    """Runs a client program of the server's own installation and returns what it printed."""
-    (found,) = (i for i in devstack.find_postgres() if i.major == postgres_server.major)
-
-    def run(name: str, *arguments: str) -> str:
-        command = [str(found.bin_dir / name), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run
+def program(postgres_server: devstack.Postgres) -> Program:
+    return programs(postgres_server)
 
 
 @pytest.fixture
 def fresh(postgres_server: devstack.Postgres) -> Iterator[Callable[[], str]]:
-    """Makes further empty databases."""
-    made: list[str] = []
-
-    def make() -> str:
-        made.append(f"further_{uuid.uuid4().hex[:12]}")
-        return postgres_server.create_database(made[-1])
-
-    yield make
-    for name in made:
-        postgres_server.drop_database(name)
+    with further_databases(postgres_server) as make:
+        yield make
 
 
-def execute(dsn: str, statement: str) -> list[tuple[object, ...]]:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        cursor = connection.execute(statement)
-        return cursor.fetchall() if cursor.description else []
+@pytest.fixture
+def later_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Makes the SQL files those of a release with one more migration and another view."""
+
+    def release() -> None:
+        own_files(monkeypatch, tmp_path / "sql")
+        (tmp_path / "sql/migrations/0002_tenant.sql").write_text(TENANT)
+        view = tmp_path / "sql/views/pending.sql"
+        view.write_text(
+            view.read_text().replace("select n.id, n.created", "select 1 as one, n.id, n.created")
+        )
+
+    yield release
+    sqlfiles.text.cache_clear()
 
 
-def dumped(program: Callable[..., str], dsn: str) -> str:
-    """Everything pg_dump knows, but for the moments and its own random keys."""
-    dump = program("pg_dump", "--no-comments", f"--dbname={dsn}")
-    dump = re.sub(r"^\\(un)?restrict .*$", "", dump, flags=re.MULTILINE)
-    return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\+00", "<moment>", dump)
-
-
-def psql(program: Callable[..., str], dsn: str, *arguments: str) -> None:
-    program("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", f"--dbname={dsn}", *arguments)
-
-
-KNOWN = migrations.known
+def applied(done: Sequence[str]) -> list[str]:
+    """What was applied; the roles are there or not, whatever ran before in the cluster."""
+    return [line for line in done if line.startswith("applied ")]
 
 
 async def test_an_empty_database_gets_everything_in_order_and_once(database: str) -> None:
-    assert await migrations.migrate(database, "relay") == EVERYTHING
+    assert applied(await migrations.migrate(database, "relay")) == APPLIED
     assert await migrations.migrate(database, "relay") == []
     await migrations.check(database, "relay")
 
 
-@pytest.mark.parametrize("version", range(1, len(EVERYTHING)))
-async def test_a_fresh_install_equals_a_stepwise_one(
-    version: int, database: str, fresh: Callable[[], str], program: Callable[..., str]
+async def test_a_later_migration_goes_in_under_load_and_equals_a_fresh_install(
+    outbox_dsn: str,
+    later_release: Callable[[], None],
+    fresh: Callable[[], str],
+    program: Program,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    await migrations.migrate(database, "relay")
-    stepwise = fresh()
-    leave_at(version, stepwise)
-    assert await migrations.migrate(stepwise, "relay") == EVERYTHING[version + 1 :]
-    dump = dumped(program, database)
-    assert "relay.ring_asleep(" in dump
-    assert "CREATE TRIGGER" not in dump
-    assert dumped(program, stepwise) == dump
+    """R-FIRST: no producer fails, though one of them holds the table for a while."""
+    monkeypatch.setattr(steps, "LOCK_TIMEOUT_MS", 200)
+    over, wrote, failed = threading.Event(), [0] * 4, list[Exception]()
+
+    def produce(number: int) -> None:
+        try:
+            with psycopg.connect(outbox_dsn, autocommit=True) as producer:
+                while not over.is_set():
+                    producer.execute("select relay.emit('a.b', '1', key => %s)", (str(number),))
+                    wrote[number] += 1
+        except psycopg.Error as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=produce, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        later_release()
+        with psycopg.connect(outbox_dsn) as slow:
+            slow.execute("select relay.emit('a.b', '1')")
+            async with anyio.create_task_group() as tasks:
+                done: list[str] = []
+
+                async def migrate() -> None:
+                    done.extend(await migrations.migrate(outbox_dsn, "relay"))
+
+                tasks.start_soon(migrate)
+                before = sum(wrote)
+                while sum(wrote) < before + 50:
+                    await anyio.sleep(0.01)
+                slow.commit()
+        before = sum(wrote)
+        while sum(wrote) < before + 50:
+            await anyio.sleep(0.01)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+    assert done == [
+        "applied functions and views",
+        "applied 0002_tenant",
+        "gave 1 of the schema's objects to relay_owner",
+    ]
+    assert execute(outbox_dsn, "select count(*) from relay.outbox") == [(sum(wrote) + 1,)]
+    execute(outbox_dsn, "set role relay_monitor; select one from relay.pending limit 1")
+
+    made_at_once = fresh()
+    await migrations.migrate(made_at_once, "relay")
+    execute(outbox_dsn, "truncate relay.outbox restart identity")
+    for dsn in (outbox_dsn, made_at_once):
+        execute(dsn, "create table rows as table relay.migration; truncate relay.migration")
+        execute(
+            dsn, "insert into relay.migration select * from rows order by version; drop table rows"
+        )
+    assert dumped(program, outbox_dsn) == dumped(program, made_at_once)
 
 
-def leave_at(version: int, dsn: str) -> None:
-    """Make the schema as a release would have left it that knew no later migration."""
-    execute(dsn, "create schema relay")
-    steps = migrations.known()[: version + 1]
-    with psycopg.connect(dsn) as connection:
-        for step in steps:
-            for file in step.files:
-                connection.execute(load(file, "relay"))
-        for step in steps:
-            connection.execute(
-                "insert into relay.migration (version, name, checksum) values (%s, %s, %s)",
-                (step.version, step.name, step.checksum),
-            )
-
-
-async def test_the_printed_script_runs_in_psql_and_makes_the_same(
-    database: str, fresh: Callable[[], str], program: Callable[..., str], tmp_path: Path
+async def test_a_relay_of_before_stands_aside_for_a_later_migration(
+    outbox_dsn: str, later_release: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    printed: list[str] = []
-    await run_migrate(
-        "host=127.0.0.1 port=1",  # printing needs no database
-        "relay",
-        notify=True,
-        check=False,
-        print_sql=True,
-        echo=printed.append,
-    )
-    file = tmp_path / "all.sql"
-    file.write_text("\n".join(printed), encoding="utf-8")
-    by_psql = fresh()
-    psql(program, by_psql, "-f", str(file))
-    await migrations.check(by_psql, "relay")
-
-    await migrations.migrate(database, "relay")
-    assert dumped(program, by_psql) == dumped(program, database)
+    later_release()
+    with pytest.raises(SchemaError, match=r'schema "relay" lacks .*0002_tenant: run .* migrate'):
+        await migrations.check(outbox_dsn, "relay")
+    await migrations.migrate(outbox_dsn, "relay")
+    monkeypatch.undo()
+    sqlfiles.text.cache_clear()
+    with pytest.raises(SchemaError, match="newer than this relay: it has migration 0002_tenant"):
+        await migrations.check(outbox_dsn, "relay")
 
 
-@pytest.mark.parametrize("schema", ["relay", ODD])
-async def test_psql_runs_each_file_as_it_lies_in_the_checkout(
-    schema: str, database: str, fresh: Callable[[], str], program: Callable[..., str]
+async def test_a_view_that_others_stand_on_is_not_dropped(
+    outbox_dsn: str, later_release: Callable[[], None]
 ) -> None:
-    by_psql = fresh()
-    execute(by_psql, sql.SQL("create schema {}").format(sql.Identifier(schema)).as_string())
-    for name in [*names("functions"), *names("migrations"), "roles"]:
-        psql(program, by_psql, "-1", "-v", f"schema={schema}", "-f", str(folder() / f"{name}.sql"))
-
-    await migrations.migrate(database, schema)
-    ledger = sql.SQL("truncate {}.migration").format(sql.Identifier(schema)).as_string()
-    execute(database, ledger)
-    assert dumped(program, by_psql) == dumped(program, database)
-
-
-async def test_a_dumped_and_restored_outbox_is_up_to_date_and_its_doorbell_rings(
-    outbox_dsn: str, fresh: Callable[[], str], program: Callable[..., str], tmp_path: Path
-) -> None:
-    execute(outbox_dsn, "select relay.emit('a.b', '1')")
-    dump = tmp_path / "dump.sql"
-    program("pg_dump", f"--dbname={outbox_dsn}", f"--file={dump}")
-    restored = fresh()
-    execute(restored, "create table oids_differ ()")
-    psql(program, restored, "-f", str(dump))
-
-    await migrations.check(restored, "relay")
-    bell = f"select pg_advisory_lock({BELL_CLASS}, 'relay.outbox'::regclass::oid::int4)"
-    with psycopg.connect(restored, autocommit=True) as relay:
-        relay.execute('listen "relay.outbox"')
-        relay.execute(bell)
-        execute(restored, "select relay.emit('a.b', '2')")
-        assert len(list(relay.notifies(timeout=20, stop_after=1))) == 1
+    execute(outbox_dsn, "create view public.mine as select id from relay.pending")
+    later_release()
+    with pytest.raises(psycopg.errors.DependentObjectsStillExist):
+        await migrations.migrate(outbox_dsn, "relay")
+    execute(outbox_dsn, "select * from public.mine")
 
 
 async def test_eight_processes_at_once_apply_each_step_once(database: str) -> None:
@@ -182,16 +174,16 @@ async def test_eight_processes_at_once_apply_each_step_once(database: str) -> No
         "from relay.postgres.migrations import migrate\n"
         "print(*asyncio.run(migrate(sys.argv[1], 'relay')), sep='\\n')\n"
     )
-    said: list[str] = []
+    lines: list[str] = []
 
     async def process() -> None:
         done = await anyio.run_process([sys.executable, "-c", program, database])
-        said.extend(done.stdout.decode().split())
+        lines.extend(done.stdout.decode().splitlines())
 
     async with anyio.create_task_group() as tasks:
         for _ in range(8):
             tasks.start_soon(process)
-    assert said == EVERYTHING
+    assert applied(lines) == APPLIED
     await migrations.check(database, "relay")
 
 
@@ -202,7 +194,7 @@ async def test_two_databases_of_one_cluster_make_their_common_roles_at_once(
     said: list[str] = []
 
     async def one(dsn: str) -> None:
-        assert await migrations.migrate(dsn, schema, say=said.append) == EVERYTHING
+        assert applied(await migrations.migrate(dsn, schema, say=said.append)) == APPLIED
 
     async with anyio.create_task_group() as tasks:
         for dsn in (database, fresh(), fresh()):
@@ -212,7 +204,7 @@ async def test_two_databases_of_one_cluster_make_their_common_roles_at_once(
 
 async def test_two_outboxes_of_one_database_do_not_meet(database: str) -> None:
     for schema in ("relay", ODD):
-        assert await migrations.migrate(database, schema) == EVERYTHING
+        assert applied(await migrations.migrate(database, schema)) == APPLIED
         await migrations.check(database, schema)
     odd = sql.Identifier(ODD)
     with psycopg.connect(database) as connection:
@@ -222,80 +214,31 @@ async def test_two_outboxes_of_one_database_do_not_meet(database: str) -> None:
         assert connection.execute("select backlog from relay.status").fetchall() == [(0,)]
 
 
-async def assert_refused(dsn: str, *said: str) -> None:
-    """Each of migrate, check and verify refuses with these words."""
-    for attempt in (migrations.migrate, migrations.check):
-        with pytest.raises(SchemaError) as refusal:
-            await attempt(dsn, "relay")
-        assert all(part in str(refusal.value) for part in said), str(refusal.value)
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        with pytest.raises(SchemaError) as refusal:
-            await migrations.verify(connection, "relay")
-    assert all(part in str(refusal.value) for part in said), str(refusal.value)
-
-
-async def test_a_changed_checksum_is_refused(outbox_dsn: str) -> None:
-    execute(outbox_dsn, "update relay.migration set checksum = 'abc' where version = 2")
-    await assert_refused(outbox_dsn, "0002_outbox", "abc", "never edited")
-
-
-async def test_a_newer_schema_is_refused(outbox_dsn: str) -> None:
-    execute(outbox_dsn, "insert into relay.migration values (99, '0099_later', 'x')")
-    await assert_refused(outbox_dsn, "newer", "0099_later", "0008", "install")
-
-
-async def test_check_and_verify_name_what_is_missing_and_change_nothing(database: str) -> None:
-    for attempt in (migrations.check, verified):
-        with pytest.raises(SchemaError, match="python -m relay migrate"):
-            await attempt(database, "relay")
-    assert execute(database, "select to_regnamespace('relay') is null") == [(True,)]
-
-
-async def verified(dsn: str, schema: str) -> None:
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        await migrations.verify(connection, schema)
-
-
-async def test_a_migration_not_yet_applied_is_named(
-    outbox_dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    later = migrations.Step(9, "0009_later", ["migrations/0005_views"], "x")
-    monkeypatch.setattr(migrations, "known", lambda: [*KNOWN(), later])
-    for attempt in (migrations.check, verified):
-        with pytest.raises(SchemaError, match=r'schema "relay" lacks 0009_later: run .* migrate'):
-            await attempt(outbox_dsn, "relay")
-
-
-async def test_changed_functions_are_replaced_and_the_doorbell_stays_off(outbox_dsn: str) -> None:
+async def test_changed_functions_are_replaced_and_the_bell_stays_off(outbox_dsn: str) -> None:
     await migrations.migrate(outbox_dsn, "relay", notify=False)
     execute(outbox_dsn, "update relay.migration set checksum = 'older' where version = 0")
     execute(outbox_dsn, "drop function relay.emit(text, text, text, jsonb, text)")
 
-    await verified(outbox_dsn, "relay")  # an older relay works on with newer functions
-    with pytest.raises(SchemaError, match='schema "relay" lacks functions'):
+    async with await psycopg.AsyncConnection.connect(outbox_dsn, autocommit=True) as connection:
+        await migrations.verify(connection, "relay")  # an older relay works with newer functions
+    with pytest.raises(SchemaError, match='schema "relay" lacks functions and views'):
         await migrations.check(outbox_dsn, "relay")
-    assert await migrations.migrate(outbox_dsn, "relay", notify=False) == ["functions"]
-    assert doorbell(outbox_dsn) == SILENT
+    assert applied(await migrations.migrate(outbox_dsn, "relay")) == APPLIED[:1]
+    assert rings(outbox_dsn) is False
     execute(outbox_dsn, "select relay.emit('a.b', '{}')")
 
 
-def doorbell(dsn: str) -> object:
-    """What writes a transaction's id: with the bell, or without."""
-    return execute(
-        dsn,
-        "select pg_get_expr(adbin, adrelid) from pg_attrdef join pg_attribute "
-        "on attrelid = adrelid and attnum = adnum "
-        "where adrelid = 'relay.outbox'::regclass and attname = 'xid'",
-    )[0][0]
-
-
-async def test_notify_switches_the_doorbell(outbox_dsn: str) -> None:
-    rings = doorbell(outbox_dsn)
-    assert rings != SILENT
+async def test_notify_switches_the_bell_and_a_plain_migrate_leaves_it(outbox_dsn: str) -> None:
+    assert rings(outbox_dsn) is True
+    (off,) = await migrations.migrate(outbox_dsn, "relay", notify=False)
+    assert off.startswith("switched the bell off")
+    assert await migrations.migrate(outbox_dsn, "relay") == []
     assert await migrations.migrate(outbox_dsn, "relay", notify=False) == []
-    assert doorbell(outbox_dsn) == SILENT
-    assert await migrations.migrate(outbox_dsn, "relay", notify=True) == []
-    assert doorbell(outbox_dsn) == rings
+    assert rings(outbox_dsn) is False
+    (on,) = await migrations.migrate(outbox_dsn, "relay", notify=True)
+    assert on.startswith("switched the bell on")
+    assert await migrations.migrate(outbox_dsn, "relay") == []
+    assert rings(outbox_dsn) is True
 
 
 async def test_with_nothing_to_do_it_does_not_wait_for_open_transactions(outbox_dsn: str) -> None:
@@ -309,163 +252,78 @@ async def test_it_gives_up_behind_a_long_transaction_and_lets_producers_pass(
     outbox_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrations, "PATIENCE", 1.0)
-    monkeypatch.setattr(migrations, "LOCK_TIMEOUT_MS", 500)
     with psycopg.connect(outbox_dsn) as producer:
         producer.execute("select relay.emit('a.b', '{}')")
         with pytest.raises(StoreOutage, match="stayed locked for 1 s"):
             await migrations.migrate(outbox_dsn, "relay", notify=False)
         execute(outbox_dsn, "select relay.emit('a.b', '{}')")
-    assert doorbell(outbox_dsn) != SILENT
+    assert rings(outbox_dsn) is True
     await migrations.migrate(outbox_dsn, "relay", notify=False)
-    assert doorbell(outbox_dsn) == SILENT
+    assert rings(outbox_dsn) is False
 
 
-async def test_an_unreachable_server_is_an_outage_that_keeps_the_password(database: str) -> None:
-    dsn = make_conninfo(database, port=1, password="canary-of-a-password")
-    for attempt in (migrations.migrate, migrations.check):
-        with pytest.raises(StoreOutage) as outage:
-            await attempt(dsn, "relay")
-        assert "canary" not in str(outage.value)
-
-
-@pytest.fixture
-def login(postgres_server: devstack.Postgres, database: str) -> Iterator[Callable[..., str]]:
-    """Makes a login without any right and returns its connection string."""
-    made: list[str] = []
-
-    def make(attributes: str = "") -> str:
-        made.append(f"login_{uuid.uuid4().hex[:8]}")
-        execute(database, f"create role {made[-1]} login {attributes}")
-        return make_conninfo(database, user=made[-1])
-
-    yield make
-    for name in made:
-        execute(database, f"drop owned by {name} cascade; drop role {name}")
-
-
-def grant_create(database: str, dsn: str) -> str:
-    """Let a login create schemas here; return its name."""
-    settings = conninfo_to_dict(dsn)
-    execute(database, f"grant create on database {settings['dbname']} to {settings['user']}")
-    return str(settings["user"])
-
-
-async def test_a_login_without_rights_is_told_so(database: str, login: Callable[..., str]) -> None:
-    with pytest.raises(SchemaError, match=r"permission denied.*may create it in this database"):
-        await migrations.migrate(login(), "relay")
-
-
-async def test_a_login_that_may_not_make_roles_migrates_without_them(
-    database: str, login: Callable[..., str]
-) -> None:
-    dsn, schema = login(), f"s{uuid.uuid4().hex[:8]}"
-    grant_create(database, dsn)
-    said: list[str] = []
-    assert await migrations.migrate(dsn, schema, say=said.append) == EVERYTHING
-    (line,) = said
-    assert f'the roles of schema "{schema}" were left out' in line
-    assert "sql/roles.sql" in line
-    assert execute(dsn, f"select {schema}.emit('a.b', '{{}}') is not null") == [(True,)]
-    assert execute(dsn, f"select 1 from pg_roles where rolname = '{schema}_relay'") == []
-
-
-async def test_roles_added_by_a_person_leave_the_login_able_to_migrate(
-    database: str, login: Callable[..., str], program: Callable[..., str]
-) -> None:
-    dsn, schema = login(), f"s{uuid.uuid4().hex[:8]}"
-    grant_create(database, dsn)
-    left_out: list[str] = []
-    await migrations.migrate(dsn, schema, say=left_out.append)
-    assert left_out
-    psql(program, database, "-v", f"schema={schema}", "-f", str(folder() / "roles.sql"))
-
-    execute(database, f"update {schema}.migration set checksum = 'older' where version = 0")
-    said: list[str] = []
-    assert await migrations.migrate(dsn, schema, notify=False, say=said.append) == ["functions"]
-    assert said == []
-
-
-@pytest.mark.parametrize("attributes", ["createrole", "superuser"])
-async def test_who_may_make_roles_makes_them_and_can_migrate_again(
-    attributes: str, database: str, login: Callable[..., str]
-) -> None:
-    dsn, schema = login(attributes), f"s{uuid.uuid4().hex[:8]}"
-    grant_create(database, dsn)
-    said: list[str] = []
-    assert await migrations.migrate(dsn, schema, say=said.append) == EVERYTHING
-    execute(database, f"update {schema}.migration set checksum = 'older' where version = 0")
-    assert await migrations.migrate(dsn, schema, notify=False, say=said.append) == ["functions"]
-    assert said == []
-    owners = execute(
-        database,
-        f"""
-        select distinct pg_get_userbyid(o.owner) from (
-          select relowner from pg_class where relnamespace = '{schema}'::regnamespace
-          union all
-          select proowner from pg_proc where pronamespace = '{schema}'::regnamespace
-          union all
-          select nspowner from pg_namespace where nspname = '{schema}'
-        ) as o (owner)
-        """,
-    )
-    assert owners == [(f"{schema}_owner",)]
-
-
-async def test_a_database_in_another_encoding_is_refused_and_stays_as_it_was(
+async def test_a_renamed_schema_is_refused_until_it_is_migrated(
     postgres_server: devstack.Postgres, database: str
 ) -> None:
-    name = f"latin_{uuid.uuid4().hex[:8]}"
-    execute(
-        database,
-        f"create database {name} template template0 encoding 'LATIN1' "
-        "locale_provider libc locale 'C'",
-    )
-    dsn = make_conninfo(database, dbname=name)
-    with pytest.raises(SchemaError, match="needs a database in UTF8, this one is in LATIN1"):
-        await migrations.migrate(dsn, "relay")
-    assert execute(dsn, "select to_regnamespace('relay') is null") == [(True,)]
-    postgres_server.drop_database(name)
+    old, new = (f"{name}{uuid.uuid4().hex[:6]}" for name in ("relay", "bus"))
+    await migrations.migrate(database, old)
+    execute(database, f"alter schema {old} rename to {new}")
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        execute(database, f"select {new}.emit('a.b', '1')")
+    with pytest.raises(SchemaError, match=r"lacks functions and views: run .* migrate"):
+        await migrations.check(database, new)
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        with pytest.raises(
+            SchemaError, match=r'"bus\w+" was renamed, and drop_dead, emit.* migrate'
+        ):
+            await migrations.verify(connection, new)
+
+        assert applied(await migrations.migrate(database, new)) == APPLIED[:1]
+        await migrations.check(database, new)
+        await migrations.verify(connection, new)
+    with psycopg.connect(database, autocommit=True) as relay:
+        relay.execute(f'listen "{new}.outbox"')
+        relay.execute(f"select pg_advisory_lock({BELL_CLASS}, '{new}.outbox'::regclass::oid::int4)")
+        execute(database, f"set role {new}_producer; select {new}.emit('a.b', '1')")
+        assert len(list(relay.notifies(timeout=20, stop_after=1))) == 1
+    execute(database, f"select * from {new}.status, {new}.pending")
+
+
+async def test_a_trigger_that_was_dropped_by_hand_is_put_back(outbox_dsn: str) -> None:
+    for name in ("relay_notify", "refuse_truncate"):
+        execute(outbox_dsn, f"drop trigger {name} on relay.outbox")
+    await migrations.migrate(outbox_dsn, "relay")
+    assert execute(
+        outbox_dsn,
+        "select tgname::text from pg_trigger where tgrelid = 'relay.outbox'::regclass order by 1",
+    ) == [("refuse_truncate",), ("relay_notify",)]
 
 
 async def test_the_command_says_what_it_did(database: str) -> None:
+    schema = f"s{uuid.uuid4().hex[:8]}"
     said: list[str] = []
 
-    async def run(*, check: bool) -> Sequence[str]:
+    async def run(*, check: bool = False, notify: bool | None = None) -> Sequence[str]:
         said.clear()
         await run_migrate(
-            database, "relay", notify=True, check=check, print_sql=False, echo=said.append
+            database, schema, notify=notify, check=check, print_sql=False, echo=said.append
         )
         return said
 
-    assert await run(check=False) == [f"applied {name}" for name in EVERYTHING]
-    assert await run(check=False) == ['schema "relay" was up to date']
-    assert await run(check=True) == ['schema "relay" is up to date']
+    made = ", ".join(
+        f"{schema}_{role}" for role in ("owner", "producer", "relay", "operator", "monitor")
+    )
+    first = list(await run())
+    assert first[:3] == [*APPLIED, f"made the roles {made}"]
+    assert re.fullmatch(rf"gave \d+ of the schema's objects to {schema}_owner", first[3])
+    assert await run() == [f'schema "{schema}" was up to date']
+    assert await run(check=True) == [f'schema "{schema}" is up to date']
+    (line,) = await run(notify=False)
+    assert line == "switched the bell off: writers do not notify, the relay polls"
+    execute(database, f"alter table {schema}.parked owner to current_user")
+    assert await run() == [f"gave 1 of the schema's objects to {schema}_owner"]
 
 
 def test_migrations_are_numbered_without_gaps() -> None:
-    assert [step.version for step in KNOWN()] == [*range(len(EVERYTHING))]
-
-
-@pytest.mark.parametrize(
-    "name", [*names("migrations"), *names("functions"), *names("queries"), "roles"]
-)
-def test_every_sql_file_begins_with_what_it_is_for_and_leaves_bodies_to_psql(name: str) -> None:
-    content = text(name)
-    head = content.partition("\n\n")[0]
-    assert content.startswith("-- ")
-    assert "-- takes " in head
-    assert "locks " in head
-    # psql does not put variables into dollar-quoted bodies, so neither may we rely on it.
-    for body in re.findall(r"\$(\w*)\$(.*?)\$\1\$", content, flags=re.DOTALL):
-        assert ":'schema'" not in body[1]
-        assert ':"schema"' not in body[1]
-
-
-def test_load_puts_in_the_schema_and_nothing_else() -> None:
-    loaded = load("queries/campaign", 'a"b').as_string()
-    again = loaded.replace('"a""b"', ':"schema"').replace("'a\"b'", ":'schema'")
-    assert again == text("queries/campaign")
-
-
-def test_the_three_locks_differ() -> None:
-    assert len({BELL_CLASS, LEASE_CLASS, MIGRATION_CLASS}) == 3
+    known = steps.known("relay")
+    assert [step.version for step in known] == [*range(len(known))]

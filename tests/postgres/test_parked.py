@@ -9,14 +9,17 @@ import psycopg
 import pytest
 
 from relay import devstack
-from relay.core import parking
-from relay.core.outcome import Refused
-from relay.core.parking import Parking
-from relay.errors import StoreOutage
-from relay.ports import Settlement
+from relay.core import disposition
+from relay.core.disposition import Limits, Parking
+from relay.core.event import Event
+from relay.core.outcome import Held, Refused
+from relay.errors import StoreBusy, StoreOutage
+from relay.ports import Report, Settlement, Wake
 from relay.postgres import migrations
-from relay.postgres.reader import SESSION_OPTIONS
-from relay.postgres.store import PostgresOutbox, PostgresStore
+from relay.postgres.outbox import PostgresOutbox
+from relay.postgres.parked import GONE
+from relay.postgres.reading import PLANS
+from relay.postgres.store import PostgresStore
 from tests.postgres.explain import nodes, touched
 
 MANY = 100_000
@@ -26,14 +29,16 @@ DUE: dict[str, Any] = {
     "limit_bytes": 8 << 20,
     "dead_blocks": False,
     "longest": 30.0,
+    "prefix": "",
+    "bare": False,
 }
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 FILL = """
-    insert into relay.parked (id, event_id, created_at, subject, key, payload, attempts,
+    insert into relay.parked (id, event_id, created_at, subject, key, attempts,
                               next_attempt_at, last_error, dead_at, held_by)
-    select n + %(after)s, gen_random_uuid(), now(), 'a.b', %(key)s, '{}', 0,
+    select n + %(after)s, gen_random_uuid(), now(), 'a.b', %(key)s, 0,
            now() + %(due)s::interval, 'why', %(dead)s::timestamptz, %(held_by)s
       from generate_series(1, %(rows)s::int) as n
 """
@@ -52,7 +57,7 @@ def crowded(
     name = f"crowded_{uuid.uuid4().hex[:8]}"
     dsn = postgres_server.create_database(name)
     asyncio.run(migrations.migrate(dsn, "relay"))
-    options = " ".join(f"-c {name}={value}" for name, value in SESSION_OPTIONS.items())
+    options = " ".join(f"-c {name}={value}" for name, value in PLANS.items())
     with psycopg.connect(dsn, autocommit=True, options=options) as connection:
         connection.execute("alter table relay.parked set (autovacuum_enabled = off)")
         fill(connection, 0, 1, key="hot", due="20 seconds")
@@ -90,16 +95,23 @@ def test_whether_a_key_is_blocked_costs_one_look_a_key(crowded: psycopg.Connecti
 
 
 def test_the_backlog_counts_the_parked_no_further_than_asked(crowded: psycopg.Connection) -> None:
-    plan = nodes(crowded, "backlog", exact_up_to=1000, dead_blocks=False)
-    assert touched([n for n in plan if "Index Name" in n], table="parked") < 3000
+    place = {"base": None, "target": None, "last_id": None}
+    plan = nodes(crowded, "look", exact_up_to=1000, dead_blocks=False, **place)
+    assert touched([n for n in plan if "Index Name" in n], table="parked") <= 3000 + 2
 
 
 @pytest.fixture
 async def store(outbox_dsn: str) -> AsyncIterator[PostgresStore]:
-    store = await PostgresOutbox(outbox_dsn, "relay", page_bytes=8 << 20).campaign("tester")
+    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=8 << 20)
+    store = await outbox.campaign("tester")
     assert store is not None
     yield store
     await store.close()
+    await outbox.close()
+
+
+def retried(event: Event, attempts: int = 1, delay: float = 0.0, **more: Any) -> Parking:
+    return Parking(event.id, event.event_id, attempts, delay, error="no", **more)
 
 
 @pytest.fixture
@@ -122,40 +134,225 @@ async def test_a_whole_page_is_parked_and_comes_back_as_it_was(
     emit(producer, PAGE)
     page = await store.read(PAGE)
     first, *others = page.events
-    parkings = [Parking(first.id, 1, 0.0, error="no"), *(parking.behind(e.id) for e in others)]
-    await store.settle(Settlement(page.position, 0, parkings))
+    await store.settle(
+        Settlement(page.position, [retried(first), *map(disposition.behind, others)])
+    )
     due = await store.parked.due(PAGE)
     assert [each.event for each in due] == list(page.events)
-    await store.settle(Settlement(None, PAGE, (), [each.event.id for each in due]))
+    assert [each.age > 0 for each in due] == [True] + [False] * len(others)
+    assert not any(each.unreadable for each in due)
+    await store.settle(Settlement(None, (), [each.event.event_id for each in due]))
     assert producer.execute("select count(*) from relay.parked").fetchone() == (0,)
-    assert producer.execute("select delivered from relay.cursor").fetchone() == (PAGE,)
+
+
+async def test_an_event_that_waited_long_is_as_old_as_its_first_refusal(
+    store: PostgresStore, producer: psycopg.Connection
+) -> None:
+    # R-FATE: no event dies for want of a stream within 10 minutes of its first refusal
+
+    async def age_of(*parked: Parking) -> float:
+        await store.settle(Settlement(None, parked))
+        producer.execute(
+            "update relay.parked set first_refused_at = first_refused_at - '1 h'::interval"
+        )
+        (due,) = await store.parked.due(PAGE)
+        return due.age
+
+    emit(producer, 1)
+    ((event,), position) = (page := await store.read(PAGE)).events, page.position
+    await store.settle(Settlement(position, [disposition.held(event, Held("stream A", "full"))]))
+    assert await age_of() == 0
+    assert 3600 <= await age_of(retried(event)) < 3660
+    assert 7200 <= await age_of(retried(event, 2)) < 7260
+    assert await age_of(disposition.held(event, Held("stream A", "full"), attempts=2)) >= 10800
+    assert 3600 <= await age_of(retried(event)) < 3660
 
 
 async def test_an_event_that_is_nowhere_stops_the_settlement_whole(
     store: PostgresStore, producer: psycopg.Connection
 ) -> None:
+    # R-LOSS
     emit(producer, 2)
     page = await store.read(2)
-    producer.execute("delete from relay.outbox where id = %s", (page.events[0].id,))
-    with pytest.raises(StoreOutage, match="1 of 2 events"):
-        await store.settle(
-            Settlement(page.position, 0, [parking.behind(each.id) for each in page.events])
-        )
+    gone = page.events[0]
+    producer.execute("delete from relay.outbox where id = %s", (gone.id,))
+    with pytest.raises(StoreOutage, match=f"1 of 2 events.*{gone.event_id}"):
+        await store.settle(Settlement(page.position, list(map(disposition.behind, page.events))))
     assert producer.execute("select count(*) from relay.parked").fetchone() == (0,)
     assert producer.execute("select settled_at from relay.cursor").fetchone() == (None,)
 
 
-async def test_retention_takes_the_row_and_the_parked_event_goes_on(
+@pytest.mark.parametrize("state", ["dead", "live", "held"])
+async def test_a_parked_row_is_this_event_s_only_if_the_event_id_agrees(
+    store: PostgresStore, producer: psycopg.Connection, state: str
+) -> None:
+    """The ids began again; an earlier event with the same id is still parked."""
+    # R-LOSS, R-ORDER
+    emit(producer, 1, "old")
+    page = await store.read(1)
+    old = page.events[0]
+    parked = {
+        "dead": Parking(old.id, old.event_id, 9, None, dead=True, error="no"),
+        "live": retried(old, delay=20),
+        "held": Parking(old.id, old.event_id, 0, 20.0, held_by="stream FULL", error="no"),
+    }[state]
+    await store.settle(Settlement(page.position, [parked]))
+    producer.execute("delete from relay.outbox")
+    producer.execute("alter sequence relay.outbox_id_seq restart")
+    emit(producer, 2, "new")
+    page = await store.read(2)
+    assert [event.id for event in page.events] == [1, 2]
+    first, second = page.events
+    await store.settle(Settlement(page.position, [retried(first), disposition.behind(second)]))
+    assert producer.execute("select count(*) from relay.parked where id = 1").fetchone() == (2,)
+    due = await store.parked.due(10)
+    assert [each.event.event_id for each in due] == [first.event_id, second.event_id]
+    await store.settle(Settlement(None, [retried(first, 2, 20.0)]))
+    assert list(await store.parked.due(10)) == []
+    await store.settle(Settlement(None, (), [first.event_id, second.event_id]))
+    row = producer.execute("select event_id::text, attempts from relay.parked").fetchone()
+    assert row == (old.event_id, parked.attempts)
+
+
+@pytest.mark.parametrize("pages", [[3], [1, 1, 1], [2, 1], [1, 2]])
+async def test_rows_with_one_event_id_are_kept_apart(
+    store: PostgresStore, producer: psycopg.Connection, pages: list[int]
+) -> None:
+    """Only an owner can write them."""
+    # R-LOSS, R-ONCE
+    emit(producer, 3)
+    producer.execute(
+        "update relay.outbox set event_id = (select event_id from relay.outbox where id = 1)"
+    )
+    for size in pages:
+        page = await store.read(size)
+        assert len(page.events) == size
+        await store.settle(Settlement(page.position, [retried(event) for event in page.events]))
+    due = await store.parked.due(10)
+    assert [each.event.id for each in due] == [1, 2, 3]
+    assert len({each.event.message_id for each in due}) == 3
+    await store.settle(Settlement(None, (), [each.event.event_id for each in due]))
+    assert producer.execute("select count(*) from relay.parked").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "check (last_error <> 'no') not valid",
+        "check (attempts < 1) not valid",
+        "exclude using btree (last_error with =)",
+    ],
+)
+async def test_an_event_that_the_database_refuses_to_keep_is_named(
+    store: PostgresStore, producer: psycopg.Connection, condition: str
+) -> None:
+    # R-LOSS
+    emit(producer, 3, None)
+    page = await store.read(3)
+    producer.execute(f"alter table relay.parked add constraint odd {condition}")
+    second = page.events[1]
+    parkings = [
+        Parking(page.events[0].id, page.events[0].event_id, 0, 1.0, error="fine"),
+        retried(second),
+        Parking(page.events[2].id, page.events[2].event_id, 0, 1.0, error="good"),
+    ]
+    if "exclude" in condition:
+        parkings[0] = retried(page.events[0])
+        producer.execute(
+            "insert into relay.parked (event_id, id, subject, created_at, last_error)"
+            " values (gen_random_uuid(), 9, 'a.b', now(), 'no')"
+        )
+    with pytest.raises(StoreOutage, match=parkings["exclude" not in condition].event_id):
+        await store.settle(Settlement(page.position, parkings))
+    assert producer.execute("select settled_at from relay.cursor").fetchone() == (None,)
+    producer.execute("alter table relay.parked drop constraint odd")
+    await store.settle(Settlement(page.position, parkings))  # the session is as good as before
+
+
+async def test_a_lock_that_is_not_to_be_had_leaves_everything_as_it_was(
     store: PostgresStore, producer: psycopg.Connection
 ) -> None:
     emit(producer, 1)
     page = await store.read(1)
-    (event,) = page.events
-    await store.settle(Settlement(page.position, 0, [Parking(event.id, 1, 0.0, error="no")]))
-    assert await store.prune(0.0) == 1
-    await store.settle(Settlement(None, 0, [Parking(event.id, 2, 0.0, error="still no")]))
+    with producer.transaction():
+        producer.execute("lock table relay.parked in share row exclusive mode")
+        with pytest.raises(StoreBusy):
+            await store.settle(Settlement(page.position, [retried(page.events[0])]))
+    await store.renew()
+    assert store.granted()
+    await store.settle(Settlement(page.position, [retried(page.events[0])]))
+    assert len(await store.parked.due(1)) == 1
+
+
+async def test_what_something_parked_refers_to_stays_past_retention(
+    store: PostgresStore, producer: psycopg.Connection
+) -> None:
+    # R-LOSS
+    emit(producer, 3)
+    page = await store.read(3)
+    first = page.events[0]
+    await store.settle(Settlement(page.position, [retried(first)]))
+    assert await store.tend(0.0) == 2
+    await store.settle(Settlement(None, [retried(first, 2)]))
     (due,) = await store.parked.due(1)
-    assert (due.event, due.attempts) == (event, 2)
+    assert (due.event, due.attempts) == (first, 2)
+    await store.settle(Settlement(None, (), [first.event_id]))
+    store._housekeeping._bottom_at = float("-inf")  # a minute has gone by
+    assert await store.tend(0.0) == 1
+
+
+@pytest.mark.parametrize("outside", ["delete", "another event under its id"])
+async def test_a_reference_whose_row_was_deleted_is_due_and_said_aloud(
+    store: PostgresStore, producer: psycopg.Connection, outside: str
+) -> None:
+    # R-LOSS
+    emit(producer, 2)
+    page = await store.read(2)
+    first, second = page.events
+    await store.settle(Settlement(page.position, [retried(first), disposition.behind(second)]))
+    if outside == "delete":
+        producer.execute("delete from relay.outbox where id = %s", (first.id,))
+    else:
+        producer.execute("update relay.outbox set event_id = gen_random_uuid() where id = 1")
+    gone, other = await store.parked.due(2)
+    assert (gone.event.event_id, gone.event.key, gone.event.subject) == (first.event_id, "k", "a.b")
+    assert gone.unreadable == GONE
+    assert (other.event, other.unreadable) == (second, "")
+
+
+UNREADABLE = {
+    "infinite": "created_at = 'infinity'",
+    "before Christ": "created_at = '0044-03-15 BC'",
+    "far away": "created_at = '10000-01-01'",
+    "deep": "headers = (repeat('[', 5000) || repeat(']', 5000))::jsonb",
+    "no texts": "headers = '{\"a\": 1}'",
+    "no object": "headers = '[]'",
+}
+
+
+@pytest.mark.parametrize("change", UNREADABLE.values(), ids=UNREADABLE)
+async def test_a_parked_row_that_cannot_be_decoded_is_its_own_fate(
+    store: PostgresStore, producer: psycopg.Connection, change: str
+) -> None:
+    # R-FATE
+    emit(producer, 3)
+    page = await store.read(3)
+    await store.settle(
+        Settlement(
+            page.position, [retried(page.events[0]), *map(disposition.behind, page.events[1:])]
+        )
+    )
+    producer.execute("alter table relay.outbox drop constraint if exists outbox_is_publishable")
+    for (name,) in producer.execute(
+        "select conname from pg_constraint where conrelid = 'relay.outbox'::regclass"
+        " and contype = 'c'"
+    ).fetchall():
+        producer.execute(f'alter table relay.outbox drop constraint "{name}"')
+    producer.execute(f"update relay.outbox set {change} where id = 2")
+    due = await store.parked.due(10)
+    assert [bool(each.unreadable) for each in due] == [False, True, False]
+    assert [each.event.event_id for each in due] == [event.event_id for event in page.events]
+    assert (due[0].event, due[2].event) == (page.events[0], page.events[2])
 
 
 async def test_every_refusal_is_kept_but_no_more_than_fifty(
@@ -164,15 +361,15 @@ async def test_every_refusal_is_kept_but_no_more_than_fifty(
     emit(producer, 1)
     page = await store.read(1)
     for attempt in range(1, 61):
-        parked = parking.refused(
-            page.events[0].id,
+        parked = disposition.refused(
+            page.events[0],
             Refused(f"no {attempt}", 10054),
             attempts=attempt,
-            most=100,
-            longest=0.0,
+            age=0.0,
+            limits=Limits(max_attempts=100, max_retry_delay=0.0),
             jitter=0.0,
         )
-        await store.settle(Settlement(page.position, 0, [parked]))
+        await store.settle(Settlement(page.position, [parked]))
     row = producer.execute("select errors, attempts from relay.parked").fetchone()
     assert row is not None
     errors, attempts = row
@@ -182,6 +379,23 @@ async def test_every_refusal_is_kept_but_no_more_than_fifty(
     assert errors[-1]["code"] == 10054
 
 
+async def test_whoever_waits_longest_for_a_try_comes_first_and_nobody_starves(
+    store: PostgresStore, producer: psycopg.Connection
+) -> None:
+    # R-FATE
+    for number in range(40):
+        emit(producer, 1, f"k{number}")
+    page = await store.read(40)
+    await store.settle(Settlement(page.position, list(map(retried, page.events))))
+    tried: list[int] = []
+    for _ in range(10):
+        due = await store.parked.due(8)
+        tried += [each.event.id for each in due]
+        await store.settle(Settlement(None, [retried(each.event) for each in due]))
+    assert tried[:40] == [event.id for event in page.events]
+    assert sorted(tried[40:]) == sorted(tried[:40])
+
+
 async def test_an_event_is_due_when_the_server_s_clock_was_set_back(
     store: PostgresStore, producer: psycopg.Connection
 ) -> None:
@@ -189,72 +403,85 @@ async def test_an_event_is_due_when_the_server_s_clock_was_set_back(
     emit(producer, 1)
     page = await store.read(1)
     (event,) = page.events
-    await store.settle(Settlement(page.position, 0, [Parking(event.id, 1, 29.0, error="no")]))
+    await store.settle(Settlement(page.position, [retried(event, delay=29.0)]))
     assert list(await store.parked.due(1)) == []
     producer.execute("update relay.parked set next_attempt_at = next_attempt_at + '1 hour'")
     assert len(await store.parked.due(1)) == 1
 
 
-async def test_a_row_deleted_by_hand_leaves_nobody_waiting_for_ever(
+async def test_a_parked_row_deleted_by_hand_leaves_nobody_waiting_for_ever(
     store: PostgresStore, producer: psycopg.Connection, outbox_dsn: str
 ) -> None:
-    emit(producer, 2)
-    page = await store.read(2)
-    first, second = page.events
+    emit(producer, 3)
+    page = await store.read(3)
+    first, second, third = page.events
     await store.settle(
         Settlement(
-            page.position, 0, [Parking(first.id, 1, 20.0, error="no"), parking.behind(second.id)]
+            page.position,
+            [retried(first, delay=20.0), disposition.behind(second), disposition.behind(third)],
         )
     )
     producer.execute("delete from relay.parked where id = %s", (first.id,))
     assert list(await store.parked.due(2)) == []
+    await store.tend(900.0)
+    assert [each.event.id for each in await store.parked.due(2)] == [second.id, third.id]
+    await store.settle(Settlement(None, [retried(second, delay=20.0)]))
+    producer.execute("delete from relay.parked where id = %s", (second.id,))
     await store.close()
     outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=8 << 20)
-    later = None
-    while later is None:
-        later = await outbox.campaign("next")
-    assert [each.event.id for each in await later.parked.due(2)] == [second.id]
+    later = await begun(outbox)
+    assert [each.event.id for each in await later.parked.due(2)] == [third.id]
     await later.close()
     await outbox.close()
+
+
+async def begun(outbox: PostgresOutbox) -> PostgresStore:
+    store = None
+    while store is None:
+        store = await outbox.campaign(uuid.uuid4().hex)
+    return store
 
 
 async def test_dead_events_begin_and_cease_to_block_with_the_setting(
     store: PostgresStore, producer: psycopg.Connection, outbox_dsn: str
 ) -> None:
+    # R-ORDER
     emit(producer, 2)
     page = await store.read(2)
     first, second = page.events
-    await store.settle(
-        Settlement(
-            page.position, 0, [Parking(first.id, 9, None, dead=True), parking.behind(second.id)]
-        )
-    )
+    dead = Parking(first.id, first.event_id, 9, None, dead=True)
+    await store.settle(Settlement(page.position, [dead, disposition.behind(second)]))
     assert len(await store.parked.due(2)) == 1
     await store.close()
     for dead_blocks, due in [(True, 0), (False, 1)]:
         outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=8 << 20, dead_blocks=dead_blocks)
-        later = None
-        while later is None:
-            later = await outbox.campaign("next")
+        later = await begun(outbox)
         assert len(await later.parked.due(2)) == due
         await later.close()
         await outbox.close()
 
 
-async def test_the_breakers_are_reported_when_they_change(
+async def test_the_leader_leaves_word_of_itself_while_its_term_lasts(
     store: PostgresStore, producer: psycopg.Connection
 ) -> None:
-    from relay.core.breakers import Breakers, State
-
     def reported() -> Any:
-        row = producer.execute("select lag_breaker, bus_breaker, xmin from relay.cursor").fetchone()
-        assert row is not None
-        return row
+        return producer.execute(
+            "select epoch, lag_breaker, bus_breaker, delivered, refused, wakes_bell, wakes_poll"
+            " from relay.report"
+        ).fetchone()
 
-    await store.backlog(Breakers(State.CLOSED, State.CLOSED))
-    before = reported()
-    assert before[:2] == ("closed", "closed")
-    await store.backlog(Breakers(State.CLOSED, State.CLOSED))
-    assert reported() == before
-    await store.backlog(Breakers(State.OPEN, State.HALF_OPEN))
-    assert reported()[:2] == ("open", "half-open")
+    await store.report(Report("open", "closed", 7, 2, {Wake.BELL: 3, Wake.POLL: 1}))
+    assert reported() == (store.epoch, "open", "closed", 7, 2, 3, 1)
+    producer.execute("update relay.cursor set epoch = epoch + 1")
+    await store.report(Report("closed", "closed", 8, 2, {}))
+    assert reported() == (store.epoch, "open", "closed", 7, 2, 3, 1)
+
+
+async def test_streams_are_remembered_with_every_filter_they_ever_had(store: PostgresStore) -> None:
+    assert dict(await store.streams()) == {}
+    await store.keep_streams({"ORDERS": {"orders.>"}, "PAY": ["pay.*", "pay.*"]})
+    await store.keep_streams({"ORDERS": ["orders.eu.>"], "NONE": []})
+    assert {name: set(found) for name, found in (await store.streams()).items()} == {
+        "ORDERS": {"orders.>", "orders.eu.>"},
+        "PAY": {"pay.*"},
+    }

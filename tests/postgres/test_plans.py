@@ -7,18 +7,20 @@ what the statement touches, not how long it takes.
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
 
 from relay import devstack
 from relay.postgres import migrations
-from relay.postgres.reader import SESSION_OPTIONS
+from relay.postgres.reading import FEW, LOOKS, PLANS
 from tests.postgres.explain import nodes, touched
 
 MILLION = 1_000_000
-FEW = 10
+NEW = 10
 PAGE = 2000
+ROOM: dict[str, Any] = {"limit_rows": PAGE, "limit_bytes": 8 << 20, "prefix": ""}
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -28,7 +30,7 @@ def filled(postgres_server: devstack.Postgres) -> Iterator[psycopg.Connection]:
     """A million rows, then one transaction of ten more; the snapshot between is ``middle``."""
     dsn = postgres_server.create_database("plans")
     asyncio.run(migrations.migrate(dsn, "relay"))
-    options = " ".join(f"-c {name}={value}" for name, value in SESSION_OPTIONS.items())
+    options = " ".join(f"-c {name}={value}" for name, value in PLANS.items())
     with psycopg.connect(dsn, autocommit=True, options=options) as connection:
         connection.execute("alter table relay.outbox set (autovacuum_enabled = off)")
         insert = (
@@ -38,7 +40,7 @@ def filled(postgres_server: devstack.Postgres) -> Iterator[psycopg.Connection]:
         )
         connection.execute(insert, (MILLION,))
         connection.execute("create table middle as select pg_current_snapshot() as base")
-        connection.execute(insert, (FEW,))
+        connection.execute(insert, (NEW,))
         yield connection
     postgres_server.drop_database("plans")
 
@@ -65,19 +67,19 @@ def now(connection: psycopg.Connection) -> str:
 def test_new_events_are_found_without_a_look_at_a_million_delivered_ones(
     outbox: psycopg.Connection,
 ) -> None:
-    plan = nodes(outbox, "recent", base=middle(outbox), limit_rows=PAGE, limit_bytes=8 << 20)
-    assert touched(plan, "outbox_xid_id") == FEW
+    plan = nodes(outbox, "recent", base=middle(outbox), **ROOM)
+    assert touched(plan, "outbox_xid_id") == NEW
 
 
 def test_a_poll_that_finds_nothing_touches_nothing(outbox: psycopg.Connection) -> None:
-    plan = nodes(outbox, "recent", base=now(outbox), limit_rows=PAGE, limit_bytes=8 << 20)
+    plan = nodes(outbox, "recent", base=now(outbox), **ROOM)
     assert touched(plan, "outbox_xid_id") == 0
 
 
 def test_a_million_waiting_events_overflow_a_page_after_one_row_too_many(
     outbox: psycopg.Connection,
 ) -> None:
-    plan = nodes(outbox, "recent", base="1:1:", limit_rows=PAGE, limit_bytes=8 << 20)
+    plan = nodes(outbox, "recent", base="1:1:", **ROOM)
     assert touched(plan, "outbox_xid_id") == PAGE + 1
 
 
@@ -91,25 +93,45 @@ def test_a_page_of_a_million_waiting_events_touches_no_more_than_itself(
         base="1:1:",
         target=now(outbox),
         last_id=last_id,
-        limit_rows=PAGE,
-        limit_bytes=8 << 20,
+        up_to=last_id + LOOKS,
+        bare=False,
+        **ROOM,
     )
     assert touched(plan, "outbox_pkey") <= PAGE + 1
     assert all(node["Node Type"] != "Sort" for node in plan)
 
 
-def test_the_first_of_a_million_waiting_events_is_found_at_the_head_of_the_key(
+def test_a_page_among_a_million_delivered_events_looks_at_its_range_of_ids_and_no_further(
     outbox: psycopg.Connection,
 ) -> None:
-    plan = nodes(outbox, "first_id", base="1:1:")
-    assert touched(plan) == 10_001 + 1  # as many as say that there are more, and the first
+    place = {"base": middle(outbox), "target": now(outbox), "last_id": 5, "up_to": 5 + LOOKS}
+    plan = nodes(outbox, "page", **place, bare=False, **ROOM)
+    assert touched(plan, "outbox_pkey") <= LOOKS
 
 
-def test_the_first_new_event_behind_a_million_delivered_ones_is_found_among_the_new(
-    outbox: psycopg.Connection,
+def test_events_that_are_known_by_id_are_found_one_by_one(outbox: psycopg.Connection) -> None:
+    ids = [*range(1, MILLION, MILLION // 100)]
+    plan = nodes(outbox, "page_of", ids=ids, bare=False, limit_bytes=8 << 20, prefix="")
+    assert touched(plan, "outbox_pkey") == len(ids)
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+def test_a_window_begins_with_a_bounded_look_at_what_is_new(
+    outbox: psycopg.Connection, delivered: bool
 ) -> None:
-    plan = nodes(outbox, "first_id", base=middle(outbox))
-    assert touched(plan) == FEW
+    base = middle(outbox) if delivered else "1:1:"
+    plan = nodes(outbox, "window", base=base, few=FEW)
+    assert touched(plan) == (FEW if not delivered else 0) + (NEW if delivered else 1) + 2
+
+
+def test_a_look_ahead_is_one_bounded_piece_of_the_index(outbox: psycopg.Connection) -> None:
+    place = {"after_xid": "1", "after_id": 0, "up_to_xid": now(outbox).split(":")[1]}
+    plan = nodes(
+        outbox, "ahead", target=now(outbox), last_id=MILLION // 2, limit_rows=LOOKS, **place
+    )
+    assert touched(plan, "outbox_xid_id") == LOOKS
+    reads = [node for node in plan if node.get("Index Name")]
+    assert all("Sort" not in node["Node Type"] for node in reads)
 
 
 @pytest.mark.parametrize("delivered", [True, False])
@@ -118,14 +140,16 @@ def test_the_backlog_is_estimated_from_a_bounded_look(
 ) -> None:
     base = middle(outbox) if delivered else "1:1:"
     outbox.execute("update relay.cursor set base = %s, target = null, last_id = 0", (base,))
-    plan = nodes(outbox, "backlog", exact_up_to=10_000, dead_blocks=False)
-    assert touched(plan) <= (FEW if delivered else 10_000) + 1
+    place = {"base": None, "target": None, "last_id": None}
+    plan = nodes(outbox, "look", exact_up_to=10_000, dead_blocks=False, **place)
+    assert touched(plan) <= (NEW if delivered else 10_000) + 1
 
 
 def test_pruning_walks_one_chunk_of_the_key(outbox: psycopg.Connection) -> None:
-    outbox.execute("update relay.cursor set base = %s, target = null", (middle(outbox),))
     with outbox.transaction(force_rollback=True):
+        outbox.execute("insert into relay.settled values ('2020-01-01', %s)", (middle(outbox),))
         plan = nodes(outbox, "prune", floor=0, chunk_rows=5000, retention="0 seconds")
     reads = [n for n in plan if n["Node Type"].endswith("Scan") and n.get("Alias") == "o"]
     assert {node.get("Index Name") for node in reads} == {"outbox_pkey"}
-    assert touched(plan) <= 2 * 5000
+    assert touched(reads) <= 2 * 5000
+    assert touched(plan, table="parked") <= 5000

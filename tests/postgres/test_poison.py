@@ -15,154 +15,8 @@ import pytest
 from psycopg import errors, sql
 
 from relay import devstack
-from relay.postgres.sqlfiles import names, text
-
-MIB = 1024 * 1024
-GOOD: dict[str, Any] = {"subject": "orders.placed", "payload": '{"id": 1}'}
-
-HAS_SPACE = "outbox_subject_has_no_space_or_control_character"
-RESERVED = "outbox_subject_does_not_begin_with_dollar_or_inbox"
-EMPTY_TOKEN = "outbox_subject_has_no_empty_token"
-WILDCARD = "outbox_subject_has_no_wildcard"
-
-SUBJECTS = {
-    "*": WILDCARD,
-    ">": WILDCARD,
-    "orders.*.placed": WILDCARD,
-    "orders.>": WILDCARD,
-    "orders.a*b": WILDCARD,
-    "": EMPTY_TOKEN,
-    ".": EMPTY_TOKEN,
-    ".orders": EMPTY_TOKEN,
-    "orders.": EMPTY_TOKEN,
-    "orders..placed": EMPTY_TOKEN,
-    "orders placed": HAS_SPACE,
-    " orders": HAS_SPACE,
-    "orders ": HAS_SPACE,
-    "orders\tplaced": HAS_SPACE,
-    "orders\r\nPUB x 0": HAS_SPACE,
-    "orders\n": HAS_SPACE,
-    "orders\x01": HAS_SPACE,
-    "orders\x1f": HAS_SPACE,
-    "orders\x7f": HAS_SPACE,
-    "orders\x85": HAS_SPACE,
-    "orders\xa0placed": HAS_SPACE,
-    "orders\u2003placed": HAS_SPACE,
-    "orders\u200bplaced": HAS_SPACE,
-    "orders\u2028placed": HAS_SPACE,
-    "orders\u3000placed": HAS_SPACE,
-    "\ufefforders": HAS_SPACE,
-    "$JS.API.STREAM.DELETE.x": RESERVED,
-    "$SYS.x": RESERVED,
-    "$": RESERVED,
-    "_INBOX.abc": RESERVED,
-    "_INBOX": RESERVED,
-    "_INBOX_relay.abc": RESERVED,
-    "s" * 256: "outbox_subject_is_at_most_255_bytes",
-    "ü" * 128: "outbox_subject_is_at_most_255_bytes",
-}
-
-LENGTH = "{}_is_1_to_255_bytes"
-CONTROL = "{}_has_no_control_character_or_outer_space"
-
-KEYS = {
-    "": LENGTH,
-    "k" * 256: LENGTH,
-    "ü" * 128: LENGTH,
-    "a\r\nNats-Msg-Id: b": CONTROL,
-    "a\nb": CONTROL,
-    "a\tb": CONTROL,
-    "a\x01": CONTROL,
-    "a\x7fb": CONTROL,
-    "a\x85b": CONTROL,
-    "a\u2028b": CONTROL,
-    " a": CONTROL,
-    "a ": CONTROL,
-    " ": CONTROL,
-    "\xa0a": CONTROL,
-    "a\u3000": CONTROL,
-}
-
-NAMES = "outbox_header_names_are_tokens"
-NATS = "outbox_header_names_do_not_begin_with_nats_or_relay"
-STRINGS = "outbox_header_values_are_strings"
-VALUES = "outbox_header_values_have_no_control_character"
-OBJECT = "outbox_headers_are_an_object"
-BIG = "outbox_headers_are_at_most_32_kib"
-
-HEADERS: list[tuple[object, str]] = [
-    (["a"], OBJECT),
-    ("a", OBJECT),
-    (1, OBJECT),
-    (None, OBJECT),  # JSON's null, not SQL's
-    ([{"a": 1}], OBJECT),
-    ({"a": 1}, STRINGS),
-    ({"a": None}, STRINGS),
-    ({"a": True}, STRINGS),
-    ({"a": ["b"]}, STRINGS),
-    ({"a": {"b": "c"}}, STRINGS),
-    ({"a": "b", "c": []}, STRINGS),
-    ({"": "b"}, NAMES),
-    ({"a b": "c"}, NAMES),
-    ({"a:": "c"}, NAMES),
-    ({"a\r\nb": "c"}, NAMES),
-    ({"a\n": "c"}, NAMES),
-    ({"ä": "c"}, NAMES),
-    ({"ok": "b", "(no)": "c"}, NAMES),
-    ({"Nats-Msg-Id": "b"}, NATS),
-    ({"nats-rollup": "all"}, NATS),
-    ({"NATS-Expected-Last-Sequence": "1"}, NATS),
-    ({"Relay-Key": "b"}, NATS),
-    ({"ok": "b", "relay-x": "c"}, NATS),
-    ({"a": "b\r\nNats-Msg-Id: c"}, VALUES),
-    ({"a": "b\n"}, VALUES),
-    ({"a": "\x01"}, VALUES),
-    ({"a": "b\x7f"}, VALUES),
-    ({"a": "b\x85"}, VALUES),
-    ({"a": "b\u2028"}, VALUES),
-    ({"a": "x" * 32768}, BIG),
-    ({f"h{n}": "x" * 100 for n in range(400)}, BIG),
-]
-
-ONE_OF = "outbox_one_of_payload_and_payload_bytes_is_given"
-
-POISON: list[tuple[dict[str, Any], str]] = [
-    *(({"subject": subject}, name) for subject, name in SUBJECTS.items()),
-    *(
-        ({column: value}, name.format(f"outbox_{column}"))
-        for column in ("key", "idempotency_key")
-        for value, name in KEYS.items()
-    ),
-    *(({"headers": json.dumps(headers)}, name) for headers, name in HEADERS),
-    ({"payload": None}, ONE_OF),
-    ({"payload": json.dumps("x" * (MIB - 1))}, "outbox_payload_is_at_most_1_mib"),
-    (
-        {"payload": None, "payload_bytes": b"x" * (MIB + 1)},
-        "outbox_payload_bytes_are_at_most_1_mib",
-    ),
-]
-
-HARMLESS: list[dict[str, Any]] = [
-    {},
-    {"subject": "a"},
-    {"subject": "Bestellungen.größe.日本.😀"},
-    {"subject": "orders.$x._INBOX.a-b_c"},
-    {"subject": "s" * 255},
-    {"key": "customer 17 / ü"},
-    {"key": "k" * 255, "idempotency_key": "i" * 255},
-    {"key": "."},
-    {"idempotency_key": "order-17:placed"},
-    {"headers": "{}"},
-    {"headers": json.dumps({"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169-01"})},
-    {"headers": json.dumps({"a": "", "b!#$%&'*+-.^_`|~9": " grüße; x=y ", "natsy": "x"})},
-    {"headers": json.dumps({"a": "x" * 32759})},  # 32768 bytes with its braces and quotes
-    {"payload": json.dumps("x" * (MIB - 2))},
-    {"payload": "null"},
-    {"payload": ' { "kept" :  "as it is", "kept": 1.10 } '},
-    {"payload": None, "payload_bytes": b""},
-    {"payload": None, "payload_bytes": bytes(range(256))},
-    {"payload": None, "payload_bytes": b"x" * MIB},
-]
+from relay.postgres.sqlfiles import text
+from tests.postgres.poison import CREATED_AT, GOOD, HARMLESS, ONE_OF, POISON, YEARS
 
 
 @pytest.fixture(scope="module")
@@ -196,10 +50,13 @@ def by_copy(connection: psycopg.Connection[Any], row: dict[str, Any]) -> None:
 def by_emit(connection: psycopg.Connection[Any], row: dict[str, Any]) -> None:
     given = dict(row)
     content = given.pop("payload_bytes", None)
+    function = "emit" if content is None else "emit_bytes"
     if content is not None:
         given["payload"] = content
     arguments = [sql.SQL("{} => {}").format(sql.SQL(name), sql.Placeholder()) for name in given]
-    statement = sql.SQL("select relay.emit({})").format(sql.SQL(", ").join(arguments))
+    statement = sql.SQL("select relay.{}({})").format(
+        sql.Identifier(function), sql.SQL(", ").join(arguments)
+    )
     connection.execute(statement, list(given.values()))
 
 
@@ -255,6 +112,54 @@ def test_two_payloads_are_refused(connection: psycopg.Connection[Any], way: Way)
         way(connection, GOOD | {"payload_bytes": b"x"})
 
 
+@pytest.mark.parametrize("way", [by_insert, by_copy])
+@pytest.mark.parametrize("created_at", CREATED_AT)
+def test_an_instant_that_no_reader_could_take_is_refused(
+    connection: psycopg.Connection[Any], way: Way, created_at: str
+) -> None:
+    """R-FATE"""
+    with pytest.raises(errors.CheckViolation) as refusal:
+        way(connection, GOOD | {"created_at": created_at})
+    assert refusal.value.diag.constraint_name == YEARS
+
+
+@pytest.mark.parametrize("created_at", ["2000-01-01 00:00+00", "2199-12-31 23:59:59+00"])
+def test_the_first_and_the_last_instant_go_in(
+    connection: psycopg.Connection[Any], created_at: str
+) -> None:
+    with connection.transaction(force_rollback=True):
+        by_insert(connection, GOOD | {"created_at": created_at})
+
+
+def test_a_relay_gives_any_row_a_new_transaction_id_and_nobody_else_passes_the_rules(
+    connection: psycopg.Connection[Any],
+) -> None:
+    """Rows of before the rules were tightened, restored into another cluster. R-FATE"""
+    with connection.transaction(force_rollback=True):
+        by_insert(connection, GOOD)
+        connection.execute("alter table relay.outbox drop constraint outbox_publishable")
+        connection.execute("update relay.outbox set subject = '*'")
+        definition = (
+            "relay.publishable(tableoid, created_at, idempotency_key, subject, key, payload"
+        )
+        connection.execute(
+            "alter table relay.outbox add constraint outbox_publishable "
+            f"check ({definition}, payload_bytes, headers)) not valid"
+        )
+        stamp = "update relay.outbox set xid = pg_current_xact_id()"
+        with pytest.raises(errors.CheckViolation), connection.transaction():
+            connection.execute(stamp)
+        connection.execute("set local relay.restamp = on")
+        connection.execute(stamp)
+
+        connection.execute("set local session authorization relay_relay")
+        connection.execute(stamp)
+        connection.execute("set local session authorization relay_producer")
+        for way in (by_insert, by_emit):
+            with pytest.raises(errors.CheckViolation), connection.transaction():
+                way(connection, GOOD | {"subject": "*"})
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_an_event_without_a_subject_is_refused(
     connection: psycopg.Connection[Any], way: Way
@@ -304,6 +209,13 @@ def test_no_search_path_of_a_producer_s_gets_poison_past_the_rules(
             create function mine.never(int, int) returns boolean return false;
             create operator mine.> (function = mine.never, leftarg = int, rightarg = int);
             create operator mine.= (function = mine.never, leftarg = int, rightarg = int);
+            create function mine.always(int, int) returns boolean return true;
+            create function mine.always(text, text) returns boolean return true;
+            create operator mine.<= (function = mine.always, leftarg = int, rightarg = int);
+            create operator mine.= (function = mine.always, leftarg = text, rightarg = text);
+            create function mine.jsonb_path_exists(jsonb, jsonpath) returns boolean return false;
+            create function mine.has_table_privilege(name, oid, text) returns boolean return true;
+            create function mine.current_setting(text, boolean) returns text return 'on';
             create domain mine.text as pg_catalog.text;
             create domain mine.bool as pg_catalog.bool;
             set local search_path = mine, pg_catalog;
@@ -316,8 +228,5 @@ def test_no_search_path_of_a_producer_s_gets_poison_past_the_rules(
 
 
 def test_every_rule_is_tried_here() -> None:
-    asked = "\n".join(text(name) for name in names("functions") if "/check_" in name)
-    rules = set(re.findall(r"'(outbox_\w+[a-z0-9])'", asked))
-    for end in re.findall(r"'outbox_', column_name, '(_\w+)'", asked):
-        rules |= {f"outbox_{column}{end}" for column in ("key", "idempotency_key")}
-    assert rules == {name for _, name in POISON}
+    rules = set(re.findall(r"rule := '(\w+)'", text("functions/publishable")))
+    assert rules == {YEARS, *(name for _, name in POISON)}

@@ -1,9 +1,8 @@
-"""The doorbell as writers have it: silent while the bell is free, rings while a relay sleeps."""
+"""The bell as writers have it: silent while it is free, rung while a relay sleeps. R-FIRST"""
 
 import subprocess
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,7 +71,7 @@ WAYS = [
     WRITE,
     "insert into relay.outbox (subject, payload) select 'a.b', '1' from generate_series(1, 100)",
     "select relay.emit('a.b', '1')",
-    r"select relay.emit('a.b', '\x01'::bytea)",
+    r"select relay.emit_bytes('a.b', '\x01')",
 ]
 
 
@@ -131,38 +130,66 @@ def test_what_is_rolled_back_does_not_ring(
         assert rings(listener, dsn) == 0
 
 
-def test_a_relay_that_queues_behind_a_silent_writer_makes_later_writers_ring(
-    writer: psycopg.Connection[Any], listener: psycopg.Connection[Any], dsn: str
-) -> None:
-    relay = psycopg.connect(dsn, autocommit=True)
-    with relay, ThreadPoolExecutor(1) as pool, psycopg.connect(dsn) as silent:
-        silent.execute(WRITE)
-        granted = pool.submit(relay.execute, f"select pg_advisory_lock({BELL})")
-        while writer.execute("select from pg_locks where not granted").fetchone() is None:
-            pass
-        writer.execute(WRITE)
-        assert rings(listener, dsn) == 1
-        assert not granted.done()
-
-        silent.commit()
-        granted.result(timeout=20)
-        # Whoever kept silent can be seen by a snapshot that is taken once the bell is granted.
-        assert relay.execute("select count(*) from relay.outbox").fetchone() == (2,)
-
-
-def test_a_writer_that_keeps_silent_holds_the_bell_until_its_end(
-    writer: psycopg.Connection[Any], dsn: str
-) -> None:
-    def free() -> object:
-        with psycopg.connect(dsn, autocommit=True) as other:
-            row = other.execute(f"select pg_try_advisory_lock({BELL})").fetchone()
-            assert row is not None
-            return row[0]
-
+def test_a_writer_holds_nothing_until_its_commit(writer: psycopg.Connection[Any], dsn: str) -> None:
     with writer.transaction():
         writer.execute(WRITE)
-        assert free() is False
-    assert free() is True
+        with asleep(dsn):
+            pass
+        locks = writer.execute("select from pg_locks where locktype = 'advisory'").fetchall()
+        assert locks == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4999, 0.5, 1.0])
+def test_a_full_queue_of_notifications_fails_no_commit(
+    writer: psycopg.Connection[Any], listener: psycopg.Connection[Any], dsn: str, share: float
+) -> None:
+    """Filling the real queue takes 8 GB, so the function that is asked is another one here."""
+    (body,) = writer.execute("select prosrc from pg_proc where proname = 'notify'").fetchone() or ()
+    assert "pg_catalog.pg_notification_queue_usage()" in body
+    with asleep(dsn), writer.transaction():
+        writer.execute(f"create function public.usage() returns float8 return {share}")
+        stubbed = body.replace("pg_catalog.pg_notification_queue_usage", "public.usage")
+        writer.execute(
+            "create or replace function relay.notify() returns trigger language plpgsql as "
+            + psycopg.sql.quote(stubbed)
+        )
+        writer.execute(WRITE)
+        writer.execute("drop function public.usage()")
+        writer.execute(
+            "create or replace function relay.notify() returns trigger language plpgsql as "
+            + psycopg.sql.quote(body)
+        )
+    assert rings(listener, dsn) == (1 if share < 0.5 else 0)
+
+
+def test_a_disabled_trigger_keeps_silent(
+    writer: psycopg.Connection[Any], listener: psycopg.Connection[Any], dsn: str
+) -> None:
+    writer.execute("alter table relay.outbox disable trigger relay_notify")
+    with asleep(dsn):
+        writer.execute(WRITE)
+        assert rings(listener, dsn) == 0
+    writer.execute("alter table relay.outbox enable trigger relay_notify")
+
+
+@pytest.mark.parametrize("path", ["mine, pg_catalog", "mine, pg_catalog, relay, public"])
+def test_no_search_path_of_a_producer_s_keeps_the_bell_from_ringing(
+    writer: psycopg.Connection[Any], listener: psycopg.Connection[Any], dsn: str, path: str
+) -> None:
+    with asleep(dsn), writer.transaction():
+        writer.execute(
+            "create schema mine;"
+            "create function mine.never(float8, float8) returns boolean return false;"
+            "create function mine.never(int, int) returns boolean return false;"
+            "create operator mine.< (function = mine.never, leftarg = float8, rightarg = float8);"
+            "create operator mine.<= (function = mine.never, leftarg = int, rightarg = int);"
+            "create function mine.pg_notify(text, text) returns void language sql as '';"
+            "create function mine.concat(text, text) returns text return 'elsewhere';"
+            f"set local search_path = {path}"
+        )
+        writer.execute(WRITE)
+        writer.execute("drop schema mine cascade")
+    assert rings(listener, dsn) == 1
 
 
 def test_another_outbox_s_sleep_does_not_ring_this_one(
@@ -174,19 +201,18 @@ def test_another_outbox_s_sleep_does_not_ring_this_one(
         assert rings(listener, dsn) == 0
 
 
-def test_the_default_of_xid_uses_the_bell_s_class(writer: psycopg.Connection[Any]) -> None:
-    row = writer.execute(
-        "select pg_get_expr(adbin, adrelid) from pg_attrdef "
-        "where adrelid = 'relay.outbox'::regclass and pg_get_expr(adbin, adrelid) ~ 'ring_asleep'"
-    ).fetchone()
-    assert row is not None
-    assert f"pg_try_advisory_xact_lock_shared({BELL_CLASS}, (('relay.outbox'::" in row[0]
+def test_the_trigger_uses_the_bell_s_class(writer: psycopg.Connection[Any]) -> None:
+    (definition,) = writer.execute(
+        "select pg_get_triggerdef(oid) from pg_trigger where tgname = 'relay_notify'"
+    ).fetchone() or ("",)
+    assert f"pg_try_advisory_lock_shared({BELL_CLASS}, (('relay.outbox'::" in definition
+    assert definition.count(str(BELL_CLASS)) == 2
 
 
 def test_a_restored_dump_rings_by_its_own_bell(
     postgres_server: devstack.Postgres, dsn: str, fresh_database: str
 ) -> None:
-    """The default names its own table; its oid is another one after a restore."""
+    """The trigger names its own table; its oid is another one after a restore."""
     (found,) = (i for i in devstack.find_postgres() if i.major == postgres_server.major)
     with psycopg.connect(fresh_database, autocommit=True) as connection:
         connection.execute("create table public.other ()")  # so that the oids differ

@@ -11,8 +11,7 @@ from psycopg.conninfo import make_conninfo
 
 from relay.core.storage import OutboxStorage
 from relay.errors import SchemaError
-from relay.postgres.storage import PostgresStorage
-from relay.postgres.store import PostgresOutbox
+from relay.postgres.outbox import PostgresOutbox
 
 pytestmark = pytest.mark.anyio
 
@@ -22,28 +21,27 @@ INSERT = (
 )
 
 
-def looking(dsn: str, schema: str = "relay") -> PostgresStorage:
-    outbox = PostgresOutbox(dsn, schema, page_bytes=1024)
-    return PostgresStorage(outbox.connect, schema, outbox.sessions)
+def looking(dsn: str, schema: str = "relay") -> PostgresOutbox:
+    return PostgresOutbox(dsn, schema, page_bytes=1024)
 
 
 @pytest.fixture
-async def storage(outbox_dsn: str) -> AsyncIterator[PostgresStorage]:
+async def storage(outbox_dsn: str) -> AsyncIterator[PostgresOutbox]:
     storage = looking(outbox_dsn)
     yield storage
-    storage.close()
+    await storage.close()
 
 
 async def test_size_and_dead_rows_are_those_of_the_outbox(
-    outbox_dsn: str, storage: PostgresStorage
+    outbox_dsn: str, storage: PostgresOutbox
 ) -> None:
-    empty = await storage.look()
+    empty = await storage.storage()
     with psycopg.connect(outbox_dsn, autocommit=True) as connection:
         connection.execute(INSERT)
         connection.execute("delete from relay.outbox where id % 2 = 0")
         row = connection.execute("select pg_total_relation_size('relay.outbox')").fetchone()
     with anyio.fail_after(10):  # the session writes its statistics down when it ends
-        while (full := await storage.look()).dead_rows == 0:
+        while (full := await storage.storage()).dead_rows == 0:
             await anyio.sleep(0.02)
     assert row is not None
     assert empty.size_bytes < full.size_bytes == row[0]
@@ -51,7 +49,7 @@ async def test_size_and_dead_rows_are_those_of_the_outbox(
 
 
 async def test_the_oldest_transaction_is_one_of_this_database_that_holds_a_snapshot(
-    outbox_dsn: str, storage: PostgresStorage
+    outbox_dsn: str, storage: PostgresOutbox
 ) -> None:
     assert await age(storage) == 0.0
     with psycopg.connect(outbox_dsn) as idle, psycopg.connect(outbox_dsn) as reading:
@@ -64,8 +62,8 @@ async def test_the_oldest_transaction_is_one_of_this_database_that_holds_a_snaps
     assert await age(storage) == 0.0
 
 
-async def age(storage: PostgresStorage) -> float | None:
-    return (await storage.look()).oldest_transaction
+async def age(storage: PostgresOutbox) -> float | None:
+    return (await storage.storage()).oldest_transaction
 
 
 @pytest.fixture
@@ -87,35 +85,54 @@ async def test_a_transaction_that_may_not_be_seen_leaves_the_age_out(
     with psycopg.connect(outbox_dsn) as reading:
         reading.execute("set transaction isolation level repeatable read")
         reading.execute("select 1")
-        seen = await storage.look()
+        seen = await storage.storage()
         assert (seen.oldest_transaction, seen.dead_rows) == (None, 0)
         with psycopg.connect(outbox_dsn, autocommit=True) as owner:
             owner.execute(sql.SQL("grant pg_read_all_stats to {}").format(sql.Identifier(name)))
-        storage.close()  # a new session has the new right
+        await storage.close()  # a new session has the new right
         held = await age(storage)
         assert held is not None
         assert held > 0.0
-    storage.close()
+    await storage.close()
 
 
 async def test_open_sessions_are_counted_by_duty(outbox_dsn: str) -> None:
     outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024)
-    storage = PostgresStorage(outbox.connect, "relay", outbox.sessions)
     store = await outbox.campaign("tester")
     assert store is not None
-    assert (await storage.look()).sessions == {"term": 1, "reader": 1, "storage": 1}
-    await store.backlog()
-    assert outbox.sessions() == {"term": 1, "reader": 1, "storage": 1, "housekeeper": 1}
+    assert outbox.sessions() == {"term": 1, "reader": 1}
+    assert (await outbox.storage()).sessions == {"term": 1, "reader": 1, "pool": 1}
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(store.look, None)
+            tasks.start_soon(outbox.storage)
+    assert outbox.sessions() == {"term": 1, "reader": 1, "pool": 2}
+    listener = await outbox.connect_listener()
+    assert outbox.sessions() == {"term": 1, "reader": 1, "pool": 2, "listener": 1}
+    await listener.close()
     await store.close()
-    storage.close()
+    await outbox.close()
     assert outbox.sessions() == {}
 
 
-async def test_a_look_that_failed_connects_anew(outbox_dsn: str, storage: PostgresStorage) -> None:
-    assert isinstance(await storage.look(), OutboxStorage)
-    storage.close()
-    assert isinstance(await storage.look(), OutboxStorage)
+async def test_a_look_that_failed_connects_anew(outbox_dsn: str, storage: PostgresOutbox) -> None:
+    assert isinstance(await storage.storage(), OutboxStorage)
+    await storage.close()
+    assert isinstance(await storage.storage(), OutboxStorage)
     elsewhere = looking(outbox_dsn, "elsewhere")
     with pytest.raises(SchemaError):
-        await elsewhere.look()
-    elsewhere.close()
+        await elsewhere.storage()
+    await elsewhere.close()
+
+
+async def test_a_session_that_was_ended_meanwhile_is_not_handed_out(
+    outbox_dsn: str, storage: PostgresOutbox
+) -> None:
+    await storage.storage()
+    with psycopg.connect(outbox_dsn, autocommit=True) as connection:
+        for _ in range(3):
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where application_name = 'relay pool' and datname = current_database()"
+            )
+            assert isinstance(await storage.storage(), OutboxStorage)

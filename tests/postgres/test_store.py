@@ -1,4 +1,4 @@
-"""The Postgres store where it differs from every other one: retention, bytes, clusters, outages."""
+"""The Postgres store where it differs from every other one: retention, bytes, outages."""
 
 from collections.abc import AsyncIterator
 
@@ -6,21 +6,19 @@ import anyio
 import psycopg
 import pytest
 
-from relay import Relay, Settings
-from relay.core import parking
+from relay.core import disposition
 from relay.errors import SchemaError, SettingsError, StoreOutage, TermLost
-from relay.facts import Fact, StandingBy
-from relay.memory import MemoryBus
 from relay.ports import Settlement
+from relay.postgres.housekeeping import PRUNE_CHUNK_ROWS
+from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.session import Session, StatementCanceled
-from relay.postgres.store import PRUNE_CHUNK_ROWS, PostgresOutbox, PostgresStore
+from relay.postgres.store import PostgresStore
 
 pytestmark = pytest.mark.anyio
 
 KIB = 1024
 INSERT = (
-    "insert into relay.outbox (subject, payload_bytes, created_at)"
-    " select 'a.b', %s, clock_timestamp() - %s::interval from generate_series(1, %s)"
+    "insert into relay.outbox (subject, payload_bytes) select 'a.b', %s from generate_series(1, %s)"
 )
 
 
@@ -31,8 +29,14 @@ async def producer(outbox_dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
 
 
 @pytest.fixture
-async def store(outbox_dsn: str) -> AsyncIterator[PostgresStore]:
+async def outbox(outbox_dsn: str) -> AsyncIterator[PostgresOutbox]:
     outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=64 * KIB)
+    yield outbox
+    await outbox.close()
+
+
+@pytest.fixture
+async def store(outbox: PostgresOutbox) -> AsyncIterator[PostgresStore]:
     store = await outbox.campaign("tester")
     assert store is not None
     yield store
@@ -44,11 +48,18 @@ async def ids(connection: psycopg.AsyncConnection) -> list[int]:
     return [id_ for (id_,) in await found.fetchall()]
 
 
+async def age(connection: psycopg.AsyncConnection, interval: str) -> None:
+    """Let the settlements so far be older than they are."""
+    await connection.execute(
+        "update relay.settled set settled_at = settled_at - %s::interval", (interval,)
+    )
+
+
 async def deliver_all(store: PostgresStore) -> int:
     """Read and settle everything; how many pages that were."""
     pages = 0
     while (page := await store.read(1000)).position is not None:
-        await store.settle(Settlement(page.position, len(page.events)))
+        await store.settle(Settlement(page.position))
         pages += 1
     return pages
 
@@ -57,7 +68,7 @@ async def test_pages_end_with_the_event_that_reaches_the_bytes_and_a_large_one_i
     store: PostgresStore, producer: psycopg.AsyncConnection
 ) -> None:
     for size in (10 * KIB, 60 * KIB, 200 * KIB, 1, 1):
-        await producer.execute(INSERT, (b"x" * size, "0", 1))
+        await producer.execute(INSERT, (b"x" * size, 1))
     sizes = []
     while (page := await store.read(100)).events:
         sizes.append([len(event.payload) for event in page.events])
@@ -80,95 +91,149 @@ async def test_what_compresses_well_counts_by_its_real_size(
     assert sizes == [2, 1]
 
 
-async def test_retention_takes_what_is_settled_and_old_and_nothing_else(
+async def test_retention_counts_from_the_settlement_and_takes_nothing_else(
     store: PostgresStore, producer: psycopg.AsyncConnection
 ) -> None:
-    await producer.execute(INSERT, (b"old", "1 hour", 3))
-    await producer.execute(INSERT, (b"young", "0", 2))
+    # R-LOSS
+    await producer.execute(INSERT, (b"old", 3))
+    await producer.execute("update relay.outbox set created_at = '2020-01-01'")
     await deliver_all(store)
-    await producer.execute(INSERT, (b"old, not delivered", "1 hour", 1))
-    assert await store.prune(900.0) == 3
+    assert await store.tend(900.0) == 0  # its settlement is young
+    await age(producer, "1 hour")
+    await producer.execute(INSERT, (b"young", 2))
+    await deliver_all(store)
+    await producer.execute(INSERT, (b"not delivered", 1))
+    await producer.execute("update relay.outbox set created_at = '2020-01-01' where id = 6")
+    assert await store.tend(900.0) == 3
     assert await ids(producer) == [4, 5, 6]
-    assert await store.prune(900.0) == 0
+    assert await store.tend(900.0) == 0
 
 
-async def test_a_late_committer_with_a_low_id_survives_retention(
+async def test_a_late_committer_is_kept_as_long_as_any_other(
     store: PostgresStore, producer: psycopg.AsyncConnection, outbox_dsn: str
 ) -> None:
+    # R-LOSS
     async with await psycopg.AsyncConnection.connect(outbox_dsn) as late:
-        await late.execute(INSERT, (b"late", "1 hour", 1))
-        await producer.execute(INSERT, (b"early", "1 hour", 2))
+        await late.execute(INSERT, (b"late", 1))
+        await producer.execute(INSERT, (b"early", 2))
         await deliver_all(store)
+        await store.tend(900.0)
         await late.commit()
-    assert await store.prune(1.0) == 2
+    await age(producer, "1 hour")
+    assert await store.tend(900.0) == 2
     assert await ids(producer) == [1]
     assert [event.payload for event in (await store.read(10)).events] == [b"late"]
+    await deliver_all(store)
+    assert await store.tend(900.0) == 0
+    assert await ids(producer) == [1]
 
 
 async def test_retention_goes_in_bounded_chunks_and_past_what_it_must_keep(
     store: PostgresStore, producer: psycopg.AsyncConnection, outbox_dsn: str
 ) -> None:
+    # R-BOUND
     async with await psycopg.AsyncConnection.connect(outbox_dsn) as late:
-        await late.execute(INSERT, (b"x", "1 hour", PRUNE_CHUNK_ROWS))
-        await producer.execute(INSERT, (b"x", "1 hour", PRUNE_CHUNK_ROWS + 7))
+        await late.execute(INSERT, (b"x", PRUNE_CHUNK_ROWS))
+        await producer.execute(INSERT, (b"x", PRUNE_CHUNK_ROWS + 7))
         await deliver_all(store)
         await late.commit()
-    assert [await store.prune(1.0) for _ in range(4)] == [0, PRUNE_CHUNK_ROWS, 7, 0]
+    assert [await store.tend(0.0) for _ in range(4)] == [0, PRUNE_CHUNK_ROWS, 7, 0]
     assert len(await ids(producer)) == PRUNE_CHUNK_ROWS
 
 
-async def test_rows_of_another_cluster_are_all_read_again_and_only_once(
-    store: PostgresStore, producer: psycopg.AsyncConnection, outbox_dsn: str
+@pytest.mark.parametrize("hours", [1, -1, 24 * 365])
+async def test_a_jump_of_the_server_s_clock_shortens_no_retention(
+    store: PostgresStore, producer: psycopg.AsyncConnection, hours: int
 ) -> None:
-    """After a restore the stored transaction ids lie in this cluster's future."""
-    await producer.execute(INSERT, (b"x", "0", 5))
+    """The clock can't be set for a test: the settlements so far move the other way."""
+    # R-LOSS
+    await producer.execute(INSERT, (b"x", 3))
     await deliver_all(store)
-    await store.close()
-    await producer.execute("update relay.outbox set xid = '99999999999'")
-    await producer.execute(
-        "update relay.cursor set base = '99999999999:99999999999:', system_identifier = 1"
-    )
-    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=64 * KIB)
-    with anyio.fail_after(10):
-        while (adopted := await outbox.campaign("tester")) is None:
-            await anyio.sleep(0.01)
-    assert len((await adopted.read(100)).events) == 5
-    assert await deliver_all(adopted) == 0
-    await producer.execute(INSERT, (b"new", "0", 1))
-    assert len((await adopted.read(100)).events) == 1
-    await adopted.close()
+    await store.tend(900.0)
+    wall, here = store._housekeeping._clocks or (None, 0.0)
+    assert wall is not None
+    shift = f"{-hours} hours"
+    await age(producer, f"{hours} hours")
+    row = await (await producer.execute("select %s + %s::interval", (wall, shift))).fetchone()
+    assert row is not None
+    store._housekeeping._clocks = row[0], here
+    assert await store.tend(900.0) == 0
+    assert len(await ids(producer)) == 3
+    await age(producer, "16 minutes")
+    assert await store.tend(900.0) == 3
 
 
-async def test_a_standby_that_is_stopped_leaves_no_session_behind(
-    store: PostgresStore, producer: psycopg.AsyncConnection, outbox_dsn: str
-) -> None:
-    facts: list[Fact] = []
-    standby = Relay(Settings(postgres_dsn=outbox_dsn), bus=MemoryBus(), observer=facts.append)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(standby.run)
-        with anyio.fail_after(10):
-            while not any(isinstance(fact, StandingBy) for fact in facts):
-                await anyio.sleep(0.01)
-        standby.stop()
-    with anyio.fail_after(10):
-        while True:
-            sessions = await producer.execute(
-                "select count(*) from pg_stat_activity"
-                " where application_name = 'relay term' and datname = current_database()"
-            )
-            if await sessions.fetchone() == (1,):  # the leader's
-                break
-            await anyio.sleep(0.01)
-
-
-async def test_a_term_that_is_over_parks_nothing(
+async def test_notes_from_the_future_are_no_reason_to_keep_for_ever(
     store: PostgresStore, producer: psycopg.AsyncConnection
 ) -> None:
-    await producer.execute(INSERT, (b"x", "0", 1))
+    await producer.execute(INSERT, (b"x", 3))
+    await deliver_all(store)
+    await store.tend(900.0)
+    await age(producer, "-1 hour")
+    assert await store.tend(900.0) == 0
+    row = await (await producer.execute("select count(*) from relay.settled")).fetchone()
+    assert row == (1,)
+    await age(producer, "16 minutes")
+    assert await store.tend(900.0) == 3
+
+
+async def test_what_was_settled_when_is_a_short_list(
+    store: PostgresStore, producer: psycopg.AsyncConnection
+) -> None:
+    # R-BOUND
+    for _ in range(60):
+        await producer.execute(INSERT, (b"x", 1))
+        await deliver_all(store)
+        await store.tend(900.0)
+        await age(producer, "1 minute")
+    row = await (await producer.execute("select count(*) from relay.settled")).fetchone()
+    assert row is not None
+    assert 10 <= row[0] <= 20
+    assert 15 <= len(await ids(producer)) <= 18
+
+
+async def test_a_look_writes_nothing_and_sees_from_where_it_is_asked(
+    store: PostgresStore, producer: psycopg.AsyncConnection
+) -> None:
+    await producer.execute(INSERT, (b"x", 25))
     page = await store.read(10)
-    await producer.execute("update relay.cursor set epoch = epoch + 1")
+    before = await (await producer.execute("select xmin, ctid from relay.cursor")).fetchone()
+    assert (await store.look(None)).undelivered == 25
+    assert (await store.look(page.position)).undelivered == 15
+    page = await store.read(100)
+    assert (await store.look(page.position)).undelivered == 0
+    assert (await store.look(page.position)).lag == 0.0
+    after = await (await producer.execute("select xmin, ctid from relay.cursor")).fetchone()
+    assert after == before
+
+
+async def test_the_lag_is_that_of_the_oldest_whoever_it_waits_behind(
+    store: PostgresStore, producer: psycopg.AsyncConnection
+) -> None:
+    await producer.execute(
+        "insert into relay.outbox (subject, key, payload_bytes) select 'a.b', 'k', 'x'"
+        " from generate_series(1, 3)"
+    )
+    await producer.execute("update relay.outbox set created_at = now() - '1 hour'::interval")
+    page = await store.read(10)
+    parked = [*map(disposition.behind, page.events)]
+    await store.settle(Settlement(page.position, parked))
+    backlog = await store.look(None)
+    assert (backlog.undelivered, backlog.parked, backlog.held) == (0, 3, 0)
+    assert 3600 <= backlog.lag < 3700
+    assert backlog.held_lag == 0.0
+
+
+@pytest.mark.parametrize("change", ["epoch = epoch + 1", "holder = 'another'"])
+async def test_a_term_that_is_over_parks_nothing(
+    store: PostgresStore, producer: psycopg.AsyncConnection, change: str
+) -> None:
+    # R-TERM
+    await producer.execute(INSERT, (b"x", 1))
+    page = await store.read(10)
+    await producer.execute(f"update relay.cursor set {change}")
     with pytest.raises(TermLost):
-        await store.settle(Settlement(page.position, 0, [parking.behind(page.events[0].id)]))
+        await store.settle(Settlement(page.position, [disposition.behind(page.events[0])]))
     parked = await producer.execute("select count(*) from relay.parked")
     assert await parked.fetchone() == (0,)
 

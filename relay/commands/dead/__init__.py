@@ -1,7 +1,7 @@
 """``relay dead``: what could not be stored, for people: look, retry, drop.
 
 Each subcommand is a file. What a dead event is and what a decision does to it:
-``relay.postgres.deadletters``.
+``relay.postgres.operator``.
 """
 
 import typer

@@ -17,15 +17,15 @@ import anyio
 import typer
 
 from relay.commands.dead import options
-from relay.commands.dead.letters import next_try, table
 from relay.commands.dead.listing import print_table
 from relay.commands.dead.showing import fate
 from relay.commands.dead.terminal import plain
+from relay.commands.dead.wording import next_try, table
 from relay.errors import RelayError, SettingsError
 from relay.settings import Settings
 
 if TYPE_CHECKING:
-    from relay.postgres.deadletters import Action, Found, Wanted
+    from relay.postgres.operator import Action, Found, ParkedEvent, Wanted
 
 _EXAMPLES = 10
 """Events that are shown before a question about many."""
@@ -42,7 +42,7 @@ class _Decision:
         refs: the ids and UUIDs that were named; empty for filters and --all.
         wanted: whom it is about.
         by: who decides.
-        ids: those of the named events that are dead.
+        chosen: those of the named events that are dead.
         failed: why something named was not done, a line each.
         done: how many events it was done to.
     """
@@ -51,7 +51,7 @@ class _Decision:
     refs: Sequence[str]
     wanted: "Wanted"
     by: str
-    ids: list[int] = field(default_factory=list)
+    chosen: "list[ParkedEvent]" = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     done: int = 0
 
@@ -100,7 +100,7 @@ def drop(
 
 
 def _wanted(refs: options.Refs, filters: options.Filters) -> "Wanted":
-    from relay.postgres.deadletters import Wanted
+    from relay.postgres.operator import Wanted
 
     if not refs:
         return Wanted(**filters)
@@ -124,49 +124,53 @@ def _decide(settings: Settings, decision: _Decision, *, ask: bool, as_json: bool
             raise
     elif not decision.failed:
         decision.failed.append("no dead events, or none that match")
-    _tell(decision, as_json=as_json)
+    _report(decision, as_json=as_json)
     if decision.failed:
         raise typer.Exit(1)
 
 
 async def _find(settings: Settings, decision: _Decision) -> "Found":
     """Return the dead among whom the decision is about; note why the other named ones are not."""
-    from relay.postgres.deadletters import DeadLetters, Found
+    from relay.postgres.operator import DeadEvents, Found
 
-    async with DeadLetters.open(settings.conninfo, settings.schema_name) as letters:
-        found = await letters.find(decision.wanted, _NAMED if decision.refs else _EXAMPLES)
+    async with DeadEvents.open(settings.conninfo, settings.schema_name) as dead_events:
+        found = await dead_events.find(decision.wanted, _NAMED if decision.refs else _EXAMPLES)
         if not decision.refs:
             return found
-        named = {name for each in found.letters for name in (str(each.id), each.event_id)}
+        named = {name for each in found.events for name in (str(each.id), each.event_id)}
         for ref in decision.refs:
             if ref not in named:
-                past = fate(await letters.decisions(ref), gone=True)
+                past = fate(await dead_events.decisions(ref), gone=True)
                 decision.failed.append(f"no parked event {ref}{past}")
-    dead = [each for each in found.letters if each.dead_at is not None]
+    dead = [each for each in found.events if each.dead_at is not None]
     decision.failed += [
         f"event {each.id} is not dead but {each.state}, next try: {plain(next_try(each))}"
-        for each in found.letters
+        for each in found.events
         if each.dead_at is None
     ]
-    decision.ids = [each.id for each in dead]
+    decision.chosen = dead
     return Found(dead, len(dead), found.as_of)
 
 
 async def _carry_out(settings: Settings, decision: _Decision, as_of: datetime) -> None:
-    from relay.postgres.deadletters import DeadLetters
+    from relay.postgres.operator import DeadEvents
 
-    missed = set(decision.ids)
+    missed = {each.id for each in decision.chosen}
 
     def done(ids: Sequence[int]) -> None:
         decision.done += len(ids)
         missed.difference_update(ids)
 
-    async with DeadLetters.open(settings.conninfo, settings.schema_name) as letters:
-        await letters.decide(
-            decision.action, decision.ids or decision.wanted, by=decision.by, as_of=as_of, done=done
+    async with DeadEvents.open(settings.conninfo, settings.schema_name) as dead_events:
+        await dead_events.decide(
+            decision.action,
+            decision.chosen or decision.wanted,
+            by=decision.by,
+            as_of=as_of,
+            done=done,
         )
         for id_ in sorted(missed):
-            past = fate(await letters.decisions(str(id_)))
+            past = fate(await dead_events.decisions(str(id_)))
             decision.failed.append(f"event {id_} is not dead any more{past}")
     if not decision.done and not decision.failed:
         decision.failed.append("none of them is dead any more: somebody else was quicker")
@@ -177,7 +181,7 @@ def _agreed(decision: _Decision, found: "Found") -> bool:
     if not sys.stdin.isatty():
         what = f"{decision.action} {_events(found.total)}"
         raise SettingsError([f"nobody is there to be asked: say --yes to {what}"])
-    print_table(table(found.letters[:_EXAMPLES], parked=False), err=True)
+    print_table(table(found.events[:_EXAMPLES], parked=False), err=True)
     if found.total > _EXAMPLES:
         typer.echo(f"… and {found.total - _EXAMPLES} more", err=True)
     for_good = " for good" if decision.action == "drop" else ""
@@ -186,7 +190,7 @@ def _agreed(decision: _Decision, found: "Found") -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _tell(decision: _Decision, *, as_json: bool) -> None:
+def _report(decision: _Decision, *, as_json: bool) -> None:
     for line in decision.failed:
         typer.echo(f"relay: {line}", err=True)
     if as_json:

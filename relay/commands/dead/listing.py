@@ -8,13 +8,13 @@ import anyio
 import typer
 
 from relay.commands.dead import options
-from relay.commands.dead.letters import as_json, table
+from relay.commands.dead.wording import as_json, table
 from relay.settings import Settings
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from relay.postgres.deadletters import Found
+    from relay.postgres.operator import Found
 
 _WIDE = 200
 """Columns where nobody says how many there are: in a file or a pipe."""
@@ -32,22 +32,22 @@ def list_(
     json_: options.Json = False,
 ) -> None:
     """List dead events in the order of their ids, without payloads."""
-    from relay.postgres.deadletters import DeadLetters, Wanted
+    from relay.postgres.operator import DeadEvents, Wanted
 
     async def look() -> "Found":
-        async with DeadLetters.open(settings.conninfo, settings.schema_name) as letters:
-            return await letters.find(Wanted(parked=parked, **filters), limit)
+        async with DeadEvents.open(settings.conninfo, settings.schema_name) as dead_events:
+            return await dead_events.find(Wanted(parked=parked, **filters), limit)
 
     found = anyio.run(look)
     if json_:
-        typer.echo(json.dumps([as_json(letter) for letter in found.letters]))
-    elif found.letters:
-        print_table(table(found.letters, parked=parked))
+        typer.echo(json.dumps([as_json(event) for event in found.events]))
+    elif found.events:
+        print_table(table(found.events, parked=parked))
     else:
         typer.echo(f"no {'parked' if parked else 'dead'} events, or none that match")
-    if found.total > len(found.letters):
+    if found.total > len(found.events):
         # On standard error: the JSON on the other one stays one array.
-        typer.echo(f"{len(found.letters)} of {found.total} shown: see --limit", err=True)
+        typer.echo(f"{len(found.events)} of {found.total} shown: see --limit", err=True)
 
 
 def print_table(made: "Table", *, err: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import anyio
 import typer
 
-from relay.commands.dead import letters, options
+from relay.commands.dead import options, wording
 from relay.commands.dead.terminal import (
     KEPT,
     hexdump,
@@ -21,7 +21,7 @@ from relay.commands.dead.terminal import (
 from relay.settings import Settings
 
 if TYPE_CHECKING:
-    from relay.postgres.deadletters import Decision, Whole
+    from relay.postgres.operator import Decision, Whole
 
 
 def show(
@@ -37,10 +37,10 @@ def show(
 
     With --json the payload is there whole: as text if it is UTF-8, else in base64.
     """
-    from relay.postgres.deadletters import DeadLetters
+    from relay.postgres.operator import DeadEvents
 
     async def look() -> "tuple[Sequence[Whole], Sequence[Decision]]":
-        async with DeadLetters.open(settings.conninfo, settings.schema_name) as found:
+        async with DeadEvents.open(settings.conninfo, settings.schema_name) as found:
             return await found.show(ref), await found.decisions(ref)
 
     events, decisions = anyio.run(look)
@@ -67,14 +67,16 @@ def fate(decisions: "Sequence[Decision]", *, gone: bool = False) -> str:
 def _why_not(ref: str, events: "Sequence[Whole]", decisions: "Sequence[Decision]") -> str:
     if not events:
         return f"no parked event {ref}{fate(decisions, gone=True)}"
-    ids = " and ".join(str(event.letter.id) for event in events)
-    return f"more than one parked event has the UUID {ref}: name one by its id, such as {ids}"
+    names = " and ".join(each.event.event_id for each in events)
+    return f"more than one parked event has the id {ref}: name one by its UUID, such as {names}"
 
 
 def _as_json(event: "Whole", decisions: "Sequence[Decision]") -> dict[str, Any]:
-    text = _as_text(event.payload)
+    payload = event.payload
+    text = None if payload is None else _as_text(payload)
+    is_binary = payload is not None and text is None
     return {
-        **letters.as_json(event.letter),
+        **wording.as_json(event.event),
         "message_id": event.message_id,
         "retried_by": event.retried_by,
         "retried_at": rfc3339(event.retried_at),
@@ -90,10 +92,10 @@ def _as_json(event: "Whole", decisions: "Sequence[Decision]") -> dict[str, Any]:
             }
             for each in decisions
         ],
-        "payload_kind": "json" if event.is_json else "bytes",
-        "payload_size": len(event.payload),
+        "payload_kind": {True: "json", False: "bytes", None: None}[event.is_json],
+        "payload_size": None if payload is None else len(payload),
         "payload": text,
-        "payload_base64": base64.b64encode(event.payload).decode() if text is None else None,
+        "payload_base64": base64.b64encode(payload or b"").decode() if is_binary else None,
     }
 
 
@@ -109,21 +111,21 @@ def _lines(event: "Whole", decisions: "Sequence[Decision]", *, full: bool) -> It
 
 
 def _facts(event: "Whole") -> Iterator[tuple[str, str]]:
-    letter = event.letter
-    yield "event", f"{letter.id}, {letter.event_id}"
-    if letter.dead_at is None:
-        yield "state", f"{letter.state}, next try: {letters.next_try(letter)}"
+    parked = event.event
+    yield "event", f"{parked.id}, {parked.event_id}"
+    if parked.dead_at is None:
+        yield "state", f"{parked.state}, next try: {wording.next_try(parked)}"
     else:
-        yield "state", f"dead since {instant(letter.dead_at)}, after {letter.attempts} tries"
-    yield "subject", letter.subject
-    yield "key", "none" if letter.key is None else letter.key
-    yield "message id", event.message_id
-    yield "written", instant(letter.created_at)
-    yield "refused", f"{instant(letter.first_refused_at)} to {instant(letter.last_refused_at)}"
+        yield "state", f"dead since {instant(parked.dead_at)}, after {parked.attempts} tries"
+    yield "subject", parked.subject
+    yield "key", "none" if parked.key is None else parked.key
+    yield "message id", event.message_id or "not known"
+    yield "written", instant(parked.created_at)
+    yield "refused", f"{instant(parked.first_refused_at)} to {instant(parked.last_refused_at)}"
     if event.retried_at is not None:
-        yield "retried", f"{letter.retries} times, last {instant(event.retried_at)}"
+        yield "retried", f"{parked.retries} times, last {instant(event.retried_at)}"
     if not event.errors:
-        yield "error", letters.error(letter)
+        yield "error", wording.error(parked)
 
 
 def _error(error: Mapping[str, Any]) -> str:
@@ -137,15 +139,19 @@ def _decision(each: "Decision") -> str:
 
 def _payload(event: "Whole", *, full: bool) -> Iterator[str]:
     """Yield JSON laid out, other text as it is, and anything else as a hex dump."""
-    text = _as_text(event.payload)
+    payload = event.payload
+    if payload is None:
+        yield f"payload    {wording.GONE}: nothing can be published, only dropped"
+        return
+    text = _as_text(payload)
     if text is None:
-        yield f"payload    {len(event.payload)} bytes"
-        shown = event.payload if full else event.payload[:KEPT]
+        yield f"payload    {len(payload)} bytes"
+        shown = payload if full else payload[:KEPT]
         yield from hexdump(shown)
-        left = len(event.payload) - len(shown)
+        left = len(payload) - len(shown)
     else:
         kind = "JSON, laid out" if event.is_json else "text"
-        yield f"payload    {len(event.payload)} bytes of {kind}"
+        yield f"payload    {len(payload)} bytes of {kind}"
         whole = (laid_out(text) if event.is_json else text).encode()
         part = whole if full else whole[:KEPT]
         yield plain_lines(part.decode(errors="ignore"))

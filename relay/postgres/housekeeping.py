@@ -1,0 +1,93 @@
+"""Housekeeping of one term: what is past retention goes, and what a person has freed becomes due.
+
+Retention counts from the settlement, not from ``created_at``, which a late committer drew long
+before: every sixteenth of it the settled base is noted in ``settled`` with the time, and a row may
+go when the newest note past retention sees it (R-LOSS). So nothing goes before its settlement.
+
+The floor of the walk stays where the last one ended, so that rows which something parked refers to
+are not walked each time; once in a while it begins again at the lowest id, for those are freed.
+
+The server's wall clock is compared with our monotonic one: when it has jumped, the notes are moved
+with it, and keep their age.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from relay.errors import TermLost
+from relay.postgres.parked import PostgresParked
+from relay.postgres.session import Session
+from relay.postgres.sqlfiles import load
+
+PRUNE_CHUNK_ROWS: Final = 5_000
+FROM_THE_BOTTOM: Final = 60.0
+"""Seconds between two walks that begin at the lowest id."""
+
+JUMP: Final = 2.0
+"""Seconds by which the two clocks may differ between two looks without a word."""
+
+
+class Housekeeping:
+    """Does one bounded piece at each ``tend``."""
+
+    def __init__(
+        self, schema: str, parked: PostgresParked, *, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Begin at the lowest id."""
+        self._parked = parked
+        self._now = now
+        self._clocks: tuple[Any, float] | None = None
+        self._floor = 0
+        self._next_floor: int | None = None
+        self._bottom_at = now()
+        self._mark = load("queries/mark", schema)
+        self._prune = load("queries/prune", schema)
+        self._clock = load("queries/clock", schema)
+        self._foreign_rows = load("queries/foreign_rows", schema)
+
+    async def tend(self, session: Session, retention: float) -> int:
+        """Delete what is past ``retention`` s among the next rows; return how many went.
+
+        Raises:
+            TermLost: rows of another cluster came in, which only the beginning of a term takes in.
+        """
+        if await session.row(self._foreign_rows) is not None:
+            raise TermLost(
+                "the outbox has got rows with transaction ids of another cluster (a restore, a"
+                " subscription): beginning a new term, which takes them in"
+            )
+        kept = {"retention": f"{retention} seconds"}
+        await session.row(self._mark, kept | {"jump": f"{await self._jumped(session)} seconds"})
+        deleted = await self._prune_chunk(session, kept)
+        await self._parked.promote_all(session)
+        return deleted
+
+    async def _jumped(self, session: Session) -> float:
+        """Return by how many s the server's wall clock has jumped since the last look."""
+        row = await session.row(self._clock)
+        assert row is not None
+        wall, here, before = row[0], self._now(), self._clocks
+        self._clocks = wall, here
+        if before is None:
+            return 0.0
+        jump: float = (wall - before[0]).total_seconds() - (here - before[1])
+        return jump if abs(jump) > JUMP else 0.0
+
+    async def _prune_chunk(self, session: Session, kept: dict[str, str]) -> int:
+        if self._now() >= self._bottom_at + FROM_THE_BOTTOM:
+            self._floor, self._next_floor, self._bottom_at = 0, None, self._now()
+        row = await session.row(
+            self._prune, kept | {"floor": self._floor, "chunk_rows": PRUNE_CHUNK_ROWS}
+        )
+        assert row is not None
+        deleted, last_id, young_id, short = row
+        if young_id is not None and self._next_floor is None:
+            self._next_floor = young_id - 1
+        if last_id is not None:
+            self._floor = last_id
+        if short or (young_id is not None and not deleted):  # the walk has ended
+            if self._next_floor is not None:
+                self._floor = self._next_floor
+            self._next_floor = None
+        return int(deleted)

@@ -1,0 +1,198 @@
+"""The lease: the right to speak for the outbox, and how long it may be trusted (R-TERM).
+
+The lease is a session advisory lock of the *term* session, and the server ends that session, and
+with it the lock, when it has been silent for the lifetime: idle, in a transaction, or waiting.
+
+    asked ──round trip──► proof: trusted until asked + lifetime less margin
+      ▲                                  │ granted() looks at the clock and at the socket
+      └──── watch(), once a second ──────┘ renew() asks again
+
+Any round trip on the session that succeeds is proof that the lock was held when the server read it,
+which is not before it was asked. So the next leader can't begin before *asked* + lifetime, and
+this one sends nothing that was not allowed before *asked* + lifetime less margin. Doubt means no: a
+session that failed is never used again, and never replaced within a term.
+
+A settlement is guarded by ``(epoch, holder)`` as well, which each term's beginning changes.
+
+Source: riverqueue/river internal/leadership/doc.go (trusted from when the attempt started).
+"""
+
+import select
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import anyio
+from psycopg import sql
+
+from relay.errors import StoreBusy, StoreFull, StoreOutage, TermLost
+from relay.postgres.session import STATEMENT_DEADLINE, Session, SilentTooLong, StatementCanceled
+from relay.postgres.sqlfiles import load
+
+BEAT: Final = 1.0
+"""Seconds; a term speaks at least so often."""
+
+LOOK: Final = 0.1
+"""Seconds between two looks at the sockets."""
+
+_GONE: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
+"""What says that the server closed the session; without POLLRDHUP (not on Linux) the beat tells."""
+
+
+def clock() -> float:
+    """Return seconds of a clock that never goes back, and goes on while the machine sleeps."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
+
+
+def options(lifetime: float) -> Mapping[str, str]:
+    """Return the settings of a session that the server must end when it is silent."""
+    whole = f"{lifetime * 1000:.0f}ms"
+    return {
+        "idle_session_timeout": whole,
+        "idle_in_transaction_session_timeout": whole,
+        "statement_timeout": whole,
+        "lock_timeout": f"{lifetime * 100:.0f}ms",
+        "tcp_user_timeout": whole,
+    }
+
+
+def hung_up(session: Session) -> bool:
+    """Say whether the session's socket is closed, by us or by the server. Asks nobody."""
+    if session.connection.closed:
+        return True
+    poller = select.poll()
+    poller.register(session.connection.pgconn.socket, _GONE)
+    return bool(poller.poll(0))
+
+
+class Lease:
+    """One term's hold on the lease. Its session may be asked by several tasks, in turn."""
+
+    def __init__(
+        self,
+        session: Session,
+        schema: str,
+        term: tuple[int, str],
+        *,
+        asked: float,
+        lifetime: float,
+        now: Callable[[], float] = clock,
+    ) -> None:
+        """Hold what ``session``, asked at ``asked``, was granted for ``term``: epoch, holder."""
+        self.session = session
+        self.lifetime = lifetime
+        self.margin = lifetime / 5
+        self.term: dict[str, Any] = {"epoch": term[0], "holder": term[1]}
+        self._now = now
+        self._turn = anyio.Lock()
+        self._proof = asked
+        self._lost: StoreOutage | TermLost | None = None
+        self._still_mine = load("queries/still_mine", schema)
+
+    def granted(self) -> bool:
+        """Say whether the last proof is young enough, and the session not seen to be gone."""
+        return (
+            self._lost is None
+            and self._now() < self._proof + self.lifetime - self.margin
+            and not hung_up(self.session)
+        )
+
+    async def renew(self) -> None:
+        """Ask for a new proof, unless one came in while this waited for its turn.
+
+        Raises:
+            TermLost: another term has begun, or the session was silent for too long.
+            StoreOutage: the session is gone.
+        """
+        called = self._now()
+        async with self._turn:
+            if self._proof < called:
+                found = await self._row(self._still_mine, self.term)
+                if found is None:
+                    raise self._lose(
+                        TermLost(f"epoch {self.term['epoch']} is over: another relay leads")
+                    )
+
+    async def row(self, query: sql.Composed, params: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """Run one statement with ``epoch`` and ``holder`` among its parameters.
+
+        Raises as ``renew``, and StoreBusy and StoreFull, after which the lease is held as before.
+        """
+        async with self._turn:
+            return await self._row(query, {**params, **self.term})
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Session]:
+        """Make several statements one transaction. Raises as ``row``."""
+        async with self._turn:
+            asked = self._asked()
+            try:
+                async with self.session.transaction():
+                    yield self.session
+            except StoreOutage as outage:
+                raise self._after(outage, asked) from outage
+            self._proof = asked
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[Session]:
+        """Use the term's session alone, for what is proof of nothing."""
+        async with self._turn:
+            self._asked()
+            yield self.session
+
+    async def watch(self, *others: Session) -> None:
+        """Speak at least once a second until cancelled, and look at the sockets.
+
+        Raises:
+            TermLost, StoreOutage: the lease, or one of the sessions of ``others``, is lost.
+        """
+        while True:
+            await anyio.sleep(LOOK)
+            beat = min(BEAT, self.lifetime / 5)
+            if self._now() >= self._proof + beat or hung_up(self.session):
+                await self.renew()
+            if any(hung_up(other) for other in others):
+                raise self._lose(StoreOutage("Postgres closed a session of the term"))
+
+    def release(self) -> None:
+        """Let go of the lease; the next term can begin at once."""
+        self._lose(StoreOutage("the term is closed"))
+
+    async def _row(self, query: sql.Composed, params: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        asked = self._asked()
+        try:
+            found = await self.session.row(
+                query, params, deadline=min(STATEMENT_DEADLINE, self.lifetime)
+            )
+        except StoreOutage as outage:
+            raise self._after(outage, asked) from outage
+        self._proof = asked
+        return found
+
+    def _asked(self) -> float:
+        if self._lost is not None:
+            raise type(self._lost)(str(self._lost))
+        return self._now()
+
+    def _after(self, outage: StoreOutage, asked: float) -> StoreOutage | TermLost:
+        """Return what an outage of the session, met by what was ``asked``, means for the lease."""
+        harmless = isinstance(outage, StoreBusy | StoreFull | StatementCanceled)
+        if (harmless or outage.__cause__ is None) and not hung_up(self.session):
+            return outage  # of one statement, or our own: the session is as good as before
+        silent = asked - self._proof  # ours; a server that does not answer is an outage
+        if silent >= self.lifetime or isinstance(outage, SilentTooLong):
+            return self._lose(
+                TermLost(
+                    f"the term's session was silent for longer than its lifetime,"
+                    f" {self.lifetime:g} s: Postgres has ended it ({outage})"
+                )
+            )
+        return self._lose(outage)
+
+    def _lose(self, error: StoreOutage | TermLost) -> StoreOutage | TermLost:
+        if self._lost is None:
+            self._lost = error
+        self.session.drop()
+        return error

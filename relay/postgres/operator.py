@@ -1,0 +1,316 @@
+"""Parked and dead events as a person meets them: find, look, retry, drop.
+
+    dead ──retry──► live again, tried at once, under a new message id
+         ──drop───► gone; a line of relay.decision is all that stays
+
+Who is right: the rows. The SQL functions ``retry_dead`` and ``drop_dead`` lock the events they are
+about, look at them again under the lock, and write the audit, with the login's name, in the same
+transaction: of two people who decide on one event at the same moment the first one wins, and the
+second finds it as the first has left it. Only dead events are decided on: a live one may be on its
+way to the stream at that very moment. A person has no other way to write what is parked.
+
+Subject, key and errors stand with the parked event; headers and payload in the outbox's row. Where
+somebody deleted that row, ``is_gone`` says so: the event can only be dropped.
+
+Many events are decided on in chunks, each a transaction, in the order of id. On failure the chunks
+before are done and say so, and nothing of the one under way is.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from typing import Any, Final, Literal, Self
+from uuid import UUID
+
+from psycopg import errors
+
+from relay.errors import SchemaError, SettingsError
+from relay.postgres import migrations
+from relay.postgres.session import Session
+from relay.postgres.sqlfiles import load
+
+CHUNK_ROWS: Final = 500
+"""Events in one transaction: it holds locks that the relay may wait for."""
+
+LOOK_DEADLINE: Final = 60.0
+"""Seconds for a look over all parked events, which nobody else waits for."""
+
+_LITERAL: Final = re.compile(r"[!-/:-@\[-`{-~]")
+"""What a backslash before it makes literal; before a letter or digit it would make an escape."""
+
+Action = Literal["retry", "drop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which parked events are meant: those that fulfil all that is given.
+
+    Attributes:
+        parked: the live ones as well, not the dead alone.
+        subject: a NATS pattern.
+        key: the key, exactly.
+        error: a part of the last error, in any case.
+        error_regex: a regular expression of Postgres that the last error matches, in any case.
+        code: JetStream's err_code of the last error.
+        older_than, newer_than: s since the event died or, alive, since it was parked.
+        ids, event_ids: only those that one of the two names.
+    """
+
+    parked: bool = False
+    subject: str | None = None
+    key: str | None = None
+    error: str | None = None
+    error_regex: str | None = None
+    code: int | None = None
+    older_than: float | None = None
+    newer_than: float | None = None
+    ids: Sequence[int] | None = None
+    event_ids: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedEvent:
+    """One parked event, without headers and payload; instants are aware UTC.
+
+    Attributes:
+        retries: how often a person asked for a retry.
+        next_attempt_at: None if it is dead or waits for an earlier event of its key.
+        dead_at: None while it is tried again by itself.
+        held_by: the outage that holds it up; "" if none does.
+        waits_for: the id of the parked event of its key that goes first.
+        is_gone: the outbox has its row no more.
+    """
+
+    id: int
+    event_id: str
+    subject: str
+    key: str | None
+    attempts: int
+    retries: int
+    created_at: datetime
+    first_refused_at: datetime
+    last_refused_at: datetime
+    next_attempt_at: datetime | None
+    dead_at: datetime | None
+    held_by: str
+    error: str
+    code: int | None
+    waits_for: int | None
+    is_gone: bool
+
+    @property
+    def state(self) -> str:
+        """One word: dead, held, waiting (for its key) or retrying."""
+        if self.dead_at is not None:
+            return "dead"
+        if self.held_by:
+            return "held"
+        return "waiting" if self.next_attempt_at is None else "retrying"
+
+
+_COLUMNS: Final = len(fields(ParkedEvent))
+"""Both queries begin with these, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The first events, how many match in all, and the database's clock at that moment."""
+
+    events: Sequence[ParkedEvent]
+    total: int
+    as_of: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedKey:
+    """A key of which events wait alive, and the first of them: the others wait for that one.
+
+    Attributes:
+        key: None for all events that have none.
+        events: how many wait.
+        id, subject, attempts, next_attempt_at, held_by, error: of the first one.
+    """
+
+    key: str | None
+    events: int
+    id: int
+    subject: str
+    attempts: int
+    next_attempt_at: datetime | None
+    held_by: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """One parked event with everything.
+
+    Attributes:
+        message_id: under which it is tried next; None if the outbox's row is gone.
+        retried_by, retried_at: who asked for the last retry, and when.
+        errors: the latest ones, each with at, attempt, code and error; the newest last.
+        headers: the producer's own; None if there are none, or the outbox's row is gone.
+        is_json: whether the payload was given as JSON, or as bytes.
+        payload: None if the outbox's row is gone.
+    """
+
+    event: ParkedEvent
+    message_id: str | None
+    retried_at: datetime | None
+    retried_by: str | None
+    errors: Sequence[Mapping[str, Any]]
+    headers: Mapping[str, str] | None
+    is_json: bool | None
+    payload: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One line of the audit."""
+
+    decided_at: datetime
+    decided_by: str
+    action: Action
+    parked_id: int
+    attempts: int
+    last_error: str
+
+
+class DeadEvents:
+    """The parked events of one outbox. Make it by ``async with DeadEvents.open(...)``."""
+
+    def __init__(self, session: Session, schema: str, *, message_id_prefix: str = "") -> None:
+        """Look through an open session; ``open`` makes one, and checks the schema first."""
+        self._session = session
+        self._prefix = message_id_prefix
+        self._keys = load("queries/parked_keys", schema)
+        self._list = load("queries/dead_list", schema)
+        self._show = load("queries/dead_show", schema)
+        self._decisions = load("queries/dead_decisions", schema)
+        self._pick = load("queries/dead_pick", schema)
+        self._decide = {
+            "retry": load("queries/dead_retry", schema),
+            "drop": load("queries/dead_drop", schema),
+        }
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, dsn: str, schema: str, *, message_id_prefix: str = ""
+    ) -> AsyncIterator[Self]:
+        """Connect as this login, which needs the operator's role.
+
+        Raises:
+            StoreOutage: the database is away, or a statement got no answer.
+            SchemaError: the schema is not as required, or this login may not do this.
+            SettingsError: a regular expression can't be used.
+        """
+        async with await Session.connect(dsn, "operator") as session:
+            try:
+                await migrations.up_to_date(session, schema)
+                yield cls(session, schema, message_id_prefix=message_id_prefix)
+            except SchemaError as error:
+                if isinstance(error.__cause__, errors.InsufficientPrivilege):
+                    reason = " ".join(str(error.__cause__).split())
+                    raise SchemaError(
+                        f'{reason}: grant the role "{schema}_operator" to this login'
+                    ) from error
+                raise
+            except errors.InvalidRegularExpression as error:
+                reason = " ".join(str(error).split())
+                raise SettingsError([f"--error-regex can't be used: {reason}"]) from None
+
+    async def find(self, wanted: Wanted, limit: int) -> Found:
+        """Return the first ``limit`` of what matches, in the order of id."""
+        rows = await self._session.rows(
+            self._list, {**_params(wanted), "limit_rows": limit}, deadline=LOOK_DEADLINE
+        )
+        if not rows:
+            return Found([], 0, None)
+        total, as_of = rows[0][_COLUMNS:]
+        return Found([ParkedEvent(*row[:_COLUMNS]) for row in rows], total, as_of)
+
+    async def keys(self, limit: int) -> Sequence[ParkedKey]:
+        """Return the first ``limit`` keys that wait; with very many events waiting, a part."""
+        rows = await self._session.rows(self._keys, {"limit_rows": limit})
+        return [ParkedKey(*row) for row in rows]
+
+    async def show(self, ref: str) -> Sequence[Whole]:
+        """Return the event of this id or event_id; two if the id is not its own alone."""
+        params = _named(ref) | {"prefix": self._prefix}
+        rows = await self._session.rows(self._show, params, deadline=LOOK_DEADLINE)
+        return [Whole(ParkedEvent(*row[:_COLUMNS]), *row[_COLUMNS:]) for row in rows]
+
+    async def decisions(self, ref: str) -> Sequence[Decision]:
+        """Return what was decided on this id or event_id, the event itself gone or not."""
+        rows = await self._session.rows(self._decisions, _named(ref), deadline=LOOK_DEADLINE)
+        return [Decision(*row) for row in rows]
+
+    async def decide(
+        self,
+        action: Action,
+        which: Wanted | Sequence[ParkedEvent],
+        *,
+        by: str,
+        as_of: datetime,
+        done: Callable[[Sequence[int]], None],
+    ) -> None:
+        """Retry or drop those of ``which`` that were dead at ``as_of`` and still are.
+
+        Args:
+            action: what to do.
+            which: whom to do it to; or events that were found.
+            by: who decides, beside the login.
+            as_of: the database's clock when the person looked.
+            done: told the ids of each chunk once it is committed.
+        """
+        async for event_ids in self._chunks(which, as_of):
+            params = {"event_ids": event_ids, "as_of": as_of, "by": by}
+            rows = await self._session.rows(self._decide[action], params)
+            if rows:
+                done(sorted(id_ for (id_,) in rows))
+
+    async def _chunks(
+        self, which: Wanted | Sequence[ParkedEvent], as_of: datetime
+    ) -> AsyncIterator[list[str]]:
+        """Yield event_ids in the order of id, some at a time."""
+        if not isinstance(which, Wanted):
+            ordered = [each.event_id for each in sorted(which, key=lambda each: each.id)]
+            for first in range(0, len(ordered), CHUNK_ROWS):
+                yield ordered[first : first + CHUNK_ROWS]
+            return
+        params = _params(which) | {"as_of": as_of, "limit_rows": CHUNK_ROWS}
+        params |= {"after": 0, "after_event": str(UUID(int=0))}
+        while True:
+            walked = await self._session.rows(self._pick, params)
+            if meant := [event_id for _, event_id, is_meant in walked if is_meant]:
+                yield meant
+            if len(walked) < CHUNK_ROWS:
+                return
+            params["after"], params["after_event"] = walked[-1][:2]
+
+
+def _params(wanted: Wanted) -> dict[str, Any]:
+    params = asdict(wanted)
+    params["subject"] = None if wanted.subject is None else regex_of(wanted.subject)
+    params["ids"] = None if wanted.ids is None else list(wanted.ids)
+    params["event_ids"] = list(wanted.event_ids or ())
+    return params
+
+
+def _named(ref: str) -> dict[str, Any]:
+    return {
+        "id": int(ref) if ref.isdigit() else None,
+        "event_id": None if ref.isdigit() else ref,
+    }
+
+
+def regex_of(pattern: str) -> str:
+    """Return Postgres's regular expression for ``relay.core.subjects.matches`` of ``pattern``."""
+    parts = pattern.split(".")
+    tokens = ["[^.]+" if part == "*" else _LITERAL.sub(r"\\\g<0>", part) for part in parts]
+    if parts[-1] == ">":
+        tokens[-1] = ".+"
+    return "^" + r"\.".join(tokens) + "$"

@@ -1,0 +1,255 @@
+"""The outbox in Postgres: where terms come from, and what the leader of one may do.
+
+Who is right: ``(epoch, holder)`` in the cursor row. Both change when a term begins, and every
+settlement says that they are still the same, so a relay that slept through its own death changes
+nothing. The lease tells everybody else (R-TERM, see ``lease``). Only committed rows are read, each
+once in a term (R-PHANTOM, see ``reading``); an event is passed over only by a settlement that says
+where it went (R-LOSS, see ``parked``).
+
+    candidate ──lease granted──► begin: raise the epoch, take in rows of another cluster ──► store
+        ▲   asks again and again                                                            │
+        └───────────────────────────── a failure, or the end of the term ◄──────────────────┘
+
+Sessions of a leader:
+
+    term       holds the lease, settles      its loss ends the term
+    reader     reads pages                   its loss ends the term
+    listener   is rung (see ``bell``)        its loss costs the bell
+    pool (2)   everything else               its loss ends nothing
+
+On any failure: the term ends, its sessions are dropped, and the next term reads on behind the last
+settlement. What was published and not settled is published again under the same message ids.
+"""
+
+import logging
+import weakref
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from psycopg import sql
+
+from relay.core.storage import OutboxStorage
+from relay.errors import LeaseTaken, StoreOutage, TermLost
+from relay.postgres import lease, migrations
+from relay.postgres.connecting import Connection, open_connection
+from relay.postgres.cursor import Position
+from relay.postgres.hosts import pinned
+from relay.postgres.lease import Lease, hung_up
+from relay.postgres.locks import LEASE_CLASS
+from relay.postgres.parked import PostgresParked
+from relay.postgres.pool import Pool
+from relay.postgres.reading import PLANS, Reader
+from relay.postgres.session import Session
+from relay.postgres.sqlfiles import load
+from relay.postgres.store import PostgresStore
+
+log = logging.getLogger("relay.postgres")
+
+LOOK_DEADLINE: Final = 2.0
+HOLDER_EVERY: Final = 1.0
+"""Seconds between two questions of who holds the lease."""
+
+STAMP_CHUNK_ROWS: Final = 5_000
+
+_WRITING: Final = {
+    **PLANS,
+    # Losing the last settlements in a crash of the server only publishes again.
+    "synchronous_commit": "off",
+}
+_DURABLE: Final = sql.SQL("set local synchronous_commit = on").format()
+
+
+class PostgresOutbox:
+    """Where terms come from: ``relay.ports.Outbox`` over one database."""
+
+    def __init__(
+        self,
+        dsn: str,
+        schema: str,
+        *,
+        page_bytes: int,
+        dead_blocks: bool = False,
+        longest_delay: float = 30.0,
+        lease_lifetime: float = 5.0,
+        message_id_prefix: str = "",
+    ) -> None:
+        """Take the connection string, the outbox's schema and a page's bound in bytes.
+
+        Args:
+            dsn: libpq connection string or URI.
+            schema: the outbox's schema.
+            page_bytes: where a page ends.
+            dead_blocks: whether a dead event blocks the later ones of its key.
+            longest_delay: s; no parked event waits longer for its next try.
+            lease_lifetime: s; how long a leader that is silent keeps the lease.
+            message_id_prefix: what every message id begins with.
+        """
+        self.schema = schema
+        self.lease_lifetime = lease_lifetime
+        self.pool = Pool(self._open_pooled)
+        self._dsn = dsn
+        self._server = dsn
+        self._page_bytes = page_bytes
+        self._prefix = message_id_prefix
+        self._dead_blocks = dead_blocks
+        self._longest_delay = longest_delay
+        self._candidate: Session | None = None
+        self._foreign_holder = ""
+        self._holder_looked_at = float("-inf")
+        self._opened: list[tuple[str, weakref.ref[Connection]]] = []
+        self._campaign = load("queries/campaign", schema)
+        self._lease_holder = load("queries/lease_holder", schema)
+        self._storage = load("queries/storage", schema)
+
+    async def connect(self, duty: str, options: Mapping[str, str] | None = None) -> Session:
+        """Open a session for ``duty`` to the server that the last candidate found."""
+        session = await Session.connect(self._server, duty, options=options)
+        assert isinstance(session.connection, Connection)
+        self._note(duty, session.connection)
+        return session
+
+    async def connect_listener(self) -> Session:
+        """Open the session that listens; like the term's, the server ends it when it is silent."""
+        return await self.connect("listener", lease.options(self.lease_lifetime))
+
+    def sessions(self) -> Mapping[str, int]:
+        """Count the sessions that are open, by duty."""
+        return Counter(duty for duty, connection in self._opened if _is_open(connection))
+
+    async def campaign(self, holder: str) -> "PostgresStore | None":
+        """Try once to begin a term; the session of a candidate is kept between tries."""
+        session, self._candidate = self._candidate, None
+        try:
+            if session is not None and hung_up(session):
+                session.drop()
+                session = None
+            if session is None:
+                session = await self._candidacy()
+            asked = lease.clock()
+            got = await session.row(self._campaign, {"lease_class": LEASE_CLASS})
+            if got is not None and got[0]:
+                return await self._begin(session, holder, asked)
+            await self._look_who_holds(session)
+        except BaseException:
+            if session is not None:
+                session.drop()
+            raise
+        self._candidate = session
+        if self._foreign_holder:
+            raise LeaseTaken(self._foreign_holder)
+        return None
+
+    async def storage(self) -> OutboxStorage:
+        """Look at what the outbox takes up."""
+        async with self.pool.session() as session:
+            row = await session.row(self._storage, deadline=LOOK_DEADLINE)
+        if row is None:
+            raise StoreOutage("the look at the outbox's storage returned nothing")
+        size_bytes, dead_rows, oldest_transaction = row
+        return OutboxStorage(size_bytes, dead_rows, oldest_transaction, self.sessions())
+
+    async def close(self) -> None:
+        """Stop standing by, and let go of every session."""
+        if self._candidate is not None:
+            self._candidate.drop()
+            self._candidate = None
+        await self.pool.close()
+
+    async def _candidacy(self) -> Session:
+        """Open the session of a candidate, and stay with its server from now on."""
+        options = {**_WRITING, **lease.options(self.lease_lifetime)}
+        session = await Session.connect(self._dsn, "term", options=options)
+        assert isinstance(session.connection, Connection)
+        self._note("term", session.connection)
+        self._server = pinned(self._dsn, session.connection)
+        self.pool.point_at(self._server)
+        try:
+            await migrations.verify(session.connection, self.schema)
+        except BaseException:
+            session.drop()
+            raise
+        return session
+
+    async def _look_who_holds(self, session: Session) -> None:
+        """Remember who holds the lease, if that is no relay."""
+        now = lease.clock()
+        if now < self._holder_looked_at + HOLDER_EVERY:
+            return
+        self._holder_looked_at = now
+        rows = await session.rows(self._lease_holder, {"lock_class": LEASE_CLASS})
+        self._foreign_holder = ""
+        if rows and rows[0][2] != "relay term":
+            pid, login, application = rows[0]
+            who = f"pid {pid}, login {login}, application {application!r}"
+            self._foreign_holder = (
+                f"the lease of schema {self.schema} is held by a session that is no relay's:"
+                f" {who if pid is not None else 'a prepared transaction'}; end it"
+            )
+
+    async def _begin(self, term: Session, holder: str, asked: float) -> "PostgresStore":
+        """Begin the term whose lease ``term`` holds."""
+        begin = load("queries/begin_term", self.schema)
+        async with term.transaction():
+            await term.rows(_DURABLE)
+            row = await term.row(begin, {"holder": holder})
+        if row is None:
+            raise StoreOutage(f"the cursor row of schema {self.schema} is gone")
+        epoch, base, target, last_id, same_cluster, from_xid = row
+        position = Position(base, target, last_id)
+        held = Lease(term, self.schema, (epoch, holder), asked=asked, lifetime=self.lease_lifetime)
+        if await self._take_in(held, from_xid, all_rows=not same_cluster):
+            position = Position()
+        parked = PostgresParked(
+            self.pool,
+            self.schema,
+            page_bytes=self._page_bytes,
+            prefix=self._prefix,
+            dead_blocks=self._dead_blocks,
+            longest_delay=self._longest_delay,
+        )
+        await parked.promote_all(term)
+        session = await self.connect("reader", PLANS)
+        reader = Reader(
+            session, self.schema, position, page_bytes=self._page_bytes, prefix=self._prefix
+        )
+        await held.renew()
+        return PostgresStore(
+            epoch, held, reader, parked, self.pool, schema=self.schema,
+            dead_blocks=self._dead_blocks,
+        )  # fmt: skip
+
+    async def _take_in(self, held: Lease, from_xid: str, *, all_rows: bool) -> bool:
+        """Stamp rows of another cluster anew, before the term's first read; True if all were."""
+        foreign = load("queries/foreign_rows", self.schema)
+        if not all_rows and await held.row(foreign, {}) is None:
+            return False
+        stamp = load("queries/stamp", self.schema)
+        place = {"chunk_rows": STAMP_CHUNK_ROWS, "from_xid": from_xid, "all_rows": all_rows}
+        last_id, stamped = -(1 << 63), 0
+        while last_id is not None:
+            row = await held.row(stamp, {**place, "after_id": last_id})
+            assert row is not None
+            last_id, stamped = row[0], stamped + row[1]
+        if all_rows and await held.row(load("queries/adopt", self.schema), {}) is None:
+            raise TermLost("another term began while this one began")
+        log.warning(
+            "the outbox has rows that came from another cluster: they are published, those that"
+            " were retained there again, under the same message ids",
+            extra={"events": stamped},
+        )
+        return all_rows
+
+    async def _open_pooled(self, connection_class: type[Connection]) -> Connection:
+        connection = await open_connection(self._server, "pool", PLANS, connection_class)
+        self._note("pool", connection)
+        return connection
+
+    def _note(self, duty: str, connection: Connection) -> None:
+        self._opened = [each for each in self._opened if _is_open(each[1])]
+        self._opened.append((duty, weakref.ref(connection)))
+
+
+def _is_open(reference: weakref.ref[Connection]) -> bool:
+    connection = reference()
+    return connection is not None and not connection.closed

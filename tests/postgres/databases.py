@@ -1,0 +1,76 @@
+"""What tests of the schema do to databases: statements, client programs, other SQL files."""
+
+import re
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from relay import devstack
+from relay.postgres import sqlfiles
+
+Program = Callable[..., str]
+
+
+def execute(dsn: str, statement: str) -> list[tuple[object, ...]]:
+    """Run statements; return the rows of one that has any."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+def programs(server: devstack.Postgres) -> Program:
+    """Return what runs a client program of the server's installation, and returns its output."""
+    (found,) = (each for each in devstack.find_postgres() if each.major == server.major)
+
+    def run(name: str, *arguments: str) -> str:
+        command = [str(found.bin_dir / name), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@contextmanager
+def further_databases(server: devstack.Postgres) -> Iterator[Callable[[], str]]:
+    """Give what makes further empty databases; they are dropped at the end."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(f"further_{uuid.uuid4().hex[:12]}")
+        return server.create_database(made[-1])
+
+    yield make
+    for name in made:
+        server.drop_database(name)
+
+
+def psql(program: Program, dsn: str, *arguments: str) -> str:
+    return program("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", f"--dbname={dsn}", *arguments)
+
+
+def dumped(program: Program, dsn: str) -> str:
+    """Everything pg_dump knows, but for the moments and its own random keys."""
+    dump = program("pg_dump", "--no-comments", f"--dbname={dsn}")
+    dump = re.sub(r"^\\(un)?restrict .*$", "", dump, flags=re.MULTILINE)
+    return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\+00", "<moment>", dump)
+
+
+def own_files(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let a copy of the SQL files, which the test may change, be those that are read."""
+    shutil.copytree(Path(str(sqlfiles.folder())), folder)
+    monkeypatch.setattr(sqlfiles, "folder", lambda: folder)
+    sqlfiles.text.cache_clear()
+
+
+def rings(dsn: str) -> object:
+    """Whether writers ring the bell."""
+    return execute(
+        dsn, "select tgenabled::text = 'O' from pg_trigger where tgname = 'relay_notify'"
+    )[0][0]

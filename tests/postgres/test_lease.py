@@ -1,0 +1,301 @@
+"""The lease: it ends with its holder, whatever that one does, and is trusted no longer."""
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import anyio
+import psycopg
+import pytest
+
+from relay import devstack
+from relay.core import disposition
+from relay.errors import LeaseTaken, StoreOutage, TermLost
+from relay.ports import Settlement
+from relay.postgres.locks import LEASE_CLASS
+from relay.postgres.outbox import PostgresOutbox
+from relay.postgres.store import PostgresStore
+
+pytestmark = pytest.mark.anyio
+
+LIFETIME = 1.0
+TERMS = (
+    "select pid from pg_stat_activity where application_name = 'relay term'"
+    " and datname = current_database()"
+)
+INSERT = "insert into relay.outbox (subject, key, payload_bytes) values ('a.b', 'k', 'x')"
+
+
+@pytest.fixture
+def admin(outbox_dsn: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(outbox_dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def outbox(outbox_dsn: str) -> AsyncIterator[PostgresOutbox]:
+    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024, lease_lifetime=LIFETIME)
+    yield outbox
+    await outbox.close()
+
+
+async def begun(outbox: PostgresOutbox) -> PostgresStore:
+    with anyio.fail_after(LIFETIME + 9):
+        while (store := await outbox.campaign(uuid.uuid4().hex)) is None:
+            await anyio.sleep(0.05)
+    return store
+
+
+def is_free(admin: psycopg.Connection) -> bool:
+    row = admin.execute(
+        "select pg_try_advisory_lock(%s, 'relay.outbox'::regclass::oid::int4),"
+        " pg_advisory_unlock_all()",
+        (LEASE_CLASS,),
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
+@contextmanager
+def seconds_until_free(admin: psycopg.Connection) -> Iterator[list[float]]:
+    """While the event loop stands still: how long the lease is still held, at most 10 s."""
+    taken: list[float] = []
+    began = time.monotonic()
+
+    def watch() -> None:
+        while not is_free(admin) and time.monotonic() < began + 10:
+            time.sleep(0.01)
+        taken.append(time.monotonic() - began)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    yield taken
+    watcher.join()
+
+
+async def test_a_leader_that_stands_still_loses_the_lease_within_its_lifetime(
+    outbox: PostgresOutbox, admin: psycopg.Connection
+) -> None:
+    # R-TERM
+    store = await begun(outbox)
+    assert store.granted()
+    with seconds_until_free(admin) as taken:
+        time.sleep(LIFETIME + 1)  # noqa: ASYNC251 - this process stands still
+    assert taken[0] <= LIFETIME + 1
+    assert not store.granted()
+    with pytest.raises(TermLost, match="silent"):
+        await store.renew()
+    with pytest.raises(TermLost):
+        await store.settle(Settlement(None))
+    await store.close()
+    await (await begun(outbox)).close()
+
+
+async def test_a_leader_that_stands_still_in_a_settlement_loses_the_lease(
+    outbox: PostgresOutbox, admin: psycopg.Connection
+) -> None:
+    # R-TERM
+    admin.execute(INSERT)
+    store = await begun(outbox)
+    page = await store.read(1)
+    with pytest.raises(TermLost, match="silent"):  # noqa: PT012 - within one transaction
+        async with store._lease.transaction() as session:
+            await store._parked.write(session, [disposition.behind(page.events[0])], ())
+            with seconds_until_free(admin) as taken:
+                time.sleep(LIFETIME + 1)  # noqa: ASYNC251
+            await store._parked.write(session, (), [page.events[0].event_id])
+    assert taken[0] <= LIFETIME + 1
+    assert admin.execute("select count(*) from relay.parked").fetchone() == (0,)
+    await store.close()
+
+
+async def test_a_leader_that_stands_still_while_it_waits_for_a_lock_loses_the_lease(
+    outbox: PostgresOutbox, admin: psycopg.Connection, outbox_dsn: str
+) -> None:
+    # R-TERM
+    admin.execute(INSERT)
+    store = await begun(outbox)
+    page = await store.read(1)
+    with psycopg.connect(outbox_dsn) as other:
+        other.execute("lock table relay.parked in share row exclusive mode")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(refused_settlement, store, [disposition.behind(page.events[0])])
+            while not waits_for_a_lock(admin):
+                await anyio.sleep(0.01)
+            with seconds_until_free(admin) as taken:
+                time.sleep(LIFETIME + 1)  # noqa: ASYNC251
+    assert taken[0] <= LIFETIME + 1
+    await store.close()
+
+
+async def refused_settlement(store: PostgresStore, parked) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises((StoreOutage, TermLost)):
+        await store.settle(Settlement(None, parked))
+
+
+def waits_for_a_lock(admin: psycopg.Connection) -> bool:
+    row = admin.execute(
+        "select count(*) from pg_stat_activity where application_name = 'relay term'"
+        " and wait_event_type = 'Lock' and datname = current_database()"
+    ).fetchone()
+    return row == (1,)
+
+
+async def test_watching_keeps_the_lease_alive_and_young(
+    outbox: PostgresOutbox, admin: psycopg.Connection
+) -> None:
+    # R-TERM
+    store = await begun(outbox)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(store.watch)
+        until = anyio.current_time() + 3 * LIFETIME
+        while anyio.current_time() < until:
+            assert store.granted()
+            await anyio.sleep(0.02)
+        tasks.cancel_scope.cancel()
+    assert not is_free(admin)
+    await store.renew()
+    await store.close()
+    assert not store.granted()
+
+
+@pytest.mark.parametrize("duty", ["term", "reader"])
+async def test_a_session_of_the_term_that_is_lost_ends_it_at_once(
+    outbox_dsn: str, admin: psycopg.Connection, duty: str
+) -> None:
+    # R-TERM
+    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024, lease_lifetime=60)
+    store = await begun(outbox)
+    lost_at = 0.0
+    async with anyio.create_task_group() as tasks:
+
+        async def watch() -> None:
+            nonlocal lost_at
+            with pytest.raises(StoreOutage):
+                await store.watch()
+            lost_at = time.monotonic()
+
+        tasks.start_soon(watch)
+        await anyio.sleep(0.05)
+        killed_at = time.monotonic()
+        admin.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where application_name = %s and datname = current_database()",
+            (f"relay {duty}",),
+        )
+    assert lost_at - killed_at < 1.0
+    assert not store.granted()
+    with pytest.raises(StoreOutage):
+        await store.settle(Settlement(None))
+    await store.close()
+    await outbox.close()
+
+
+async def test_a_lost_session_grants_nothing_even_before_anybody_has_asked(
+    outbox: PostgresOutbox, admin: psycopg.Connection
+) -> None:
+    # R-TERM
+    store = await begun(outbox)
+    admin.execute(
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+        " where application_name = 'relay term' and datname = current_database()"
+    )
+    assert not store.granted()
+    await store.close()
+
+
+@pytest.mark.parametrize("change", ["epoch = epoch + 1", "holder = 'another'"])
+async def test_a_renewal_says_when_another_term_has_begun(
+    outbox: PostgresOutbox, admin: psycopg.Connection, change: str
+) -> None:
+    # R-TERM
+    store = await begun(outbox)
+    admin.execute(f"update relay.cursor set {change}")
+    with pytest.raises(TermLost):
+        await store.renew()
+    assert not store.granted()
+    await store.close()
+
+
+async def test_the_trust_is_counted_from_when_the_proof_was_asked_for(
+    outbox: PostgresOutbox,
+) -> None:
+    # R-TERM
+    store = await begun(outbox)
+    lease = store._lease
+    now = 1000.0
+    lease._now = lambda: now  # type: ignore[method-assign]
+    original = lease.session.row
+
+    async def slow(*args, **kwargs):  # type: ignore[no-untyped-def]
+        nonlocal now
+        found = await original(*args, **kwargs)
+        now += 0.5
+        return found
+
+    lease.session.row = slow  # type: ignore[method-assign]
+    lease._proof = 0.0
+    await store.renew()
+    assert store.granted()
+    now = 1000.0 + LIFETIME - lease.margin
+    assert not store.granted()
+    await store.close()
+
+
+@pytest.mark.parametrize("lock", ["pg_advisory_lock", "pg_advisory_xact_lock_shared"])
+async def test_a_lock_held_by_somebody_who_is_no_relay_is_named(
+    outbox: PostgresOutbox, outbox_dsn: str, lock: str
+) -> None:
+    # R-TERM
+    dsn = psycopg.conninfo.make_conninfo(outbox_dsn, application_name="some script")
+    with psycopg.connect(dsn) as other:
+        other.execute(f"select {lock}(%s, 'relay.outbox'::regclass::oid::int4)", (LEASE_CLASS,))
+        pid = other.info.backend_pid
+        for _ in range(3):
+            with pytest.raises(LeaseTaken, match=rf"pid {pid}, login postgres.*'some script'"):
+                await outbox.campaign("tester")
+    outbox._holder_looked_at = float("-inf")  # a second has gone by
+    await (await begun(outbox)).close()
+
+
+async def test_a_standby_of_a_relay_is_no_error(outbox: PostgresOutbox, outbox_dsn: str) -> None:
+    standby = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024, lease_lifetime=LIFETIME)
+    store = await begun(outbox)
+    assert await standby.campaign("another") is None
+    await store.close()
+    await (await begun(standby)).close()
+    await standby.close()
+
+
+async def test_a_candidate_whose_session_was_ended_makes_another_one(
+    outbox: PostgresOutbox, admin: psycopg.Connection, outbox_dsn: str
+) -> None:
+    leader = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024)
+    store = await begun(leader)
+    watching = asyncio.create_task(store.watch())
+    assert await outbox.campaign("another") is None
+    while len(admin.execute(TERMS).fetchall()) > 1:  # the server ends a silent candidate, too
+        await anyio.sleep(0.05)
+    assert await outbox.campaign("another") is None
+    watching.cancel()
+    await store.close()
+    await leader.close()
+
+
+async def test_beginning_a_term_is_durable_whatever_settling_is(
+    outbox: PostgresOutbox, admin: psycopg.Connection, postgres_server: devstack.Postgres
+) -> None:
+    # R-TERM
+    admin.execute("create table said (was text)")
+    admin.execute(
+        "create function say() returns trigger language plpgsql as $$ begin insert into"
+        " public.said values (current_setting('synchronous_commit')); return null; end $$"
+    )
+    admin.execute("create trigger say after update on relay.cursor execute function say()")
+    store = await begun(outbox)
+    await store.settle(Settlement(None))
+    found = admin.execute("select was from said").fetchall()
+    assert found == [("on",), ("off",)]
+    await store.close()
