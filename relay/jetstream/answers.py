@@ -1,196 +1,276 @@
-"""JetStream's answers, read by one table of ``err_code``. Never by HTTP class: 10002 (no space
-left in the account) is a 400, a full stream is a 503.
+"""What JetStream's answers mean, and which of them prove that an event is stored (R-LOSS).
 
-    kind            the outcome                what follows for the others of the same stream
-    THIS_EVENT      Refused                    they go on; the event can't be stored as it is
-    NOT_NOW         Unknown                    they go on
-    SUBJECT         Held "full subjects of X"  the subject's others share it, the rest goes on
-    STREAM          Held "stream X"            nothing more is sent to this stream for a while
-    NOBODY          Held "stream X"            the same; STREAM.NAMES is asked whether it is gone
-    SILENCE         Held "stream X"            the same; JetStream is asked whether it is there
-    STREAM_CHANGED  Unknown                    nothing more in this call, then it is looked up anew
+    one message   {"stream": "S", "domain": "D", "seq": 7, "duplicate": true}
+    a batch       {"stream": "S", "domain": "D", "seq": 9, "batch": "B", "count": 5}
 
-A code that is not in the table is NOT_NOW: doubt means not delivered. A duplicate is Stored.
+A PubAck is proof only if it came to an unguessable token and names the stream that was asked and
+its domain. For one message ``seq`` is above 0. For a batch it names our batch and a ``count`` of at
+most what was sent; ``seq`` 0 with the full count is proof as well, of a batch of duplicates. A
+batch's flow acks name neither stream nor batch: they prove nothing. Everything else is noise,
+whoever sent it.
 
-Where the permissions hide the streams, "stream ?" stands for all of them, and an outage is believed
-of the subject that met it only: its neighbour may be another stream's.
+Everything that comes from a server as JSON is read in this file, and nothing here raises, whatever
+comes. What an error answer means is the table of ``error_codes``. A duplicate is Stored (R-ONCE);
+whose it is, if the id is a producer's, is asked by ``duplicates``.
 """
 
-import enum
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, TypeGuard
 
-from relay.core.outcome import Held, Outcome, Refused, Stored, Unknown
+from relay.core.outcome import Stored
+from relay.jetstream.error_codes import HIDDEN, NO_RESPONDERS, Verdict, judge
 
-NO_RESPONDERS = 503
-"""Stands in the table for the status that NATS sends when nobody listens on a subject."""
+Json = dict[str, Any]
 
-HIDDEN = "?"
-"""The name under which events go whose stream the permissions hide."""
-
-_FULL = 10077
-_ACK = re.compile(rb'\{"stream":"[^"\\]*", ?"seq":(\d+)(, ?"duplicate": ?true)?\}')
-
-
-class Kind(enum.Enum):
-    """What an error answer means for its event and for the stream."""
-
-    THIS_EVENT = "this event"
-    NOT_NOW = "not now"
-    SUBJECT = "the subject"
-    STREAM = "the stream"
-    NOBODY = "nobody"
-    SILENCE = "silence"
-    STREAM_CHANGED = "the stream changed"
-
-
-WHOLE_STREAM = frozenset({Kind.STREAM, Kind.NOBODY, Kind.SILENCE, Kind.STREAM_CHANGED})
-"""The kinds after which nothing more is sent to the stream in the same call."""
-
-KINDS: dict[int, Kind] = {
-    # The event itself: stored by no retry.
-    10054: Kind.THIS_EVENT,  # over max_msg_size, headers included
-    10097: Kind.THIS_EVENT,  # headers over 65,535 bytes
-    10060: Kind.THIS_EVENT,  # expectations, which only Nats-* headers of its own can carry
-    10070: Kind.THIS_EVENT,
-    10071: Kind.THIS_EVENT,
-    10164: Kind.THIS_EVENT,
-    10193: Kind.THIS_EVENT,
-    10111: Kind.THIS_EVENT,  # roll-up not permitted
-    10165: Kind.THIS_EVENT,  # TTL
-    10166: Kind.THIS_EVENT,
-    10168: Kind.THIS_EVENT,  # counters
-    10169: Kind.THIS_EVENT,
-    10170: Kind.THIS_EVENT,
-    10171: Kind.THIS_EVENT,
-    10188: Kind.THIS_EVENT,  # schedules
-    10189: Kind.THIS_EVENT,
-    10190: Kind.THIS_EVENT,
-    10191: Kind.THIS_EVENT,
-    10192: Kind.THIS_EVENT,
-    10203: Kind.THIS_EVENT,
-    10212: Kind.THIS_EVENT,
-    10223: Kind.THIS_EVENT,
-    10227: Kind.THIS_EVENT,  # Nats-Stream-Source
-    # This id only, and only for now.
-    10158: Kind.NOT_NOW,  # a copy of it is just being stored
-    10163: Kind.NOT_NOW,  # an expectation can't be checked yet
-    # The stream takes nothing now.
-    _FULL: Kind.STREAM,  # "per subject" is told apart below
-    10002: Kind.STREAM,  # the account's limits
-    10120: Kind.STREAM,  # the account has none that applies
-    10023: Kind.STREAM,  # the server's limits
-    10028: Kind.STREAM,  # its memory
-    10047: Kind.STREAM,  # its disk
-    10008: Kind.STREAM,  # JetStream temporarily unavailable
-    10009: Kind.STREAM,  # not the leader
-    10063: Kind.STREAM,  # a follower that is behind
-    10109: Kind.STREAM,  # sealed
-    10118: Kind.STREAM,  # offline
-    10194: Kind.STREAM,
-    10167: Kind.STREAM,  # too many requests
-    10210: Kind.STREAM,  # too many batches
-    10211: Kind.STREAM,
-    10035: Kind.STREAM,  # JetStream not enabled, for nobody or not for this account
-    10039: Kind.STREAM,
-    10076: Kind.STREAM,
-    # No leader, or gone, or its subjects have changed.
-    NO_RESPONDERS: Kind.NOBODY,
-    10059: Kind.NOBODY,  # not found
-    # What we believe of the stream is out of date.
-    10205: Kind.STREAM_CHANGED,  # batches were switched off
-    10206: Kind.STREAM_CHANGED,
-    10207: Kind.STREAM_CHANGED,
-    10208: Kind.STREAM_CHANGED,  # batch unknown: the subject is another stream's, or a restart
-}
+_MOST = (1 << 64) - 1
+_NAME = re.compile(r"[^\x00-\x20\x7f.*>/\\\ud800-\udfff]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """An error answer, read: what its event came to and how far it reaches."""
-
-    outcome: Refused | Held | Unknown
-    kind: Kind
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What came of sending some events of one stream.
+class Elsewhere:
+    """An answer of another stream, or of another domain's stream. It proves nothing.
 
     Attributes:
-        outcomes: one an event; None where the connection was lost first.
-        verdict: the first answer of a kind in ``WHOLE_STREAM``; None if there was none.
-        subject: that of the event which got this answer.
+        stream: its name.
+        home: whether it says that it is of our own domain: the subject may lead there.
     """
 
-    outcomes: list[Outcome | None]
-    verdict: Verdict | None = None
-    subject: str = ""
+    stream: str
+    home: bool
 
 
-def out(stream: str) -> str:
-    """Name the outage of a whole stream, as ``Held.by``."""
-    return f"stream {stream}"
+@dataclass(frozen=True, slots=True)
+class BatchAck:
+    """The PubAck of a batch: its first ``count`` messages are stored.
 
-
-def judge(code: int, text: str, stream: str) -> Verdict:
-    """Read one error answer of ``stream`` by its ``err_code``."""
-    kind = KINDS.get(code, Kind.NOT_NOW)
-    by = out(stream)
-    if code == _FULL and "per subject" in text:
-        kind, by = Kind.SUBJECT, f"full subjects of {stream}"
-    elif stream == HIDDEN and kind in WHOLE_STREAM:
-        kind = Kind.SUBJECT
-    reason = f"{by}: {text} (JetStream error {code})"
-    if kind in {Kind.SUBJECT, Kind.STREAM, Kind.NOBODY}:
-        return Verdict(Held(by, reason, code), kind)
-    reason = f"{text} (JetStream error {code})"
-    if kind is Kind.THIS_EVENT:
-        return Verdict(Refused(reason, code), kind)
-    return Verdict(Unknown(reason, code), kind)
-
-
-def judge_error(error: dict[str, Any], stream: str) -> Verdict:
-    """Read the ``error`` object of an answer."""
-    text = str(error.get("description", "no description"))
-    return judge(int(error.get("err_code", 0)), text, stream)
-
-
-def judge_status(headers: bytes, stream: str) -> Verdict | None:
-    """Read an answer that is only a status line; only ``NATS/1.0 503`` means anything here."""
-    if headers[9:12] != b"503":
-        return None
-    return judge(NO_RESPONDERS, "no responders: no leader, gone, or JetStream is off", stream)
-
-
-def silence(stream: str, seconds: float) -> Verdict:
-    """Make the verdict on a stream that has not answered for so long."""
-    by = out(stream)
-    return Verdict(Held(by, f"{by}: no answer within {seconds:g} s"), Kind.SILENCE)
-
-
-def forbidden(reason: str) -> Held:
-    """Make the outcome of an event to whose subject the permissions allow no publishing."""
-    return Held("permissions", reason)
-
-
-def read_puback(payload: bytes, headers: bytes | None, stream: str) -> Stored | Verdict | None:
-    """Read the answer to one message plainly published to ``stream``.
-
-    None if it is none of JetStream's: whoever else subscribes to the subject may reply as well, and
-    says nothing about what is stored. The usual answer costs one regular expression.
+    Attributes:
+        count: how many.
+        seq: the stream sequence of the last message that was stored now; 0 if none was.
+        duplicate: of a batch of one, whether the stream had it already.
     """
-    ack = _ACK.fullmatch(payload)
-    if ack is not None:
-        return Stored(int(ack[1]), ack[2] is not None)
-    if not payload and headers is not None:
-        return judge_status(headers, stream)
+
+    count: int
+    seq: int
+    duplicate: bool
+
+
+FLOW: Final = "flow"
+"""What a flow ack or a gap of a batch means: the server is at it. It proves nothing."""
+
+
+class Asked:
+    """Whose answers count: those of one stream. Kept as long as what is known of it.
+
+    Attributes:
+        stream: its name; ``HIDDEN`` where any stream's answer has to be believed.
+        domain: its JetStream domain, "" if it has none; None until an answer says.
+        quick: matches the usual PubAck of one message; groups: seq, duplicate.
+    """
+
+    __slots__ = ("domain", "quick", "stream")
+
+    def __init__(self, stream: str, domain: str | None) -> None:
+        """Take answers of ``stream`` in ``domain``."""
+        self.stream = stream
+        self.domain = domain
+        self.quick = _quick(stream, domain)
+
+    def by(self, answer: Json) -> "Elsewhere | bool":
+        """Say whether ``answer`` is by the stream, by another one, or (False) by nobody.
+
+        An error names no domain, so it is believed of any.
+        """
+        name, domain = answer.get("stream"), answer.get("domain", "")
+        if not is_name(name) or not isinstance(domain, str):
+            return False
+        if self.domain is None and domain and self.stream in {HIDDEN, name}:
+            self.domain = domain
+        unsaid = not domain and answer.get("error") is not None
+        home = self.domain is None or domain == self.domain or unsaid
+        if home and self.stream in {HIDDEN, name}:
+            return True
+        return Elsewhere(name, home=home)
+
+
+def _quick(stream: str, domain: str | None) -> Callable[[bytes], re.Match[bytes] | None]:
+    if stream == HIDDEN:
+        return re.compile(rb"(?!)").fullmatch
+    where = rb'"domain":"%b", ?' % re.escape(domain.encode()) if domain else b""
+    return re.compile(
+        rb'\{"stream":"%b", ?%b"seq":([1-9]\d{0,18})(, ?"duplicate": ?true)?\}'
+        % (re.escape(stream.encode()), where)
+    ).fullmatch
+
+
+# Reading.
+
+
+def decode(payload: bytes) -> Json | None:
+    """Read a JSON object; None if it is none."""
     try:
         answer = json.loads(payload)
-        if "error" in answer:
-            return judge_error(answer["error"], stream)
-        return Stored(int(answer["seq"]), bool(answer.get("duplicate", False)))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, RecursionError):
         return None
+    return answer if isinstance(answer, dict) else None
+
+
+def is_name(value: object) -> TypeGuard[str]:
+    """Say whether ``value`` can be a stream's name: it becomes a hold's, and stands in SQL."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def whole(value: object) -> int | None:
+    """Return ``value`` if it is a whole number of 0 to 2^64 - 1, else None."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST:
+        return value
+    return None
+
+
+def read_puback(
+    payload: bytes, headers: bytes | None, asked: Asked
+) -> Stored | Verdict | Elsewhere | None:
+    """Read the answer to one message; None if it says nothing.
+
+    The usual answer is found by ``asked.quick`` before, which costs one regular expression.
+    """
+    if not payload and headers is not None:
+        return read_status(headers, asked.stream)
+    answer = decode(payload)
+    if answer is None:
+        return None
+    by, error = asked.by(answer), answer.get("error")
+    if isinstance(by, Elsewhere):
+        return by
+    if error is not None:
+        return read_error(error, _name(answer) if by else asked.stream, asked.stream)
+    seq = whole(answer.get("seq"))
+    if not by or not seq:
+        return None
+    return Stored(_name(answer), seq, duplicate=answer.get("duplicate") is True)
+
+
+def read_batch(
+    payload: bytes, headers: bytes | None, asked: Asked, batch: str, sent: int
+) -> BatchAck | Verdict | tuple[int, Verdict] | Elsewhere | str | None:
+    """Read an answer to a message of ``batch``, of which ``sent`` messages were sent.
+
+    A tuple names the number of the message that the error is about; a bare ``Verdict`` is about
+    the one that was answered. ``FLOW`` says that the server is at it. None says nothing.
+    """
+    if not payload and headers is not None:
+        return read_status(headers, asked.stream)
+    answer = decode(payload) or {}
+    kind = answer.get("type")
+    if isinstance(kind, str):
+        return _progress(kind, answer, asked.stream)
+    by = asked.by(answer)
+    if isinstance(by, Elsewhere):
+        return by
+    if answer.get("error") is not None:
+        return read_error(answer["error"], asked.stream, asked.stream)
+    seq, count = whole(answer.get("seq")), whole(answer.get("count"))
+    if not by or answer.get("batch") != batch or seq is None or not count or count > sent:
+        return None
+    return BatchAck(count, seq, duplicate=answer.get("duplicate") is True)
+
+
+def _progress(kind: str, answer: Json, stream: str) -> tuple[int, Verdict] | str | None:
+    """Read what a server says of a batch under way."""
+    if kind in {"ack", "gap"}:
+        return FLOW
+    number, verdict = whole(answer.get("seq")), read_error(answer.get("error"), stream, stream)
+    return None if kind != "err" or number is None or verdict is None else (number, verdict)
+
+
+def read_status(headers: bytes, stream: str) -> Verdict | None:
+    """Read an answer that is only a status line; only ``NATS/1.0 503`` means anything here."""
+    if status_of(headers) != b"503":
+        return None
+    return judge(NO_RESPONDERS, "nobody takes its messages", stream, stream)
+
+
+def status_of(headers: bytes) -> bytes:
+    """Return the three digits of a status line; other bytes if there are none."""
+    return headers[9:12]
+
+
+def read_error(error: object, stream: str, asked: str) -> Verdict | None:
+    """Read the ``error`` object of an answer of ``stream``; None if it is none."""
+    if not isinstance(error, dict):
+        return None
+    text = error.get("description")
+    code = whole(error.get("err_code"))
+    if code is None:
+        return None
+    return judge(code, text if isinstance(text, str) else "no description", stream, asked)
+
+
+def _name(answer: Json) -> str:
+    name: str = answer["stream"]
+    return name
+
+
+# What JetStream's own API says.
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """A STREAM.INFO, with nothing in it but what is as it should be.
+
+    Attributes:
+        name: the stream's.
+        config: its configuration: ``_CONFIG`` says which fields of which type.
+        state: messages, bytes, first_seq, last_seq, consumer_count.
+        domain: its JetStream domain, "" if it has none.
+    """
+
+    name: str
+    config: Json
+    state: dict[str, int]
+    domain: str
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The subject filters."""
+        return tuple(self.config.get("subjects", ()))
+
+
+_CONFIG: Final[dict[str, type]] = {
+    **dict.fromkeys(("storage", "retention", "discard", "persist_mode"), str),
+    **dict.fromkeys(
+        ("no_ack", "sealed", "allow_batched", "allow_direct", "allow_msg_counter"), bool
+    ),
+    **dict.fromkeys(
+        ("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject", "max_msg_size"), int
+    ),
+    **dict.fromkeys(("num_replicas", "duplicate_window"), int),
+    "mirror": dict,
+}
+_STATE: Final = ("messages", "bytes", "first_seq", "last_seq", "consumer_count")
+
+
+def read_stream_info(answer: object) -> StreamInfo | None:
+    """Read a STREAM.INFO, or one of a STREAM.LIST; None if it is none."""
+    if not isinstance(answer, dict):
+        return None
+    config, state = answer.get("config"), answer.get("state")
+    name = config.get("name") if isinstance(config, dict) else None
+    if not is_name(name) or not isinstance(config, dict):
+        return None
+    kept = {
+        field: config[field] for field, kind in _CONFIG.items() if type(config.get(field)) is kind
+    }
+    subjects = config.get("subjects")
+    if isinstance(subjects, list):
+        kept["subjects"] = [each for each in subjects if isinstance(each, str)]
+    state = state if isinstance(state, dict) else {}
+    domain = answer.get("domain", "")
+    return StreamInfo(
+        name,
+        kept,
+        {field: whole(state.get(field)) or 0 for field in _STATE},
+        domain if isinstance(domain, str) else "",
+    )

@@ -2,61 +2,77 @@
 
     open_connection() ──► open ──drop(), EOF, silence, lame duck──► lost, with a reason, for ever
 
-A connection has one inbox, ``<prefix>.<nuid>``. Each exchange (a request, a batch, a window) takes
-a token below it; answers are told apart by that token alone, so an answer that comes too late finds
-nobody and is ignored.
+A connection has one reply inbox, ``<prefix>.<token>``. Each exchange (a request, a batch, a window)
+takes a token below it. Tokens come from ``secrets``: who can't read the inbox can't answer ahead of
+the server. Answers are told apart by their token alone; one that comes too late finds nobody, and
+is looked at only for the name of a second stream that captures the same subjects.
 
 Authoritative: the server's answers. A permission violation is no answer but an error text beside
-them; it names the subject in lower case, and goes to every exchange under way.
+them; it names the subject, and goes to every exchange under way.
 
-On failure every exchange is told ``dropped`` once; nothing is re-sent here, ever. A frozen peer is
-noticed by the keep-alive within three ping intervals, or by an exchange's own deadline.
+On failure every exchange is told ``dropped`` once; nothing is re-sent here, ever. R-BOUND: a frozen
+peer is noticed by the keep-alive within three ping intervals, or by an exchange's own deadline.
 """
 
 import logging
+import math
 import re
+import secrets
+import ssl
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import anyio
-from nats import errors
-from nats.nuid import NUID
 
 from relay.errors import BusLoginRefused, BusOutage, SettingsError
 from relay.jetstream.options import BusOptions
-from relay.jetstream.security import log_in, must_encrypt, tls_context
+from relay.jetstream.security import log_in, must_encrypt, tls_context, warn_of_plaintext
 from relay.jetstream.wire import WireClient
+from relay.ports import Permit
 
 log = logging.getLogger(__name__)
 
-_VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
+_VIOLATION = re.compile(
+    r'permissions violation for (publish|subscription) to "(.*)"', re.IGNORECASE | re.DOTALL
+)
+_ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|.)", re.DOTALL)
+_SHORT = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+
+_TOKEN_BYTES = 16
 _TOKEN_LENGTH = 22
-"""Of a NUID."""
 
 _LOGIN_REFUSED = re.compile(
     r"authorization violation|(user|account) authentication (expired|revoked)"
+    r"|TLS was asked for",
+    re.IGNORECASE,
 )
-"""What a server says to credentials that it does not take, whichever kind they are of."""
+"""What is said of credentials that a server does not take, whichever kind they are of, and by us of
+a server without TLS."""
 
 _PORT = 4222
-_DENIAL_LASTS = 1.0
-_DENIAL_TOLD_FOR = 60.0
-_MOST_SERVERS = 64
+_MOST_DENIALS = 1000
+
+
+def new_token() -> str:
+    """Return a token that nobody can guess, of the characters that a subject may have."""
+    return secrets.token_urlsafe(_TOKEN_BYTES)
 
 
 class Exchange(Protocol):
     """Something that waits for answers. All three are called synchronously by the reading task."""
 
     def answered(self, rest: bytes, payload: bytes, headers: bytes | None) -> None:
-        """Take an answer; ``rest`` is the reply subject behind the exchange's token."""
+        """Take an answer; ``rest`` is the reply subject behind the exchange's token.
+
+        Anybody may have sent it. Must not raise, whatever it holds.
+        """
         ...
 
     def denied(self, subject: str, reason: str) -> None:
-        """Hear that publishing to ``subject`` (in lower case) is forbidden: no answer will come."""
+        """Hear that publishing to ``subject`` is forbidden: no answer will come."""
         ...
 
     def dropped(self, reason: str) -> None:
@@ -65,24 +81,31 @@ class Exchange(Protocol):
 
 
 class Connection:
-    """An open connection. ``lost`` is None while it lasts, then the reason, for ever."""
+    """An open connection. ``lost`` is None while it lasts, then the reason, for ever.
+
+    Attributes:
+        url: the server's.
+        inbox: the subject below which answers come.
+        forbidden_inbox: why we may not subscribe to it; None if we may.
+        on_stray: gets the payload of an answer that nobody waits for any more.
+    """
 
     def __init__(self, url: str, options: BusOptions) -> None:
         """Prepare a connection to ``url``; ``open_connection`` opens it."""
         self.url = url
         self.lost: str | None = None
-        self.inbox = f"{options.inbox_prefix}.{NUID().next().decode()}"
+        self.inbox = f"{options.inbox_prefix}.{new_token()}"
         self.forbidden_inbox: str | None = None
+        self.on_stray: Callable[[bytes], None] | None = None
         self.wire = WireClient(
             deliver=self._deliver,
-            on_error=self._hear_error,
+            on_denial=self._hear_denial,
             on_lost=self._hear_loss,
             must_encrypt=must_encrypt(options, url),
         )
-        self._skip = len(self.inbox) + 1
+        self._skip = len(self.inbox.encode()) + 1
         self._exchanges: dict[bytes, Exchange] = {}
-        self._denials: dict[str, tuple[str, float]] = {}
-        self._nuid = NUID()
+        self._denied: set[str] = set()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -98,7 +121,7 @@ class Connection:
     @contextmanager
     def exchange(self, waiting: Exchange) -> Iterator[str]:
         """Give ``waiting`` a token, unique everywhere, for as long as the block lasts."""
-        token = self._nuid.next().decode()
+        token = new_token()
         if self.lost is not None:
             waiting.dropped(self.lost)
         self._exchanges[token.encode()] = waiting
@@ -106,13 +129,6 @@ class Connection:
             yield token
         finally:
             del self._exchanges[token.encode()]
-
-    def denial(self, subject: str) -> str | None:
-        """Say why publishing to ``subject`` was forbidden within the last second, if it was."""
-        if not self._denials:
-            return None
-        reason, at = self._denials.get(subject.lower(), ("", 0.0))
-        return reason if reason and anyio.current_time() - at < _DENIAL_LASTS else None
 
     def drop(self, reason: str) -> None:
         """End the connection now; what the kernel has not taken is never sent."""
@@ -128,28 +144,25 @@ class Connection:
         waiting = self._exchanges.get(subject[self._skip : behind])
         if waiting is not None:
             waiting.answered(subject[behind + 1 :], payload, headers)
+        elif self.on_stray is not None:
+            self.on_stray(payload)
 
-    def _hear_error(self, error: Exception) -> None:
-        text = str(error)
+    def _hear_denial(self, text: str) -> None:
         violation = _VIOLATION.search(text)
         if violation is None:
-            log.debug("nats-py reports", extra={"error": text or type(error).__name__})
+            log.warning("NATS forbids", extra={"reason": text})
             return
-        reason = text.removeprefix("nats: ")
-        subject = violation[2]
-        if violation[1] == "subscription":
-            log.warning("NATS forbids", extra={"reason": reason})
-            self.forbidden_inbox = reason
-            self.drop(reason)
+        subject = unquoted(violation[2])
+        if violation[1].lower() == "subscription":
+            log.warning("NATS forbids", extra={"reason": text})
+            self.forbidden_inbox = text
+            self.drop(text)
             return
-        now = anyio.current_time()
-        if now - self._denials.get(subject, ("", -_DENIAL_TOLD_FOR))[1] >= _DENIAL_TOLD_FOR:
-            log.warning("NATS forbids", extra={"reason": reason})
-        if len(self._denials) >= 1000:  # noqa: PLR2004 - a bound, its size is of no matter
-            self._denials.clear()
-        self._denials[subject] = (reason, now)
+        if subject not in self._denied and len(self._denied) < _MOST_DENIALS:
+            self._denied.add(subject)
+            log.warning("NATS forbids", extra={"reason": text})
         for waiting in list(self._exchanges.values()):
-            waiting.denied(subject, reason)
+            waiting.denied(subject, text)
 
     def _hear_loss(self, reason: str) -> None:
         self.lost = reason
@@ -157,70 +170,50 @@ class Connection:
             waiting.dropped(reason)
 
 
-class Servers:
-    """The servers of one cluster: those configured first, then those that the cluster told of.
+class Sender:
+    """Writes to a connection while the permit lasts (R-TERM). One for each call of ``publish``."""
 
-    The one that failed goes to the end, so that a lost connection is followed by one elsewhere.
-    """
+    def __init__(self, connection: Connection, permit: Permit) -> None:
+        """Write to ``connection`` while ``permit`` is granted."""
+        self.connection = connection
+        self._permit = permit
+        self._renewing = anyio.Lock()
 
-    def __init__(self, options: BusOptions) -> None:
-        """Begin with the configured URLs.
+    async def write(self, frames: bytes, scope: anyio.CancelScope) -> None:
+        """Write whole frames, but nothing unless the permit is granted at that moment.
 
-        Raises:
-            SettingsError: a URL is not ``nats://host`` or ``tls://host``.
-        """
-        self._options = options
-        self._known: deque[tuple[str, str | None]] = deque()
-        for url in options.urls:
-            whole = url if "://" in url else f"nats://{url}"
-            parts = urlsplit(whole)
-            if parts.scheme not in {"nats", "tls"} or not parts.hostname:
-                shown = f"{parts.scheme}://{parts.hostname or ''}"
-                raise SettingsError([f"nats urls: {shown}: must be nats://host or tls://host"])
-            self._known.append((whole, None))
-        if not self._known:
-            raise SettingsError(["nats urls: there is none"])
-
-    async def connect(self) -> Connection:
-        """Try each server once, in turn.
+        ``scope`` has no deadline while the permit is renewed; the caller sets a new one after it.
 
         Raises:
-            BusLoginRefused: every one of them refused the credentials.
-            BusOutage: none of them took us; the reasons are in the text.
-            SettingsError: a credentials or certificate file is not usable.
+            TermLost, StoreOutage: the permit could not be renewed; nothing is written.
         """
-        refusals: list[BusOutage] = []
-        for _ in range(len(self._known)):
-            url, tls_name = self._known[0]
-            self._known.rotate(-1)
-            try:
-                connection = await open_connection(self._options, url, tls_name)
-            except BusOutage as outage:
-                refusals.append(outage)
-                continue
-            self._learn(connection, url, tls_name)
-            return connection
-        kind = BusOutage
-        if all(isinstance(each, BusLoginRefused) for each in refusals):
-            kind = BusLoginRefused
-        raise kind("; ".join(map(str, refusals)))
+        if not self._permit.granted():
+            scope.deadline = math.inf
+            async with self._renewing:
+                if not self._permit.granted():
+                    await self._permit.renew()
+        self.connection.wire.write(frames)
 
-    def _learn(self, connection: Connection, url: str, tls_name: str | None) -> None:
-        parts = urlsplit(url)
-        user = parts.netloc.rpartition("@")[0]
-        known = {urlsplit(each).netloc.rpartition("@")[2] for each, _ in self._known}
-        for found in connection.wire.discovered_servers:
-            if found.netloc not in known and len(self._known) < _MOST_SERVERS:
-                at = f"{user}@{found.netloc}" if user else found.netloc
-                self._known.appendleft((f"{parts.scheme}://{at}", tls_name or parts.hostname))
+
+def unquoted(text: str) -> str:
+    r"""Undo how a server quotes a subject (Go's %q): ``\"``, ``\\``, ``\x7f``, ``\u00ad`` ..."""
+
+    def plain(found: re.Match[str]) -> str:
+        escape = found[1]
+        if len(escape) == 1:
+            return _SHORT.get(escape, escape)
+        code = int(escape[1:], 16)
+        return chr(code) if code <= 0x10FFFF else "�"  # noqa: PLR2004 - the last of Unicode
+
+    return _ESCAPE.sub(plain, text)
 
 
 async def open_connection(options: BusOptions, url: str, tls_name: str | None = None) -> Connection:
     """Connect to one server under the connect deadline.
 
     Raises:
-        BusLoginRefused: it refuses the credentials.
-        BusOutage: it is away, silent, without TLS, or shuts us out; the reason is in the text.
+        BusLoginRefused: it refuses the credentials, or its TLS is not what was asked for.
+        BusOutage: it is away, silent, or says what nobody understands; the reason is in the text.
         SettingsError: a credentials or certificate file is not usable.
     """
     shown = urlsplit(url).netloc.rpartition("@")[2]
@@ -245,20 +238,30 @@ async def open_connection(options: BusOptions, url: str, tls_name: str | None = 
                 lame_duck_mode_cb=_leave_lame_duck(connection),
                 **how,
             )
-    except (OSError, TimeoutError, errors.Error) as error:
+        opened = True
+    except SettingsError:
+        raise
+    except Exception as error:
+        # nats-py trips over whatever a server says that is not as it expects.
         why = str(error).removeprefix("nats: ").strip("'") or type(error).__name__
         if isinstance(error, TimeoutError):
             why = f"no connection within {time.monotonic() - started:.1f} s"
-        if _LOGIN_REFUSED.search(why.lower()):
+        if _is_refusal(error, why):
             raise BusLoginRefused(f"{shown}: {why}") from error
         raise BusOutage(f"{shown}: {why}") from error
-    else:
-        opened = True
     finally:
         if not opened:
             connection.drop("not connected")
             await connection.dropped()
+    warn_of_plaintext(options, url, encrypted=connection.wire.encrypted)
     return connection
+
+
+def _is_refusal(error: Exception, why: str) -> bool:
+    """Whether a person has to change something: the log-in, the certificates, TLS itself."""
+    if isinstance(error, ssl.SSLError):
+        return not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+    return _LOGIN_REFUSED.search(why) is not None
 
 
 def _leave_lame_duck(connection: Connection) -> Callable[[], Coroutine[Any, Any, None]]:

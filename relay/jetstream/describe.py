@@ -5,16 +5,15 @@ from typing import Any
 from relay.errors import BusOutage, StreamError
 from relay.jetstream.api import (
     STREAM_NOT_FOUND,
+    Api,
     DeniedError,
     NoAnswerError,
     RejectedError,
-    api_level,
-    stream_info,
 )
-from relay.jetstream.connection import Servers
-from relay.jetstream.known import KnownStreams, Stream
 from relay.jetstream.options import BusOptions
-from relay.jetstream.streams import StreamMap
+from relay.jetstream.servers import Servers
+from relay.jetstream.setup import FAST_INGEST_LEVEL
+from relay.jetstream.streams import Streams
 
 
 async def describe(options: BusOptions, stream: str) -> dict[str, Any]:
@@ -28,9 +27,10 @@ async def describe(options: BusOptions, stream: str) -> dict[str, Any]:
         StreamError: there is no such stream.
     """
     connection = await Servers(options).connect()
+    api = Api(connection, options.api)
     try:
-        level = await api_level(connection, options.ack_timeout)
-        info = await stream_info(connection, stream, options.ack_timeout)
+        account = await api.account(options.ack_timeout)
+        info = await api.stream_info(stream, options.ack_timeout)
     except RejectedError as no:
         if no.code == STREAM_NOT_FOUND:
             raise StreamError(
@@ -42,17 +42,16 @@ async def describe(options: BusOptions, stream: str) -> dict[str, Any]:
     finally:
         connection.drop("done")
         await connection.dropped()
-    route = StreamMap(connection, level, KnownStreams()).learn(info)
-    config, state = info["config"], info["state"]
+    found = Streams().learn(info, can_batch=account.level >= FAST_INGEST_LEVEL)
     return {
-        "name": config["name"],
-        "path": route.path if isinstance(route, Stream) else None,
-        "messages": state["messages"],
-        "bytes": state["bytes"],
-        "first_seq": state["first_seq"],
-        "last_seq": state["last_seq"],
-        "subjects": list(config.get("subjects") or ()),
-        "storage": config["storage"],
-        "replicas": config["num_replicas"],
-        "consumers": state["consumer_count"],
+        "name": info.name,
+        "path": None if found.no_ack else found.path,
+        "messages": info.state["messages"],
+        "bytes": info.state["bytes"],
+        "first_seq": info.state["first_seq"],
+        "last_seq": info.state["last_seq"],
+        "subjects": list(info.subjects),
+        "storage": info.config.get("storage"),
+        "replicas": info.config.get("num_replicas"),
+        "consumers": info.state["consumer_count"],
     }

@@ -62,7 +62,7 @@ def frame_of(event: Event, reply: str, max_bytes: int) -> bytes | Refused:
     """
     _, event_id, message_id, subject, key, created_at, own, payload = event
     at = instant(created_at)
-    ids = event_id if message_id == event_id else event_id + message_id
+    ids = event_id + message_id
     more = ""
     if key is not None:
         more = f"Relay-Key: {key}\r\n"

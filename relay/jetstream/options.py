@@ -18,8 +18,12 @@ class BusOptions:
         tls_ca: path of a CA bundle; None trusts the system's.
         tls_cert, tls_key: paths of the client's certificate and key.
         inbox_prefix: where answers are sent, for accounts that may not subscribe to ``_INBOX.>``.
-        stream: the stream to check or make at start; None checks streams as subjects lead to them.
-        stream_subjects: what that stream captures, or must capture.
+        stream: the only stream to publish to, checked or made at start; None lets each event go to
+            the stream that captures its subject.
+        stream_subjects: what that stream captures, or must capture. Where the permissions hide the
+            streams, nothing is published but below these.
+        js_domain: the JetStream domain to talk to, or the prefix of its API.
+        message_id_prefix: stands before every message id.
         stream_create: make the stream if it is missing. An existing one is never altered.
         ack_timeout: s without any answer after which what is in flight is Unknown.
         connect_timeout: s for one server to accept us, TLS and log-in included.
@@ -41,11 +45,26 @@ class BusOptions:
     stream: str | None = None
     stream_subjects: tuple[str, ...] = ()
     stream_create: bool = False
+    js_domain: str | None = None
+    message_id_prefix: str = ""
     ack_timeout: float = 5.0
     connect_timeout: float = 5.0
     ping_interval: float = 1.5
     window: int = 1000
     name: str = "relay"
+
+    @property
+    def api(self) -> str:
+        """The subject prefix of the JetStream API, without the last dot."""
+        given = (self.js_domain or "").rstrip(".")
+        if not given:
+            return "$JS.API"
+        return given if "." in given or given.startswith("$") else f"$JS.{given}.API"
+
+    @property
+    def own_ids(self) -> str:
+        """How the message ids begin that the relay makes itself; others are producers' keys."""
+        return f"{self.message_id_prefix}relay-"
 
     def __repr__(self) -> str:
         """Show what is set, with secrets as ``***``."""

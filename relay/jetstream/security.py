@@ -2,15 +2,26 @@
 
 Files are opened here, so that one that can't be read is named with its option and not with a
 failed connection. They are read at every connect: rotated credentials need no restart.
+
+What is set up so that others can read a secret is a warning, once for each secret: a file that
+every user of the machine may read, a password that goes over the network in the clear.
 """
 
+import ipaddress
+import logging
 import ssl
+import stat
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from relay.errors import SettingsError
 from relay.jetstream.options import BusOptions
+
+log = logging.getLogger(__name__)
+
+_warned: set[str] = set()
+"""Once a process: each connection opens the same files."""
 
 
 def must_encrypt(options: BusOptions, url: str) -> bool:
@@ -35,6 +46,7 @@ def log_in(options: BusOptions) -> dict[str, Any]:
         if "BEGIN NATS USER JWT" not in text or "BEGIN USER NKEY SEED" not in text:
             raise SettingsError([f"nats creds: {options.creds} holds no user JWT with its seed"])
         how["user_credentials"] = options.creds
+        _warn_of_readers("creds", options.creds)
     if options.nkey_seed:
         how["nkeys_seed_str"] = _seed(options.nkey_seed)
     return {name: value for name, value in how.items() if value is not None}
@@ -58,7 +70,42 @@ def tls_context(options: BusOptions) -> ssl.SSLContext:
         except (OSError, ssl.SSLError) as error:
             both = f"{options.tls_cert}, {options.tls_key or 'no key'}"
             raise SettingsError([f"nats tls_cert, tls_key: {both}: {error}"]) from error
+        _warn_of_readers("tls_key", options.tls_key or options.tls_cert)
     return context
+
+
+def warn_of_plaintext(options: BusOptions, url: str, *, encrypted: bool) -> None:
+    """Warn if a password or token has gone to another host in the clear.
+
+    An nkey or a credentials file only signs what the server asks.
+    """
+    parts = urlsplit(url)
+    sent = parts.username or options.password or options.token
+    if encrypted or not sent or _is_loopback(parts.hostname or "") or parts.netloc in _warned:
+        return
+    _warned.add(parts.netloc)
+    log.warning(
+        "the password for NATS goes over the network in the clear: use tls://",
+        extra={"server": parts.netloc.rpartition("@")[2]},
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _warn_of_readers(option: str, path: str) -> None:
+    """Warn of a secret file that every user of the machine may read."""
+    try:
+        open_to_all = Path(path).stat().st_mode & stat.S_IROTH
+    except OSError:
+        return
+    if open_to_all and path not in _warned:
+        _warned.add(path)
+        log.warning("nats %s: every user of this machine may read %s: chmod o-r", option, path)
 
 
 def _seed(given: str) -> str:
@@ -70,6 +117,7 @@ def _seed(given: str) -> str:
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or type(error).__name__
             raise SettingsError([f"nats nkey_seed: neither a seed nor a file ({why})"]) from None
+        _warn_of_readers("nkey_seed", given.strip())
         text = next((line for line in lines if _is_seed(line)), "")
     import nkeys  # noqa: PLC0415 - PyNaCl is loaded only where an nkey is used
 

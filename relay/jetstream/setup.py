@@ -6,17 +6,15 @@ the one that comes second checks what the first one made.
 
 from relay.core.subjects import matches
 from relay.errors import BusOutage, StreamError
+from relay.jetstream.answers import Json, StreamInfo
 from relay.jetstream.api import (
     STREAM_NAME_IN_USE,
     STREAM_NOT_FOUND,
+    Api,
     DeniedError,
-    Json,
     NoAnswerError,
     RejectedError,
-    create_stream,
-    stream_info,
 )
-from relay.jetstream.connection import Connection
 from relay.jetstream.options import BusOptions
 from relay.jetstream.weaknesses import MIN_DUPLICATE_WINDOW_NS
 
@@ -51,11 +49,11 @@ def new_stream(options: BusOptions, level: int) -> Json:
 
 
 async def ensure_stream(
-    connection: Connection,
+    api: Api,
     options: BusOptions,
     level: int,
     ask_timeout: float,
-) -> Json | None:
+) -> StreamInfo | None:
     """Return the configured stream's STREAM.INFO, making the stream first if that was asked for.
 
     Each question has ``ask_timeout`` s, the making of it the usual time-out. None if no stream is
@@ -69,24 +67,24 @@ async def ensure_stream(
     if options.stream is None:
         return None
     try:
-        info = await _find_or_make(connection, options, options.stream, wanted, ask_timeout)
+        info = await _find_or_make(api, options, options.stream, wanted, ask_timeout)
     except DeniedError:
         return None
     except NoAnswerError as silence:
         raise BusOutage(f"stream {options.stream}: {silence}") from silence
-    _insist(info["config"], options.stream_subjects)
+    _insist(info, options.stream_subjects)
     return info
 
 
 async def _find_or_make(
-    connection: Connection,
+    api: Api,
     options: BusOptions,
     stream: str,
     wanted: Json | None,
     timeout: float,  # noqa: ASYNC109
-) -> Json:
+) -> StreamInfo:
     try:
-        return await stream_info(connection, stream, timeout)
+        return await api.stream_info(stream, timeout)
     except RejectedError as no:
         if no.code != STREAM_NOT_FOUND:
             raise BusOutage(f"stream {stream}: {no}") from no
@@ -95,20 +93,20 @@ async def _find_or_make(
                 f"there is no stream {stream}: create it, or set RELAY_STREAM_CREATE"
             ) from no
     try:
-        return await create_stream(connection, wanted, options.ack_timeout)
+        return await api.create_stream(wanted, options.ack_timeout)
     except RejectedError as no:
         if no.code != STREAM_NAME_IN_USE:
             raise StreamError(f"stream {stream} can't be made: {no}") from no
     except DeniedError as no:
         raise StreamError(f"stream {stream} can't be made: {no}") from no
     try:
-        return await stream_info(connection, stream, timeout)
+        return await api.stream_info(stream, timeout)
     except RejectedError as no:
         raise BusOutage(f"stream {stream}: {no}") from no
 
 
-def _insist(config: Json, subjects: tuple[str, ...]) -> None:
-    name = config["name"]
+def _insist(info: StreamInfo, subjects: tuple[str, ...]) -> None:
+    name, config, filters = info.name, info.config, info.subjects
     if config.get("no_ack"):
         raise StreamError(
             f"stream {name} has no_ack: it never says what it stored, so nothing can be delivered "
@@ -116,7 +114,6 @@ def _insist(config: Json, subjects: tuple[str, ...]) -> None:
         )
     if config.get("mirror"):
         raise StreamError(f"stream {name} is a mirror and takes no message: name its origin")
-    filters = config.get("subjects") or ()
     lacking = [each for each in subjects if not any(matches(has, each) for has in filters)]
     if lacking:
         raise StreamError(

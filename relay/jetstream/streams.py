@@ -1,244 +1,211 @@
-"""Which stream captures a subject, and why one that should take an event takes none.
+"""The streams of the server, as this process knows them, beyond any one connection.
 
-    subject ──known──► stream, refusal or outage            a dictionary look-up an event
-            └─unknown─► a known stream's filter takes it    matched here
-                        └─► STREAM.NAMES, STREAM.INFO       one round trip a stream, not a subject
+Authoritative: the server. A stream is believed to be as it was last seen. Every filter that a
+stream ever had is remembered, here and by the engine in the database, for a subject that once was
+captured is held, and one that never was is refused.
 
-Authoritative: the server. What is asked here is believed for one connection, and forgotten as soon
-as an answer smells of a changed stream. "No stream captures it" is remembered for 2 s only, for the
-next thing a person does is to make one.
-
-"The stream is gone" and "the stream has no leader" look alike to who publishes: nobody answers.
-STREAM.NAMES tells them apart, for it is not the stream that answers it. A subject is refused only
-if no stream ever captured it: where one did, events wait for it to be made again.
-
-On failure: a leaderless or silent JetStream is an outage, never "no stream". Where the permissions
-hide the streams, everything goes by the windowed path, with the server's limits alone.
+``Stream.held`` and ``Stream.found`` say what the last try came to, and when that was is of no
+matter: the engine's ledger decides when a stream or a subject is tried again.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
-import anyio
-
-from relay.core.outcome import Held, Refused, Unknown
-from relay.core.subjects import fault_of
-from relay.jetstream.answers import HIDDEN, NO_RESPONDERS, forbidden, out
-from relay.jetstream.api import (
-    STREAM_NOT_FOUND,
-    DeniedError,
-    Json,
-    NoAnswerError,
-    RejectedError,
-    stream_info,
-    streams_of,
-)
-from relay.jetstream.connection import Connection
-from relay.jetstream.frames import line_fault
-from relay.jetstream.known import KnownStreams, Stream
-from relay.jetstream.setup import FAST_INGEST_LEVEL
+from relay.core.outcome import Held, Stored
+from relay.core.subjects import matches
+from relay.jetstream.answers import Asked, StreamInfo
+from relay.jetstream.filters import Filters
+from relay.jetstream.weaknesses import weaknesses
 
 log = logging.getLogger(__name__)
 
-ASK_TIMEOUT = 2.0
-"""s for a question about a stream. A leaderless one never answers, not even when it has a leader
-again, so the question is better asked anew: 5 s each made the recovery from a dead leader slow."""
+FAST_INGEST = "fast ingest"
+WINDOWED = "windowed"
 
-_ASK_AGAIN_TIMEOUT = 0.5
-"""s for a question in the middle of an outage: other streams' events wait for it meanwhile."""
+SEQ_UNKNOWN = -(1 << 62)
 
-_REFUSAL_LASTS = 2.0
-_OUTAGE_LASTS = 0.5
-_SILENCE_LASTS_LEAST = 0.5
-_MOST_SUBJECTS = 65_536
-
-Route = Stream | Refused | Held | Unknown
+_PATIENCE_FIRST = 1.0
+_MOST_FOUND = 10_000
 
 
-class StreamMap:
-    """Subjects to streams, for one connection."""
+@dataclass(slots=True, eq=False)
+class Stream:
+    """A stream as events meet it. One object a name, for the life of the process.
 
-    def __init__(
-        self,
-        connection: Connection,
-        level: int,
-        known: KnownStreams,
-        ask_timeout: float = ASK_TIMEOUT,
-    ) -> None:
-        """Begin with what is known of the streams, and ask before any of it is used.
+    Attributes:
+        name: the stream's name, or ``HIDDEN``.
+        asked: whose answers count.
+        stored: the outcome of an event of which no more is known than that it is stored.
+        path: ``FAST_INGEST`` or ``WINDOWED``.
+        subjects: the filters it has now.
+        max_bytes: its own limit of headers and payload together; 0 if it has none.
+        direct: whether its messages can be read by direct get.
+        readable: whether the permissions let us read its messages.
+        no_ack: it never says what it stored.
+        duplicate_window: s; None if that is not known.
+        last_seq: the highest stream sequence that we have seen.
+        met: whether an event ever went to it.
+        held: what the whole of it last came to; None if it took an event.
+        found: what single subjects last came to.
+        silences: tries in a row in which the whole of it gave no answer at all.
+        doubted: an event was refused here by its limit, which a person may raise any time.
+        suspect: its last batch was never answered to the end: an answer for each message is wanted.
+    """
 
-        Args:
-            connection: where to ask.
-            level: the server's JetStream API level.
-            known: the streams met so far, by this connection and earlier ones.
-            ask_timeout: s for each question.
-        """
-        self._connection = connection
-        self._level = level
-        self._known = known
-        self._timeout = ask_timeout
-        self._routes: dict[str, Route] = {}
-        self._routes_until: dict[str, float] = {}
-        self._asked: dict[str, Stream] = {}
-        self._nobody_says: Held | None = None
-        self._silent_until = 0.0
+    name: str
+    asked: Asked
+    stored: Stored
+    path: str = WINDOWED
+    subjects: tuple[str, ...] = ()
+    max_bytes: int = 0
+    direct: bool = True
+    readable: bool = True
+    no_ack: bool = False
+    duplicate_window: float | None = None
+    last_seq: int = SEQ_UNKNOWN
+    met: bool = False
+    held: Held | None = None
+    found: dict[str, Held] = field(default_factory=dict)
+    silences: int = 0
+    doubted: bool = False
+    suspect: bool = False
+    weak: list[tuple[str, str]] = field(default_factory=list)
 
-    def learn(self, info: Json) -> Route:
-        """Take in a STREAM.INFO."""
-        stream = self._known.learn(info, can_batch=self._level >= FAST_INGEST_LEVEL)
-        if info["config"].get("no_ack"):
-            why = f"stream {stream.name} has no_ack and never says what it stored; set it false"
-            return Held(out(stream.name), why)
-        self._asked[stream.name] = stream
+    def hold_of(self, subject: str, closed: Collection[str]) -> Held | None:
+        """Return the outcome of an event on ``subject`` if one of ``closed`` holds it, we know."""
+        if self.held is not None and self.held.by in closed:
+            return self.held
+        held = self.found.get(subject)
+        return held if held is not None and held.by in closed else None
+
+    def takes_nothing(self, why: Held) -> None:
+        """Note that the whole of it takes nothing now."""
+        self.held = why
+        self.last_seq = SEQ_UNKNOWN  # it may come back as another one
+
+    def note(self, found: Mapping[str, Held]) -> None:
+        """Note what single subjects came to."""
+        if len(self.found) + len(found) > _MOST_FOUND:
+            self.found.clear()
+        self.found.update(found)
+
+    def patience(self, usual: float) -> float:
+        """Return the s to wait for an answer: at first few for a stream that was silent."""
+        if not self.silences:
+            return usual
+        return min(usual, _PATIENCE_FIRST * 2.0 ** (self.silences - 1))
+
+
+class Streams:
+    """Every stream known, and what was said of it in the log: once a process, not a connection."""
+
+    def __init__(self) -> None:
+        """Know none."""
+        self.known: dict[str, Stream] = {}
+        self._ever: dict[str, set[str]] = {}
+        self._once = Filters[str]()
+        self._unsaved: set[str] = set()
+        self._paths: dict[str, str] = {}
+        self._warned: set[tuple[str, str]] = set()
+
+    @property
+    def met(self) -> list[Stream]:
+        """The streams that events went to, in the order in which they were met."""
+        return [stream for stream in self.known.values() if stream.met]
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """How each of them is published to."""
+        return {stream.name or "?": stream.path for stream in self.met}
+
+    def get(self, name: str, domain: str | None = None) -> Stream:
+        """Return the stream of that name, known before or not."""
+        stream = self.known.get(name)
+        if stream is None:
+            stream = Stream(name, Asked(name, domain), Stored(name))
+            self.known[name] = stream
         return stream
 
-    def out_of_reach(self, name: str, why: str) -> None:
-        """Note that ``name`` could not be asked about: its events wait."""
-        self._known.get(name).takes_nothing(why, anyio.current_time())
+    def once(self, subject: str, only: str | None = None) -> str | None:
+        """Name a stream that ever captured ``subject``; of ``only`` alone if that is given."""
+        if only is None:
+            return self._once.find(subject)
+        return only if any(matches(each, subject) for each in self._ever.get(only, ())) else None
 
-    async def routes_of(self, subjects: Iterable[str]) -> dict[str, Route]:
-        """Find where each of ``subjects`` goes.
+    def recall(self, streams: Mapping[str, Collection[str]]) -> None:
+        """Take in streams with every filter they ever had."""
+        for name, filters in streams.items():
+            self._remember(name, filters)
 
-        The first question without an answer answers for all that would have to be asked as well:
-        a JetStream that is away costs one deadline, not one a subject.
-        """
-        routes: dict[str, Route] = {}
-        for subject in subjects:
-            route = self._routes.get(subject)
-            if not isinstance(route, Stream):
-                route = await self._resolve(subject)
-            denial = self._connection.denial(subject)
-            routes[subject] = forbidden(denial) if denial else route
-        return routes
+    def learnt(self) -> dict[str, Collection[str]]:
+        """Return the streams and filters learnt since this was asked last."""
+        unsaved: dict[str, Collection[str]] = {
+            name: sorted(self._ever[name]) for name in self._unsaved
+        }
+        self._unsaved.clear()
+        return unsaved
 
-    def stream_of(self, subject: str) -> str | None:
-        """Name the stream that ``subject`` went to; None if it went nowhere, or that is hidden."""
-        route = self._routes.get(subject)
-        return route.name if isinstance(route, Stream) and route.name != HIDDEN else None
+    def learn(self, info: StreamInfo, *, can_batch: bool) -> Stream:
+        """Take in what the server says of a stream."""
+        config, stream = info.config, self.get(info.name, info.domain)
+        if stream.asked.domain != info.domain:
+            stream.asked = Asked(info.name, info.domain)
+        stream.path = FAST_INGEST if can_batch and config.get("allow_batched") else WINDOWED
+        stream.subjects = info.subjects
+        # An event over max_bytes fits into no stream of that size, however empty.
+        limits = [config.get(limit, 0) for limit in ("max_msg_size", "max_bytes")]
+        stream.max_bytes = min((limit for limit in limits if limit > 0), default=0)
+        stream.direct = config.get("allow_direct", False)
+        stream.readable = True
+        stream.no_ack = config.get("no_ack", False)
+        stream.duplicate_window = config.get("duplicate_window", 0) / 1e9
+        stream.last_seq = max(stream.last_seq, info.state["last_seq"])
+        stream.weak = weaknesses(
+            config, consumers=info.state["consumer_count"], can_batch=can_batch
+        )
+        if self._remember(info.name, info.subjects):
+            self._unsaved.add(info.name)
+        if stream.met:
+            self._say(stream)
+        return stream
 
-    def forget(self, stream: Stream) -> None:
-        """Look the stream up anew when its next event comes."""
-        self._asked.pop(stream.name, None)
-        self._forget_subjects()
+    def meet(self, stream: Stream) -> None:
+        """Note that an event goes to ``stream``; log its path and what it puts at risk, once."""
+        if not stream.met:
+            stream.met = True
+            self._say(stream)
 
-    async def inspect(self, name: str) -> Route:
-        """Ask what ``name`` is like. If it can't say, it is believed to be as it was, and away."""
-        try:
-            return self.learn(await stream_info(self._connection, name, self._timeout))
-        except DeniedError:
-            return self._hidden(name)
-        except RejectedError as no:
-            if no.code == STREAM_NOT_FOUND:
-                return Unknown(f"{out(name)}: just deleted", no.code)
-            self.out_of_reach(name, f"{out(name)}: {no}")
-        except NoAnswerError as silence:
-            self.out_of_reach(name, f"{out(name)} has no leader: {silence}")
-        return self._known.get(name)
-
-    async def explain(self, stream: Stream, subject: str) -> Held | Unknown:
-        """Find out why nobody answered an event published to ``stream`` on ``subject``.
-
-        A ``Held`` by the stream itself speaks of all of it, any other outcome of the subject only.
-        """
-        by = out(stream.name)
-        try:
-            names = await streams_of(self._connection, subject, _ASK_AGAIN_TIMEOUT)
-        except (DeniedError, RejectedError, NoAnswerError) as why:
-            return Held(by, f"{by}: nobody takes its messages, nor says why: {why}", NO_RESPONDERS)
-        if stream.name in names:
-            return Held(by, f"{by} has no leader", NO_RESPONDERS)
-        self.forget(stream)
-        if names:
-            return Unknown(f"{subject} has moved from {by} to {out(names[0])}")
-        return await self._lost(stream, subject)
-
-    async def _resolve(self, subject: str) -> Route:
-        """Find where ``subject`` goes. An Unknown is not remembered, the others for a while."""
-        if anyio.current_time() < self._routes_until.get(subject, 0.0):
-            return self._routes[subject]
-        route = self._judge(subject) or self._match(subject) or await self._ask(subject)
-        if isinstance(route, Unknown):
-            return route
-        if len(self._routes) >= _MOST_SUBJECTS:
-            self._forget_subjects()
-        self._routes[subject] = route
-        if not isinstance(route, Stream):
-            lasts = _REFUSAL_LASTS if isinstance(route, Refused) else _OUTAGE_LASTS
-            self._routes_until[subject] = anyio.current_time() + lasts
-        return route
-
-    def _forget_subjects(self) -> None:
-        self._routes.clear()
-        self._routes_until.clear()
-
-    def _judge(self, subject: str) -> Refused | None:
-        fault = fault_of(subject) or line_fault(subject, self._connection.inbox)
-        return Refused(fault) if fault else None
-
-    def _match(self, subject: str) -> Stream | None:
-        for stream in self._asked.values():
-            if stream.captures(subject):
-                return stream
-        return self._known.held(subject)
-
-    async def _ask(self, subject: str) -> Route:
-        names = await self._names(subject)
-        if names is None:
-            return self._hidden(HIDDEN)
-        if isinstance(names, Held):
-            return names
-        if names:
-            return await self.inspect(names[0])
-        once = self._known.once(subject)
-        if once is None:
-            return Refused(f"no stream captures {subject}: create one or set RELAY_STREAM_CREATE")
-        lost = await self._lost(once, subject)
-        if lost.by != out(once.name):
-            return lost
-        once.takes_nothing(lost.reason, anyio.current_time(), code=lost.code)
-        return once
-
-    async def _names(self, subject: str) -> list[str] | Held | None:
-        """Name the streams that capture ``subject``; None where that is hidden."""
-        now = anyio.current_time()
-        if self._nobody_says is not None and now < self._silent_until:
-            return self._nobody_says
-        timeout = self._timeout if self._nobody_says is None else _ASK_AGAIN_TIMEOUT
-        try:
-            names = await streams_of(self._connection, subject, timeout)
-        except DeniedError:
-            return None
-        except (RejectedError, NoAnswerError) as why:
-            took = anyio.current_time() - now
-            self._silent_until = now + took + max(took, _SILENCE_LASTS_LEAST)
-            reason = f"nobody can say which stream captures {subject}: {why}"
-            self._nobody_says = Held(out(HIDDEN), reason)
-            return self._nobody_says
-        self._nobody_says = None
-        return names
-
-    async def _lost(self, once: Stream, subject: str) -> Held:
-        """Say what became of the stream that captured ``subject``, now that nobody does."""
-        by = out(once.name)
-        try:
-            info = await stream_info(self._connection, once.name, _ASK_AGAIN_TIMEOUT)
-        except RejectedError as no:
-            if no.code != STREAM_NOT_FOUND:
-                return Held(by, f"{by}: {no}", no.code)
-            return Held(by, f"{by} is gone: make it again, with its subjects", STREAM_NOT_FOUND)
-        except (DeniedError, NoAnswerError) as why:
-            return Held(by, f"{by} does not capture {subject} any more: {why}")
-        self.learn(info)
-        reason = f"{by} does not capture {subject} any more: add it to its subjects again"
-        return Held(f"lost subjects of {once.name}", reason)
-
-    def _hidden(self, name: str) -> Stream:
-        if name not in self._asked:
-            stream = self._asked[name] = self._known.get(name)
+    def second_capture(self, name: str) -> None:
+        """Warn, once for each, that another stream stores what we publish as well."""
+        if (name, "") not in self._warned and len(self._warned) < _MOST_FOUND:
+            self._warned.add((name, ""))
             log.warning(
-                "the permissions hide the streams: no fast ingest and no check of their limits; "
-                "allow $JS.API.STREAM.NAMES and $JS.API.STREAM.INFO.*",
+                "stream %s of another domain answers for what the relay publishes: two streams "
+                "capture the same subjects; its answers prove nothing",
+                name,
                 extra={"stream": name},
             )
-            self._known.choose(stream)
-        return self._asked[name]
+
+    def _remember(self, name: str, filters: Collection[str]) -> bool:
+        """Add filters that ``name`` had; True if one is new."""
+        ever = self._ever.setdefault(name, set())
+        new = set(filters) - ever
+        for each in new:
+            ever.add(each)
+            self._once.add(each, name)
+        return bool(new)
+
+    def _say(self, stream: Stream) -> None:
+        name = stream.name or "?"
+        if self._paths.get(name) != stream.path:
+            self._paths[name] = stream.path
+            extra = {"stream": name, "path": stream.path}
+            log.info("publishing by %s", stream.path, extra=extra)
+        for weak, remedy in stream.weak:
+            if (name, weak) not in self._warned:
+                self._warned.add((name, weak))
+                hint = weak.startswith("allow_batched")
+                extra = {"stream": name, "weakness": weak, "remedy": remedy}
+                level = logging.INFO if hint else logging.WARNING
+                log.log(level, "stream %s: %s; %s", name, weak, remedy, extra=extra)

@@ -4,15 +4,13 @@ A weakness is a warning, for the stream still takes events: it is its owner's ch
 worth. Only ``no_ack`` is none: a stream that never answers can't be relayed to at all.
 """
 
-from typing import Any
+from relay.jetstream.answers import Json
 
 MIN_DUPLICATE_WINDOW_NS = 120_000_000_000
 """Two minutes: the server's default, and what a take-over with its retries needs."""
 
-Config = dict[str, Any]
 
-
-def weaknesses(config: Config, *, consumers: int, can_batch: bool) -> list[tuple[str, str]]:
+def weaknesses(config: Json, *, consumers: int, can_batch: bool) -> list[tuple[str, str]]:
     """List (what is weak, what to do about it) for a stream's configuration.
 
     Args:
@@ -20,14 +18,15 @@ def weaknesses(config: Config, *, consumers: int, can_batch: bool) -> list[tuple
         consumers: how many consumers the stream has.
         can_batch: the server knows fast ingest.
     """
-    return [*_durability(config), *_limits(config), *_interest(config, consumers)] + (
+    found = [*_durability(config), *_limits(config), *_interest(config, consumers)]
+    return [*found, *_forgetting(config)] + (
         [("allow_batched is off", "set allow_batched for the fast ingest path")]
         if can_batch and not config.get("allow_batched")
         else []
     )
 
 
-def _durability(config: Config) -> list[tuple[str, str]]:
+def _durability(config: Json) -> list[tuple[str, str]]:
     found = []
     if config.get("storage") == "memory":
         found.append(("memory storage: a restart loses it", "make it anew with file storage"))
@@ -42,7 +41,7 @@ def _durability(config: Config) -> list[tuple[str, str]]:
     return found
 
 
-def _limits(config: Config) -> list[tuple[str, str]]:
+def _limits(config: Json) -> list[tuple[str, str]]:
     found = []
     limits = {
         name: config.get(name) or 0
@@ -68,10 +67,14 @@ def _limits(config: Config) -> list[tuple[str, str]]:
         )
     if config.get("sealed"):
         found.append(("it is sealed: it takes no message", "publish to another stream"))
+    if config.get("allow_msg_counter"):
+        found.append(
+            ("it counts (allow_msg_counter): it takes no event", "publish to another stream")
+        )
     return found
 
 
-def _interest(config: Config, consumers: int) -> list[tuple[str, str]]:
+def _interest(config: Json, consumers: int) -> list[tuple[str, str]]:
     retention = config.get("retention", "limits")
     if retention == "interest" and consumers == 0:
         return [
@@ -83,3 +86,18 @@ def _interest(config: Config, consumers: int) -> list[tuple[str, str]]:
     if retention == "workqueue" and consumers == 0:
         return [("workqueue retention without a consumer", "make its consumer")]
     return []
+
+
+def _forgetting(config: Json) -> list[tuple[str, str]]:
+    """Find what makes a restarted server forget message ids: it learns them from what is left."""
+    reasons = [
+        f"{retention} retention"
+        for retention in ("workqueue", "interest")
+        if config.get("retention") == retention
+    ]
+    if (config.get("max_msgs_per_subject") or 0) > 0:
+        reasons.append("max_msgs_per_subject")
+    if not reasons:
+        return []
+    what = f"{' and '.join(reasons)}: after a server's restart a repeat may be stored again"
+    return [(what, "have consumers expect repeats, or keep messages for the duplicate window")]

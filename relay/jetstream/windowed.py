@@ -1,16 +1,24 @@
 """The windowed path: plain publishing with our own answers, one in flight of each key.
 
 Works with any JetStream. Up to ``window`` messages are in flight; their answers come to
-``<inbox>.<token>.<place>`` and are parsed as they arrive. What may go next is ``KeyOrder``'s
-decision; the rest of this file is bytes and waiting.
+``<inbox>.<token>.<place>`` and are parsed as they arrive. What may go next is the decision of
+``KeyChains`` (R-ORDER); what an answer proves, that of ``answers`` (R-LOSS); each chunk goes
+through ``Sender`` (R-TERM). The rest of this file is bytes and waiting.
 
-Authoritative: the PubAck of each message. On failure:
+    PubAck ──new, or of an id of our own──► Stored: the next of its key may go
+           └─duplicate of a producer's key─► ours? ──► Stored, as above     (R-ONCE)
+                                             └─no────► collision: its key's later ones wait
+
+On failure:
 
 * an event refused, here or by the server: those behind it of its key are never sent;
-* a subject that takes nothing: what is unsent of it shares the outcome;
+* a subject that takes nothing, or is forbidden: what is unsent of it shares the outcome. A PubAck
+  that comes all the same beats the denial;
+* nobody takes a subject's messages: the same; if nothing else is answered, a few such end the call;
 * an answer that says "the stream takes nothing now": nothing more is sent, what is unsent shares
   the outcome, and what is in flight still gets its own answer;
-* no answer at all for ``ack_timeout``: a verdict of silence on what is in flight and unsent;
+* two answers to one token that can't both be true: the event is Unknown;
+* no answer at all for ``ack_timeout``: see ``_Window.give_up``;
 * the connection is lost: the outcomes not yet known stay None, and the caller raises the outage.
 """
 
@@ -20,51 +28,60 @@ import anyio
 import anyio.lowlevel
 
 from relay.core.event import Event
-from relay.core.ordering import WAITS, KeyOrder
-from relay.core.outcome import Outcome, Refused, Stored
+from relay.core.order import WAITS, KeyChains
+from relay.core.outcome import Held, Outcome, Refused, Stored, Unknown
 from relay.failpoints import reach
-from relay.jetstream.answers import (
-    WHOLE_STREAM,
-    Kind,
-    Sent,
-    Verdict,
-    forbidden,
-    read_puback,
-    silence,
-)
-from relay.jetstream.connection import Connection
+from relay.jetstream.answers import Elsewhere, read_puback
+from relay.jetstream.connection import Sender
+from relay.jetstream.duplicates import UNDECIDED, Concluded, Duplicates
+from relay.jetstream.error_codes import FORBIDDEN, WHOLE_STREAM, Kind, Verdict, silent
 from relay.jetstream.frames import CHUNK_BYTES, CHUNK_EVENTS, frame_of
-from relay.jetstream.known import Stream
+from relay.jetstream.options import BusOptions
+from relay.jetstream.sent import Sent
+from relay.jetstream.streams import Stream
+
+_MOST_QUIET = 8
+"""Subjects that nobody answers for, and nothing stored, after which no more are tried."""
+
+_LAST_WORD = 1.0
+"""s for the stream's own answer where all that is in flight has one by another of its domain."""
+
+_LOOK, _LONGEST_PLACE = b".look", 10
 
 
 async def publish_windowed(
-    connection: Connection,
+    sender: Sender,
     stream: Stream,
     events: Sequence[Event],
     *,
     max_bytes: int,
-    window: int,
+    options: BusOptions,
     ack_timeout: float,
 ) -> Sent:
     """Publish ``events``, all of ``stream``, in order of each key."""
-    exchange = _Window(stream.name, events, max_bytes)
-    with connection.exchange(exchange) as token:
-        exchange.inbox = f"{connection.inbox}.{token}."
+    connection = sender.connection
+    duplicates = Duplicates(stream, events, options, connection.max_payload)
+    window = _Window(stream, events, max_bytes, duplicates)
+    with connection.exchange(window) as token:
+        window.inbox = f"{connection.inbox}.{token}."
         with anyio.CancelScope() as scope:
-            while exchange.open:
-                scope.deadline = anyio.current_time() + ack_timeout
-                frames = exchange.frames(window)
+            while window.open:
+                frames = window.frames(options.window)
                 if frames:
-                    connection.wire.write(frames)
+                    await sender.write(frames, scope)
+                    scope.deadline = anyio.current_time() + ack_timeout
                     await connection.wire.drain()
                     await anyio.lowlevel.checkpoint()
-                    if not exchange.unsent:
+                    if not window.unsent:
                         reach("after send")
-                elif exchange.open:
-                    await exchange.progress()
+                elif window.open:
+                    patience = window.patience(ack_timeout)
+                    if patience is not None:
+                        scope.deadline = anyio.current_time() + patience
+                    await window.progress()
         if scope.cancelled_caught:
-            exchange.give_up(silence(stream.name, ack_timeout))
-    return Sent(exchange.outcomes, exchange.verdict, exchange.verdict_on)
+            window.give_up(ack_timeout)
+    return window.sent
 
 
 class _Window:
@@ -73,47 +90,74 @@ class _Window:
     ``unsent`` counts the events that may still be sent, now or once their key's turn comes.
     """
 
-    def __init__(self, stream: str, events: Sequence[Event], max_bytes: int) -> None:
-        self.outcomes: list[Outcome | None] = [None] * len(events)
-        self.verdict: Verdict | None = None
-        self.verdict_on = ""
+    def __init__(
+        self,
+        stream: Stream,
+        events: Sequence[Event],
+        max_bytes: int,
+        duplicates: Duplicates,
+    ) -> None:
+        self._outcomes: list[Outcome | None] = [None] * len(events)
+        self.sent = Sent(self._outcomes)
         self.inbox = ""
         self.unsent = len(events)
         self.answered: Callable[[bytes, bytes, bytes | None], None] = self._first_answer
         self._stream = stream
+        self._name = stream.name
         self._events = events
         self._max_bytes = max_bytes
-        self._order = KeyOrder([event.key for event in events])
+        self._duplicates = duplicates
+        self._quick = stream.asked.quick
+        self._chains = KeyChains([event.key for event in events])
         self._in_flight: set[int] = set()
-        self._out: dict[str, Outcome] = {}
+        self._stop: dict[str, Outcome] = {}
+        self._denied: set[int] = set()
+        self._elsewhere: dict[int, str] = {}
+        self._stored_any = False
         self._lost = False
+        self._halted = False
         self._changed: anyio.Event | None = None
+        self._waiting = (-1, -1, False)
 
     @property
     def open(self) -> bool:
         """Whether anything is left to send or to wait for."""
-        return not self._lost and bool(self._in_flight or self._order.ready)
+        return not self._lost and bool(self._in_flight or self._chains.ready or self._duplicates)
+
+    def patience(self, usual: float) -> float | None:
+        """Return the s to wait for the next answer; None if the last one settled nothing."""
+        others = self._elsewhere.keys()
+        only_others = bool(others) and self._in_flight <= others and not self._duplicates
+        before = self._waiting
+        self._waiting = len(self._in_flight), len(self._duplicates), only_others
+        if self._waiting == before:
+            return None
+        return min(usual, _LAST_WORD) if only_others else usual
+
+    # Sending.
 
     def frames(self, window: int) -> bytes:
         """Take what may be sent now, at most a chunk, as bytes; b"" if the window is full."""
-        ready, events, inbox, out = self._order.ready, self._events, self.inbox, self._out
-        max_bytes = self._max_bytes
-        parts: list[bytes] = []
-        room, size = min(CHUNK_EVENTS, window - len(self._in_flight)), 0
+        ready, events, inbox, stop = self._chains.ready, self._events, self.inbox, self._stop
+        max_bytes, in_flight = self._max_bytes, self._in_flight
+        parts = self._duplicates.questions(inbox) if self._duplicates else []
+        asked = len(parts)
+        room, size = min(CHUNK_EVENTS, window - len(in_flight)), 0
         while ready and room > 0 and size < CHUNK_BYTES:
             place = ready.popleft()
-            if out and events[place].subject in out:
-                self._end(place, out[events[place].subject])
+            event = events[place]
+            if stop and event.subject in stop:
+                self._end(place, stop[event.subject])
                 continue
-            frame = frame_of(events[place], f"{inbox}{place}", max_bytes)
+            frame = frame_of(event, f"{inbox}{place}", max_bytes)
             if isinstance(frame, Refused):
                 self._end(place, frame)
                 continue
             parts.append(frame)
-            self._in_flight.add(place)
+            in_flight.add(place)
             room -= 1
             size += len(frame)
-        self.unsent -= len(parts)
+        self.unsent -= len(parts) - asked
         return b"".join(parts)
 
     async def progress(self) -> None:
@@ -122,12 +166,38 @@ class _Window:
         await self._changed.wait()
         self._changed = None
 
-    def give_up(self, verdict: Verdict) -> None:
-        """Nothing more will come: whatever has no outcome gets this one."""
-        self._in_flight.clear()
-        if self.verdict is None:
-            self._halt(verdict, "")
-        self.outcomes = [each or verdict.outcome for each in self.outcomes]
+    def give_up(self, seconds: float) -> None:
+        """Nothing more will come. What that means depends on what did come.
+
+        Was another event of the subject answered, this one is Unknown; if not, but another subject
+        was, the subject is silent; if nothing was, the stream is, and the caller asks why.
+        """
+        self.sent.timed_out = seconds
+        events, outcomes = self._events, self._outcomes
+        if self.sent.verdict is not None:
+            self.sent.fill(self.sent.verdict.outcome)
+            return
+        answered = {
+            events[place].subject
+            for place, outcome in enumerate(outcomes)
+            if isinstance(outcome, Stored) or (outcome is not None and outcome.code)
+        }
+        waiting = {*self._in_flight, *self._duplicates}
+        self._in_flight = set()
+        why = Held(silent(self._stream.name), f"no answer within {seconds:g} s")
+        unknown = Unknown(f"no answer within {seconds:g} s, though others of its subject have one")
+        for place in sorted(waiting):
+            subject = events[place].subject
+            if place in self._duplicates or subject in answered:
+                self._settle(place, UNDECIDED if place in self._duplicates else unknown)
+            else:
+                if place in self._elsewhere:
+                    self.sent.moved[subject] = self._elsewhere[place]
+                self.sent.quiet[subject] = why
+                self._settle(place, why)
+        self.sent.fill(Unknown("not sent: others of the stream had no answer") if answered else why)
+
+    # Answers.
 
     def _first_answer(self, rest: bytes, payload: bytes, headers: bytes | None) -> None:
         reach("before ack")
@@ -135,27 +205,73 @@ class _Window:
         self._answer(rest, payload, headers)
 
     def _answer(self, rest: bytes, payload: bytes, headers: bytes | None) -> None:
+        if not rest.isdigit() or len(rest) >= _LONGEST_PLACE:
+            if rest.endswith(_LOOK):
+                self._message(rest[: -len(_LOOK)], payload, headers)
+            return
         place = int(rest)
-        if place not in self._in_flight:
-            return
-        answer = read_puback(payload, headers, self._stream)
-        if answer is None:
-            return
-        self._in_flight.discard(place)
-        if isinstance(answer, Stored):
-            self.outcomes[place] = answer
-            if self.verdict is None:
-                self._order.release(place)
+        ack = self._quick(payload)
+        if ack is not None and place in self._in_flight:
+            self._stored(place, Stored(self._name, int(ack[1]), ack[2] is not None))
         else:
-            self._take_verdict(place, answer)
+            answer = read_puback(payload, headers, self._stream.asked)
+            if answer is None:
+                return
+            if isinstance(answer, Elsewhere):
+                self._note_elsewhere(place, answer)
+            elif place not in self._in_flight:
+                self._second(place, answer)
+            elif isinstance(answer, Stored):
+                self._stored(place, answer)
+            else:
+                self._take_verdict(place, answer)
         if self._changed is not None:
             self._changed.set()
 
+    def _stored(self, place: int, stored: Stored) -> None:
+        self._in_flight.discard(place)
+        self._stored_any = True
+        if stored.duplicate and self._duplicates.concern(place, stored):
+            self._decide(self._duplicates.add(place, stored))
+        else:
+            self._release(place, stored)
+
+    def _release(self, place: int, stored: Stored) -> None:
+        self._outcomes[place] = stored
+        if not self._halted:
+            self._chains.release(place)
+
+    def _note_elsewhere(self, place: int, answer: Elsewhere) -> None:
+        """Note that another stream has answered; the one that was asked may still do so."""
+        if not answer.home:
+            self.sent.strangers.add(answer.stream)
+        elif place in self._in_flight:
+            self._elsewhere[place] = answer.stream
+
+    def _second(self, place: int, answer: Stored | Verdict) -> None:
+        """Compare a second answer to one token with the first."""
+        if place >= len(self._events):
+            return
+        before = self._outcomes[place]
+        if place in self._denied and isinstance(answer, Stored):
+            self._denied.discard(place)
+            self._outcomes[place] = answer
+        elif (isinstance(before, Stored) and _at(before) != _at(answer)) or (
+            isinstance(answer, Stored) and isinstance(before, Refused | Held)
+        ):
+            self.sent.contradicted = True
+            why = "two answers that can't both be true: two streams of that name capture it"
+            self._outcomes[place] = Unknown(why)
+
     def denied(self, subject: str, reason: str) -> None:
+        for concluded in self._duplicates.denied(subject):
+            self._decide(concluded)
         events = self._events
-        for place in [p for p in self._in_flight if events[p].subject.lower() == subject]:
+        outcome = Held(FORBIDDEN, reason)
+        for place in [p for p in self._in_flight if events[p].subject == subject]:
             self._in_flight.discard(place)
-            outcome = self._out[events[place].subject] = forbidden(reason)
+            self._denied.add(place)
+            self._stop[subject] = self.sent.found[subject] = outcome
             self._settle(place, outcome)
         self._wake()
 
@@ -164,12 +280,38 @@ class _Window:
         self._lost = True
         self._wake()
 
+    def _message(self, at: bytes, payload: bytes, headers: bytes | None) -> None:
+        """Take the answer to the question whose message a duplicate is."""
+        place = int(at) if at.isdigit() and len(at) < _LONGEST_PLACE else -1
+        self._decide(self._duplicates.answered(place, payload, headers))
+        self._wake()
+
+    def _decide(self, concluded: Concluded | None) -> None:
+        """Write down what a duplicate came to, if that is known."""
+        if concluded is None:
+            return
+        place, outcome = concluded
+        if isinstance(outcome, Stored):
+            self._release(place, outcome)
+        else:
+            self._settle(place, outcome)
+
+    # Conclusions.
+
     def _take_verdict(self, place: int, answer: Verdict) -> None:
-        self._settle(place, answer.outcome)
-        if answer.kind is Kind.SUBJECT:
-            self._out[self._events[place].subject] = answer.outcome
-        elif answer.kind in WHOLE_STREAM:
-            self._halt(answer, self._events[place].subject)
+        subject, kind, outcome = self._events[place].subject, answer.kind, answer.outcome
+        self._in_flight.discard(place)
+        self._settle(place, outcome)
+        if kind in {Kind.SUBJECT, Kind.NOBODY}:
+            assert isinstance(outcome, Held)
+            self._stop[subject] = outcome
+            (self.sent.found if kind is Kind.SUBJECT else self.sent.quiet)[subject] = outcome
+            new = self.sent.quiet.keys() - self._stream.found.keys()
+            if not self._stored_any and len(new) >= _MOST_QUIET:
+                self._halt(answer)
+        elif kind in WHOLE_STREAM:
+            self.sent.changed = self.sent.changed or kind is Kind.STREAM_CHANGED
+            self._halt(answer)
 
     def _end(self, place: int, outcome: Outcome) -> None:
         """Settle an event that is not sent at all."""
@@ -178,24 +320,31 @@ class _Window:
 
     def _settle(self, place: int, outcome: Outcome) -> None:
         """Write down that an event was not stored; those behind it of its key are not sent."""
-        self.outcomes[place] = outcome
-        if self.verdict is None:
-            behind = self._order.block(place)
+        outcomes = self._outcomes
+        outcomes[place] = outcome
+        if not self._halted:
+            behind = self._chains.block(place)
             for each in behind:
-                self.outcomes[each] = WAITS
+                outcomes[each] = WAITS
             self.unsent -= len(behind)
 
-    def _halt(self, verdict: Verdict, subject: str) -> None:
+    def _halt(self, verdict: Verdict) -> None:
         """Send nothing more: all that is not in flight shares the first such verdict."""
-        if self.verdict is not None:
+        if self._halted:
             return
-        self.verdict, self.verdict_on = verdict, subject
+        self._halted = True
+        self.sent.verdict = verdict
         self.unsent = 0
-        self._order.ready.clear()
-        for place, outcome in enumerate(self.outcomes):
-            if outcome is None and place not in self._in_flight:
-                self.outcomes[place] = verdict.outcome
+        self._chains.ready.clear()
+        outcomes = self._outcomes
+        for place, outcome in enumerate(outcomes):
+            if outcome is None and not (place in self._in_flight or place in self._duplicates):
+                outcomes[place] = verdict.outcome
 
     def _wake(self) -> None:
         if self._changed is not None:
             self._changed.set()
+
+
+def _at(answer: object) -> tuple[str, int | None] | None:
+    return (answer.stream, answer.seq) if isinstance(answer, Stored) else None

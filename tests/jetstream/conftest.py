@@ -1,6 +1,7 @@
 import base64
 import itertools
 import json
+import shutil
 import uuid
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ import pytest
 
 from relay.core.event import Event
 from relay.jetstream import BusOptions, JetStreamBus
+from tests.jetstream.credentials import Certificates
 
 CREATED_AT = datetime(2026, 3, 14, 15, 9, 26, 535897, tzinfo=UTC)
 
@@ -22,7 +24,14 @@ def make_event():
     def make(subject, *, key=None, payload=b"{}", headers=None, message_id=None):
         event_id = str(uuid.uuid4())
         return Event(
-            next(ids), event_id, message_id or event_id, subject, key, CREATED_AT, headers, payload
+            next(ids),
+            event_id,
+            message_id or f"relay-{event_id}",
+            subject,
+            key,
+            CREATED_AT,
+            headers,
+            payload,
         )
 
     return make
@@ -79,13 +88,30 @@ def look():
     return open_look
 
 
+class Granted:
+    """A permit that is always granted."""
+
+    def granted(self):
+        return True
+
+    async def renew(self):
+        raise AssertionError("nothing was to be renewed")
+
+
+class Bus(JetStreamBus):
+    """A bus whose ``publish`` needs no permit named, for tests that are about something else."""
+
+    async def publish(self, events, permit=None, *, closed=()):
+        return await super().publish(events, permit or Granted(), closed=closed)
+
+
 @pytest.fixture
 def open_bus():
     """Make a bus that is closed at the end: ``async with open_bus(url, ack_timeout=1) as bus``."""
 
     @asynccontextmanager
     async def make(*urls, **how):
-        bus = JetStreamBus(BusOptions(urls=urls, **how))
+        bus = Bus(BusOptions(urls=urls, **how))
         try:
             yield bus
         finally:
@@ -98,3 +124,12 @@ def open_bus():
 def name():
     """A stream name that no other test has; its subjects are ``<name>.>``."""
     return f"S{uuid.uuid4().hex[:10]}"
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    if shutil.which("openssl") is None:
+        pytest.skip("the openssl program makes the certificates, and is not here")
+    folder = tmp_path_factory.mktemp("certificates")
+    folder.chmod(0o755)
+    return Certificates(folder)

@@ -1,11 +1,7 @@
 """Logging in, TLS, dead and silent servers: every connection option against a real server."""
 
-import base64
-import hashlib
 import json
-import shutil
 import socket
-import subprocess
 import time
 from contextlib import asynccontextmanager
 
@@ -17,6 +13,7 @@ from relay import devstack
 from relay.core.outcome import Stored
 from relay.errors import BusOutage, SettingsError
 from relay.jetstream import BusOptions, JetStreamBus
+from tests.jetstream.credentials import make_nkey, make_operator
 
 pytestmark = pytest.mark.anyio
 
@@ -172,7 +169,7 @@ async def test_a_dead_server_is_an_outage_at_once_and_the_next_one_is_tried(
     await keeps_out(dead, "127.0.0.1")
     async with JetStreamBusOf(dead, nats_server.url) as bus:
         await bus.connect()
-        assert bus._connection.url == nats_server.url
+        assert bus._open.connection.url == nats_server.url
 
 
 async def test_a_silent_server_is_an_outage_within_the_deadline(keeps_out):
@@ -192,6 +189,40 @@ async def test_servers_that_the_cluster_tells_of_are_learned(open_bus):
             assert ("nats://u:p@127.0.0.9:4333", "127.0.0.1") in bus._servers._known
 
 
+@pytest.mark.parametrize(
+    "info",
+    [
+        "[]",
+        "7",
+        "{",
+        "{}",
+        "x" * 70_000,
+        '{"server_id": "x", "connect_urls": "' + "y" * 70_000 + '"}',
+        '{"connect_urls": ["[::1"], "max_payload": "large", "tls_required": [], "version": 7}',
+        '{"nonce": 5, "auth_required": {}}',
+    ],
+)
+async def test_whatever_a_server_says_of_itself_is_an_outage_at_worst(open_bus, info):
+    async with (
+        fake_server(info) as fake,
+        open_bus(f"nats://127.0.0.1:{fake.port}", connect_timeout=0.3) as bus,
+    ):
+        for _ in range(2):
+            with pytest.raises(BusOutage, match=str(fake.port)):
+                await bus.connect()
+
+
+async def test_addresses_that_are_none_are_left_out_of_what_a_server_says(open_bus):
+    urls = ["[::1", 7, None, "", ":4222", "host:x", "127.0.0.9:4333", "h:99999"]
+    info = {"server_id": "x", "max_payload": "7", "connect_urls": urls}
+    async with fake_server(json.dumps(info), answers=True) as fake:
+        url = f"nats://127.0.0.1:{fake.port}"
+        async with open_bus(url, ack_timeout=0.2, connect_timeout=1) as bus:
+            with pytest.raises(BusOutage, match="JetStream does not answer"):
+                await bus.connect()
+            assert [each for each, _ in bus._servers._known] == ["nats://127.0.0.9:4333", url]
+
+
 async def test_close_may_come_at_any_time_and_connect_may_follow(nats_server, open_bus):
     async with open_bus(nats_server.url) as bus:
         await bus.close()
@@ -199,7 +230,7 @@ async def test_close_may_come_at_any_time_and_connect_may_follow(nats_server, op
         await bus.close()
         await bus.close()
         await bus.connect()
-        assert bus._connection.lost is None
+        assert bus._open.connection.lost is None
 
 
 @asynccontextmanager
@@ -287,98 +318,3 @@ class socket_forward:  # noqa: N801 - a context manager
     def __exit__(self, *exc):
         self.listener.close()
         self.thread.join(timeout=10)
-
-
-class Certificates:
-    def __init__(self, folder):
-        self.folder = folder
-        self.ca = self.make_ca("ca")
-        self.other_ca = self.make_ca("other")
-        self.make_leaf("server", "subjectAltName=DNS:localhost,IP:127.0.0.1")
-        self.make_leaf("client", "extendedKeyUsage=clientAuth")
-        self.client_cert = str(folder / "client.pem")
-        self.client_key = str(folder / "client.key")
-
-    def server_config(self, more=""):
-        cert, key = self.folder / "server.pem", self.folder / "server.key"
-        return f'tls {{ cert_file: "{cert}", key_file: "{key}", {more} }}'
-
-    def openssl(self, *arguments):
-        command = ["openssl", *arguments]
-        subprocess.run(command, cwd=self.folder, check=True, capture_output=True)
-
-    def make_ca(self, ca):
-        self.openssl(
-            *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={ca}"),
-            *("-keyout", f"{ca}.key", "-out", f"{ca}.pem"),
-        )
-        return str(self.folder / f"{ca}.pem")
-
-    def make_leaf(self, leaf, extension):
-        (self.folder / f"{leaf}.ext").write_text(extension)
-        self.openssl(
-            *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={leaf}"),
-            *("-keyout", f"{leaf}.key", "-out", f"{leaf}.csr"),
-        )
-        self.openssl(
-            *("x509", "-req", "-in", f"{leaf}.csr", "-CA", "ca.pem", "-CAkey", "ca.key"),
-            *("-CAcreateserial", "-days", "2", "-extfile", f"{leaf}.ext", "-out", f"{leaf}.pem"),
-        )
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    if shutil.which("openssl") is None:
-        pytest.skip("the openssl program makes the certificates, and is not here")
-    folder = tmp_path_factory.mktemp("certificates")
-    folder.chmod(0o755)
-    return Certificates(folder)
-
-
-def make_nkey(prefix, letter):
-    seed = nkeys.encode_seed(hashlib.sha256(letter).digest(), prefix)
-    pair = nkeys.from_seed(bytearray(seed))
-    return seed.decode(), pair.public_key.decode()
-
-
-def make_operator():
-    """An operator, an account with JetStream and a user, as JWTs: what `nsc` would make."""
-    operator_seed, operator = make_nkey(nkeys.PREFIX_BYTE_OPERATOR, b"o")
-    account_seed, account = make_nkey(nkeys.PREFIX_BYTE_ACCOUNT, b"a")
-    user_seed, user = make_nkey(nkeys.PREFIX_BYTE_USER, b"j")
-    limits = {
-        **dict.fromkeys(("subs", "data", "payload", "conn", "leaf", "imports", "exports"), -1),
-        **dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1),
-        "wildcards": True,
-    }
-    operator_jwt = sign(operator_seed, operator, operator, {"type": "operator", "version": 2})
-    claims = {"type": "account", "version": 2, "limits": limits}
-    account_jwt = sign(operator_seed, operator, account, claims)
-    claims = {"type": "user", "version": 2, "pub": {}, "sub": {}}
-    claims.update(dict.fromkeys(("subs", "data", "payload"), -1))
-    _, system = make_nkey(nkeys.PREFIX_BYTE_ACCOUNT, b"s")
-    no_storage = {name: limit for name, limit in limits.items() if "storage" not in name}
-    system_claims = {"type": "account", "version": 2, "limits": no_storage}
-    system_jwt = sign(operator_seed, operator, system, system_claims)
-    user_jwt = sign(account_seed, account, user, claims)
-    rule = "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n"
-    creds = rule.format(user_jwt)
-    creds += f"-----BEGIN USER NKEY SEED-----\n{user_seed}\n------END USER NKEY SEED------\n"
-    config = (
-        f"operator: {operator_jwt}\nresolver: MEMORY\n"
-        f"resolver_preload: {{ {account}: {account_jwt}, {system}: {system_jwt} }}\n"
-        f"system_account: {system}\n"
-    )
-    return {"creds": creds, "config": config}
-
-
-def sign(seed, issuer, subject, claims):
-    def encoded(data):
-        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-    head = encoded(b'{"typ":"JWT","alg":"ed25519-nkey"}')
-    body = {"iss": issuer, "sub": subject, "iat": 1700000000, "name": "t", "nats": claims}
-    body["jti"] = hashlib.sha256(json.dumps(body).encode()).hexdigest()[:26]
-    signed = f"{head}.{encoded(json.dumps(body).encode())}"
-    signature = nkeys.from_seed(bytearray(seed.encode())).sign(signed.encode())
-    return f"{signed}.{encoded(signature)}"

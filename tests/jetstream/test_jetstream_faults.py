@@ -10,9 +10,9 @@ import anyio
 import pytest
 
 from relay import devstack
-from relay.core.ordering import WAITS
+from relay.core.order import WAITS
 from relay.core.outcome import Held, Stored
-from relay.errors import BusOutage
+from relay.errors import BusLoginRefused, BusOutage
 from tests.jetstream.proxy import proxy_to, until
 
 pytestmark = pytest.mark.anyio
@@ -26,6 +26,7 @@ def batched(request):
 async def test_a_server_killed_in_mid_page_is_an_outage_and_a_retry_stores_no_second_copy(
     look, open_bus, make_event, name, batched
 ):
+    # R-ONCE, R-ORDER
     with devstack.nats_server() as server:
         async with open_bus(server.url) as bus:
             async with look(server.url) as seen:
@@ -106,7 +107,7 @@ async def test_a_frozen_server_is_noticed_within_six_seconds_idle_and_publishing
             proxy.freeze()
             frozen = time.monotonic()
             with anyio.move_on_after(20):
-                while bus._connection.lost is None:
+                while bus._open.connection.lost is None:
                     if page:
                         with pytest.raises(BusOutage):
                             await bus.publish(page)
@@ -131,7 +132,7 @@ async def test_an_idle_connection_to_a_frozen_server_is_given_up(nats_server, op
         url = f"nats://127.0.0.1:{proxy.port}"
         async with open_bus(url, ping_interval=0.1, connect_timeout=0.3) as bus:
             await bus.connect()
-            connection = bus._connection
+            connection = bus._open.connection
             proxy.freeze()
 
             async def lost():
@@ -146,6 +147,7 @@ async def test_an_idle_connection_to_a_frozen_server_is_given_up(nats_server, op
 async def test_nothing_is_sent_after_close(
     nats_server, look, open_bus, make_event, name, *, batched
 ):
+    # R-TERM
     async with look(nats_server.url) as seen, proxy_to(nats_server.port) as proxy:
         await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
         async with open_bus(f"nats://127.0.0.1:{proxy.port}", ack_timeout=60) as bus:
@@ -154,7 +156,7 @@ async def test_nothing_is_sent_after_close(
             proxy.freeze()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_expect_outage, bus, page)
-                transport = bus._connection.wire._writer().transport
+                transport = bus._open.connection.wire._writer().transport
 
                 async def stuck():
                     return transport.get_write_buffer_size() > 0
@@ -180,7 +182,7 @@ async def test_a_server_that_shuts_down_slowly_is_left_at_once(look, open_bus, m
     with devstack.nats_server(config=config) as server:
         async with open_bus(server.url) as bus:
             await bus.connect()
-            connection = bus._connection
+            connection = bus._open.connection
             os.kill(server.pid, signal.SIGUSR2)
 
             async def lost():
@@ -200,7 +202,7 @@ async def test_after_an_outage_the_next_server_is_tried(look, open_bus, make_eve
                 while True:
                     try:
                         await bus.connect()
-                        if bus._connection.url == second.url:
+                        if bus._open.connection.url == second.url:
                             break
                     except BusOutage:
                         pass
@@ -240,15 +242,15 @@ async def test_a_forbidden_subject_is_named_and_the_others_flow(
             started = time.monotonic()
             outcomes = await bus.publish(page)
             assert time.monotonic() - started < 5
-            said = f'permissions violation for publish to "{name.lower()}.bad"'
-            held = Held("permissions", said)
+            said = f'Permissions Violation for Publish to "{name}.Bad"'
+            held = Held("forbidden subjects", said)
             assert outcomes[1] == held
             assert all(isinstance(outcomes[i], Stored) for i in (0, 2))
             assert outcomes[3:6] == [WAITS, held, WAITS]
             assert all(isinstance(outcome, Stored) for outcome in outcomes[6:506])
             assert set(outcomes[506:]) == {held}
             assert await bus.publish(page[1:2]) == [held]
-            assert bus._connection.lost is None
+            assert bus._open.connection.lost is None
             assert await seen.count(name) == 2 + 500
         assert [record.reason for record in caplog.records if "forbids" in record.msg] == [said]
 
@@ -260,7 +262,7 @@ async def test_a_permission_that_is_given_back_is_used_within_two_seconds(
         await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
         async with open_bus(server.url, user="relay", password="pw") as bus:
             page = [make_event(f"{name}.a", key="k") for _ in range(3)]
-            assert (await bus.publish(page))[0].by == "permissions"
+            assert (await bus.publish(page))[0].by == "forbidden subjects"
             reload(server, '[">"]')
 
             async def stored():
@@ -281,7 +283,7 @@ def reload(server, publish, subscribe='["_INBOX.>"]'):
     os.kill(server.pid, signal.SIGHUP)
 
 
-async def test_an_inbox_that_is_forbidden_is_an_outage_with_its_remedy(
+async def test_an_inbox_that_is_forbidden_is_refused_with_its_remedy(
     look, open_bus, make_event, name
 ):
     async with forbidding(look, '[">"]', '["_MINE.>"]') as (server, seen):
@@ -289,7 +291,7 @@ async def test_an_inbox_that_is_forbidden_is_an_outage_with_its_remedy(
         who = {"user": "relay", "password": "pw"}
         async with open_bus(server.url, **who) as bus:
             started = time.monotonic()
-            with pytest.raises(BusOutage, match="set RELAY_NATS_INBOX_PREFIX"):
+            with pytest.raises(BusLoginRefused, match="set RELAY_NATS_INBOX_PREFIX"):
                 await bus.connect()
             assert time.monotonic() - started < 2
         async with open_bus(server.url, inbox_prefix="_MINE", **who) as bus:
@@ -302,9 +304,10 @@ async def test_where_the_streams_are_hidden_events_still_flow_by_the_windowed_pa
 ):
     async with forbidding(look, f'["{name}.>"]') as (server, seen):
         await seen.make_stream(name, [f"{name}.>"])
-        async with open_bus(server.url, user="relay", password="pw") as bus:
+        how = {"user": "relay", "password": "pw", "stream_subjects": (f"{name}.>",)}
+        async with open_bus(server.url, **how) as bus:
             outcomes = await bus.publish([make_event(f"{name}.a") for _ in range(3)])
-            assert all(isinstance(outcome, Stored) for outcome in outcomes)
+            assert [outcome.stream for outcome in outcomes] == [name] * 3
             assert bus.paths == {"?": "windowed"}
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.event import Event
-from relay.core.outcome import Held, Refused, Stored, Unknown
-from relay.jetstream.answers import KINDS, Kind, judge, read_puback, silence
+from relay.core.outcome import Held, Refused, Unknown
+from relay.jetstream.error_codes import KINDS, Kind, judge
 from relay.jetstream.frames import frame_of, instant, line_fault
 from relay.jetstream.weaknesses import weaknesses
 
@@ -64,42 +64,11 @@ def test_a_subject_that_the_control_line_can_not_hold_is_measured_in_bytes():
     assert "too long" in line_fault("ä" * 2005, "_INBOX.x")
 
 
-@pytest.mark.parametrize(
-    ("payload", "headers", "answer"),
-    [
-        (b'{"stream":"S","seq":7}', None, Stored(7, duplicate=False)),
-        (b'{"stream":"S", "seq":7}', None, Stored(7, duplicate=False)),
-        (b'{"stream":"S","seq":7,"duplicate": true}', None, Stored(7, duplicate=True)),
-        (b'{"stream":"S","domain":"hub","seq":7}', None, Stored(7, duplicate=False)),
-        (b'{"stream":"S","seq":7,"future":[1]}', b"NATS/1.0\r\n\r\n", Stored(7, duplicate=False)),
-    ],
-)
-def test_every_shape_of_puback_is_read(payload, headers, answer):
-    assert read_puback(payload, headers, "S") == answer
-
-
-@pytest.mark.parametrize(
-    ("payload", "headers"),
-    [
-        (b"", None),
-        (b"[]", None),
-        (b'"x"', None),
-        (b"{}", None),
-        (b"OK", None),
-        (b"{", None),
-        (b'{"seq":"x"}', None),
-        (b'{"error":1}', None),
-        (b"", b"NATS/1.0 408 Timeout\r\n\r\n"),
-    ],
-)
-def test_what_is_no_puback_says_nothing(payload, headers):
-    assert read_puback(payload, headers, "S") is None
-
-
 REFUSED = "refused"
 UNKNOWN = "unknown"
 OUT = "stream S"
 FULL_SUBJECT = "full subjects of S"
+SILENT = "silent subjects of S"
 
 ANSWERS = {
     # The event.
@@ -108,7 +77,6 @@ ANSWERS = {
     (10166, "per-message TTL is disabled"): REFUSED,
     (10165, "invalid per-message TTL"): REFUSED,
     (10111, "rollup not permitted"): REFUSED,
-    (10168, "message counters is disabled"): REFUSED,
     (10188, "message schedules is disabled"): REFUSED,
     (10227, "forbidden header"): REFUSED,
     (10071, "wrong last sequence: 7"): REFUSED,
@@ -116,7 +84,11 @@ ANSWERS = {
     (10070, "wrong last msg ID: x"): REFUSED,
     (10060, "expected stream does not match"): REFUSED,
     # The stream, its account or its server.
-    (503, "no responders"): OUT,
+    (503, "no responders"): SILENT,
+    (10168, "message counters is disabled"): OUT,
+    (10169, "message counter increment is missing"): OUT,
+    (10170, "message counter increment is invalid"): OUT,
+    (10171, "message counter is not allowed to contain payload"): OUT,
     (10109, "invalid operation on sealed stream"): OUT,
     (10035, "account not found"): OUT,
     (10039, "JetStream not enabled for account"): OUT,
@@ -135,7 +107,7 @@ ANSWERS = {
     (10008, "JetStream system temporarily unavailable"): OUT,
     (10009, "JetStream cluster can not handle request"): OUT,
     (10063, "expected stream sequence does not match"): OUT,
-    (10059, "stream not found"): OUT,
+    (10059, "stream not found"): SILENT,
     (10167, "too many requests"): OUT,
     (10210, "atomic publish too many inflight"): OUT,
     (10211, "batch publish too many inflight"): OUT,
@@ -152,7 +124,7 @@ ANSWERS = {
 @pytest.mark.parametrize(("answer", "meaning"), ANSWERS.items(), ids=str)
 def test_every_error_is_judged_by_its_code_and_doubt_is_not_a_refusal(answer, meaning):
     code, text = answer
-    outcome = judge(code, text, "S").outcome
+    outcome = judge(code, text, "S", "S").outcome
     assert outcome.code == code
     assert text in outcome.reason
     if isinstance(outcome, Held):
@@ -164,12 +136,13 @@ def test_every_error_is_judged_by_its_code_and_doubt_is_not_a_refusal(answer, me
 
 def test_where_the_streams_are_hidden_an_outage_is_believed_of_one_subject_only():
     for code, kind in KINDS.items():
-        verdict = judge(code, "text", "?")
+        verdict = judge(code, "text", "S", "")
         if isinstance(verdict.outcome, Held):
-            assert (verdict.kind, verdict.outcome.by) == (Kind.SUBJECT, "stream ?")
+            assert verdict.kind in {Kind.SUBJECT, Kind.NOBODY}
+            assert verdict.outcome.by in {"stream S", "silent subjects of S"}
         else:
             assert verdict.kind in {kind, Kind.SUBJECT}
-    assert silence("?", 5).outcome.by == "stream ?"
+    assert judge(503, "text", "", "").outcome.by == "silent subjects"
 
 
 GOOD = {"storage": "file", "num_replicas": 3, "duplicate_window": 120_000_000_000}
@@ -185,11 +158,15 @@ GOOD = {"storage": "file", "num_replicas": 3, "duplicate_window": 120_000_000_00
         ({"max_msgs": 5, "discard": "old"}, ["limits that delete"]),
         ({"max_msgs": 5, "discard": "new"}, []),
         ({"max_age": 5, "discard": "new"}, ["limits that delete"]),
-        ({"max_msgs_per_subject": 1}, ["limits that delete"]),
+        (
+            {"max_msgs_per_subject": 1},
+            ["limits that delete", "max_msgs_per_subject: after a server's restart"],
+        ),
         ({"duplicate_window": 60_000_000_000}, ["a duplicate window of 60 s"]),
-        ({"retention": "interest"}, ["interest retention without"]),
-        ({"retention": "workqueue"}, ["workqueue retention without"]),
+        ({"retention": "interest"}, ["interest retention without", "interest retention: after"]),
+        ({"retention": "workqueue"}, ["workqueue retention without", "workqueue retention: after"]),
         ({"sealed": True}, ["it is sealed"]),
+        ({"allow_msg_counter": True}, ["it counts"]),
         ({"max_msgs": -1, "max_bytes": -1, "max_age": 0}, []),
     ],
 )
@@ -203,6 +180,7 @@ def test_each_weakness_of_a_stream_is_found_with_a_remedy(config, weak):
 
 def test_interest_with_consumers_is_no_weakness_and_batches_are_a_hint():
     config = {**GOOD, "retention": "interest"}
-    assert weaknesses(config, consumers=1, can_batch=False) == []
-    (hint,) = weaknesses(config, consumers=1, can_batch=True)
+    ((forgets, _),) = weaknesses(config, consumers=1, can_batch=False)
+    assert forgets.startswith("interest retention: after a server's restart")
+    (hint,) = weaknesses(GOOD, consumers=1, can_batch=True)
     assert hint[0] == "allow_batched is off"

@@ -6,18 +6,18 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from relay.core.ordering import WAITS
+from relay.core.order import WAITS
 from relay.core.outcome import Held, Refused, Stored
 from relay.errors import BusLoginRefused, BusOutage
-from relay.jetstream import api, fast_ingest, outgoing, streams, windowed
-from relay.jetstream.api import NoAnswerError
+from relay.jetstream import batch, delivery, fast_ingest, windowed
+from relay.jetstream.api import Api, NoAnswerError
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["fast ingest", "windowed"])
+@pytest.fixture(params=[True, False], ids=["fast ingest", "windowed"])
 def batched(request):
-    return request.param == "fast ingest"
+    return request.param
 
 
 @pytest.fixture
@@ -63,6 +63,7 @@ async def back_after(bus, page):
 async def test_a_full_stream_does_not_hold_up_another_and_is_back_within_a_second(
     two_streams, events, name
 ):
+    # R-FATE
     async with two_streams() as (seen, bus):
         assert all_stored(await bus.publish(events("A", 5) + events("B", 5)))
         await seen.change_stream(name + "A", max_msgs=5, discard="new")
@@ -71,7 +72,7 @@ async def test_a_full_stream_does_not_hold_up_another_and_is_back_within_a_secon
             outcomes = await bus.publish([*events("B", 50), *waiting, *events("B", 50)])
             assert all_stored(outcomes[:50] + outcomes[150:])
             held = outcomes[50]
-            assert (held.by, held.code, held.alone) == (f"stream {name}A", 10077, False)
+            assert (held.by, held.code) == (f"stream {name}A", 10077)
             assert outcomes[51:150] == [WAITS] * 99
         await seen.change_stream(name + "A", max_msgs=-1)
         assert await back_after(bus, waiting) < 1
@@ -79,32 +80,36 @@ async def test_a_full_stream_does_not_hold_up_another_and_is_back_within_a_secon
         assert await seen.count(name + "B") == 5 + 1000
 
 
-async def test_a_stream_that_takes_nothing_is_only_asked_by_small_probes(
+async def test_a_stream_that_takes_nothing_is_asked_by_small_probes_and_not_while_it_is_closed(
     two_streams, events, name, monkeypatch
 ):
+    """R-FATE: when to ask again is the engine's decision, told by ``closed``."""
     async with two_streams() as (seen, bus):
-        await bus.publish(events("A", 5))
+        await bus.publish(events("A", 5) + events("B", 5))
         await seen.change_stream(name + "A", max_msgs=5, discard="new")
         waiting = events("A", 500)
         await bus.publish(waiting)
         sent = []
-        wire = bus._connection.wire
+        wire = bus._open.connection.wire
         real = wire.write
         monkeypatch.setattr(wire, "write", lambda data: (sent.append(data), real(data)))
-        calls, until = 0, time.monotonic() + 0.5
-        while time.monotonic() < until:
-            outcomes = await bus.publish(waiting)
-            assert {type(outcome) for outcome in outcomes} == {Held}
-            calls += 1
-            await anyio.sleep(0.002)
-        # 0.1 s after the first verdict, then after 0.2 and 0.25 s: at most three.
-        assert 1 <= b"".join(sent).count(b"HPUB") <= 3 * outgoing.PROBE
-        assert calls > 30
+        closed = {f"stream {name}A"}
+        for _ in range(3):
+            outcomes = await bus.publish(waiting + events("B", 3), closed=closed)
+            assert {outcome.by for outcome in outcomes[:500]} == closed
+            assert all_stored(outcomes[500:])
+            assert f"{name}.A".encode() not in b"".join(sent)
+        for calls in range(1, 4):
+            outcomes = await bus.publish(waiting, closed={"stream other"})
+            assert {outcome.by for outcome in outcomes} == closed
+            probes = b"".join(sent).count(f"HPUB {name}.A".encode())
+            assert calls <= probes <= calls * delivery.PROBE
 
 
 async def test_behind_a_probe_a_key_waits_for_what_the_probe_did_not_store(
     two_streams, events, make_event, name
 ):
+    # R-ORDER
     async with two_streams() as (seen, bus):
         await bus.publish(events("A", 5))
         await seen.change_stream(name + "A", max_msgs=5, discard="new")
@@ -121,14 +126,13 @@ async def test_behind_a_probe_a_key_waits_for_what_the_probe_did_not_store(
         assert await seen.count(name + "A") == 5 + 100
 
 
-async def test_the_only_stream_met_is_alone_until_another_one_is(two_streams, events, name):
-    async with two_streams() as (seen, bus):
-        await bus.publish(events("A", 5))
-        await seen.change_stream(name + "A", max_msgs=5, discard="new")
-        (outcome,) = await bus.publish(events("A"))
-        assert outcome.alone
-        outcome, _ = await bus.publish(events("A") + events("B"))
-        assert not outcome.alone
+async def test_only_the_outage_of_a_configured_stream_holds_up_everything(
+    two_streams, open_bus, name
+):
+    async with two_streams() as (_, bus):
+        assert bus.sole_hold is None
+    async with two_streams(stream=name + "A") as (_, bus):
+        assert bus.sole_hold == f"stream {name}A"
 
 
 async def test_a_full_account_is_an_outage_of_its_streams(look, open_bus, make_event, batched):
@@ -201,49 +205,50 @@ async def test_a_stream_without_a_leader_is_told_from_one_that_is_gone(
     two_streams, events, name, monkeypatch
 ):
     """A real 503, for the stream is gone; that it still has a name and no leader is made up."""
+    info, listed = Api.stream_info, Api.streams
 
-    async def named(connection, subject, timeout):  # noqa: ASYNC109
-        return [name + subject.split(".")[1]]
-
-    async def silent(connection, stream, timeout):  # noqa: ASYNC109
+    async def silent(api, stream, timeout):  # noqa: ASYNC109
         if stream == name + "A":
             raise NoAnswerError("no answer")
-        return await api.stream_info(connection, stream, timeout)
+        return await info(api, stream, timeout)
+
+    async def missing(api, timeout):  # noqa: ASYNC109
+        return (await listed(api, timeout))[0], {name + "A"}
 
     async with two_streams() as (seen, bus):
         assert all_stored(await bus.publish(events("A") + events("B")))
         await seen.ask(f"STREAM.DELETE.{name}A")
         with monkeypatch.context() as patched:
-            patched.setattr(streams, "streams_of", named)
-            patched.setattr(streams, "stream_info", silent)
-            outcomes = await bus.publish(events("A", 50) + events("B", 5))
-            leaderless = Held(f"stream {name}A", f"stream {name}A has no leader", 503)
-            assert set(outcomes[:50]) == {leaderless}
-            assert all_stored(outcomes[50:])
-            # A new connection believes what is known of it, and asks nobody who can't answer.
-            await bus.close()
-            for _ in range(30):
+            patched.setattr(Api, "stream_info", silent)
+            patched.setattr(Api, "streams", missing)
+            leaderless = Held(f"stream {name}A", f"stream {name}A has no leader: no answer", 503)
+            for _ in range(3):
                 outcomes = await bus.publish(events("A", 50) + events("B", 5))
-                assert {outcome.by for outcome in outcomes[:50]} == {f"stream {name}A"}
+                assert set(outcomes[:50]) == {leaderless}
                 assert all_stored(outcomes[50:])
-                await anyio.sleep(0.01)
+                # A new connection believes what is known of it.
+                await bus.close()
         await seen.make_stream(name + "A", [f"{name}.A.>"])
         assert await back_after(bus, events("A", 50)) < 1
 
 
-async def test_a_leaderless_stream_that_was_never_met_is_published_to_once_it_answers(
+async def test_a_stream_that_no_leader_describes_holds_what_it_may_capture(
     nats_server, look, open_bus, make_event, name, *, batched, monkeypatch
 ):
-    async def silent(connection, stream, timeout):  # noqa: ASYNC109
-        raise NoAnswerError("no answer")
+    listed = Api.streams
+
+    async def missing(api, timeout):  # noqa: ASYNC109
+        found, _ = await listed(api, timeout)
+        return [info for info in found if info.name != name], {name}
 
     async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
         await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
         page = [make_event(f"{name}.{i % 3}") for i in range(100)]
         with monkeypatch.context() as patched:
-            patched.setattr(streams, "stream_info", silent)
+            patched.setattr(Api, "streams", missing)
             outcomes = await bus.publish(page)
-            assert {outcome.by for outcome in outcomes} == {f"stream {name}"}
+            assert {outcome.by for outcome in outcomes} == {"streams"}
+            assert name in outcomes[0].reason
         assert await back_after(bus, page) < 1
         await bus.publish(page)
         assert bus.paths == {name: "fast ingest" if batched else "windowed"}
@@ -253,29 +258,54 @@ async def test_a_leaderless_stream_that_was_never_met_is_published_to_once_it_an
 async def test_a_stream_that_does_not_answer_leaves_the_others_their_connection(
     two_streams, events, name, batched, monkeypatch
 ):
-    """A stream with no_ack is silent as a stuck one is; of batches the answers are overheard."""
-    exchange = fast_ingest._Batch
-    hear = exchange.answered
+    """A stream that is stuck answers nothing; here its answers are overheard on the way."""
+    # R-FATE
+    overheard = []
+    exchanges = [batch.Batch, windowed._Window]
 
-    def overhear(batch, *answer):
-        if batch._page.stream.name != name + "A":
-            hear(batch, *answer)
+    def deaf(make):
+        def init(exchange, *args, **how):
+            make(exchange, *args, **how)
+            if exchange._stream.name == name + "A":
+                exchange.answered = lambda *answer: overheard.append(answer)
+
+        return init
 
     async with two_streams(ack_timeout=0.4) as (seen, bus):
         assert all_stored(await bus.publish(events("A") + events("B")))
-        connection = bus._connection
-        monkeypatch.setattr(exchange, "answered", overhear)
+        connection = bus._open.connection
+        with monkeypatch.context() as patched:
+            for exchange in exchanges:
+                patched.setattr(exchange, "__init__", deaf(exchange.__init__))
+            page = [event for key in "kl" for event in events("A", 20, key=key)]
+            page = [each._replace(subject=f"{each.subject}.{each.key}") for each in page]
+            for _ in range(3):
+                outcomes = await bus.publish(page + events("B", 5))
+                assert outcomes[0].by == f"stream {name}A"
+                assert "no answer within 0.4 s" in outcomes[0].reason
+                assert outcomes[1:20] == [WAITS] * 19
+                assert all_stored(outcomes[40:])
+        assert overheard
+        assert bus._open.connection is connection
+        assert connection.lost is None
+        await back_after(bus, page)
+        assert await seen.count(name + "A") == 1 + 40
+
+
+@pytest.mark.parametrize("batched", [False], indirect=True)
+async def test_a_stream_that_is_told_never_to_acknowledge_is_held_with_the_reason(
+    two_streams, events, name
+):
+    async with two_streams(ack_timeout=0.4) as (seen, bus):
+        assert all_stored(await bus.publish(events("A") + events("B")))
         await seen.change_stream(name + "A", no_ack=True)
         page = events("A", 40, key="k")
         for _ in range(3):
             outcomes = await bus.publish(page + events("B", 5))
-            reason = f"stream {name}A: no answer within 0.4 s"
-            assert outcomes[0] == Held(f"stream {name}A", reason)
-            assert outcomes[1:40] == [WAITS] * 39
+            assert not any(isinstance(outcome, Stored) for outcome in outcomes[:40])
             assert all_stored(outcomes[40:])
-        assert bus._connection is connection
-        assert connection.lost is None
-        monkeypatch.undo()
+        assert outcomes[0].by == f"stream {name}A"
+        assert "no_ack" in outcomes[0].reason
         await seen.change_stream(name + "A", no_ack=False)
         await back_after(bus, page)
         assert await seen.count(name + "A") == 1 + 40
@@ -290,9 +320,8 @@ async def test_the_configured_stream_may_be_missing_at_a_later_connection(
         await bus.close()
         await seen.ask(f"STREAM.DELETE.{name}A")
         await bus.connect()
-        outcomes = await bus.publish(events("A", 3) + events("B", 3))
-        assert {outcome.by for outcome in outcomes[:3]} == {f"stream {name}A"}
-        assert all_stored(outcomes[3:])
+        outcomes = await bus.publish(events("A", 3))
+        assert {outcome.by for outcome in outcomes} == {f"stream {name}A"}
         reasons = [record.reason for record in caplog.records if hasattr(record, "reason")]
         assert reasons == [f"there is no stream {name}A: create it, or set RELAY_STREAM_CREATE"]
         await seen.make_stream(name + "A", [f"{name}.A.>"], allow_batched=batched)
@@ -300,6 +329,7 @@ async def test_the_configured_stream_may_be_missing_at_a_later_connection(
 
 
 async def test_a_key_keeps_its_order_across_streams(two_streams, events, name):
+    # R-ORDER
     async with two_streams() as (seen, bus):
         both = [events(each, key="k")[0] for each in "ABBAB"]
         free = events("A", 3) + events("B", 3)
@@ -319,6 +349,7 @@ async def test_a_key_keeps_its_order_across_streams(two_streams, events, name):
 async def test_the_failpoints_are_passed_a_few_times_a_page(two_streams, events, monkeypatch):
     passed = []
     monkeypatch.setattr(fast_ingest, "reach", passed.append)
+    monkeypatch.setattr(batch, "reach", passed.append)
     monkeypatch.setattr(windowed, "reach", passed.append)
     async with two_streams() as (_, bus):
         assert all_stored(await bus.publish(events("A", 1000, key="k") + events("A", 1000)))

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from relay.core.ordering import WAITS
+from relay.core.order import WAITS
 from relay.core.outcome import Held, Refused, Stored, Unknown
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +43,7 @@ async def stored_soon(bus, page, within=1.0):
 
 
 async def test_every_event_is_stored_once_in_the_order_of_its_key(world, make_event, name):
+    # R-ORDER
     async with world() as (seen, bus):
         page = [
             make_event(f"{name}.{i % 3}", key=f"k{i % 7}" if i % 5 else None, payload=b"%d" % i)
@@ -64,11 +65,13 @@ async def test_a_message_carries_its_event_and_the_producers_headers(world, make
             f"{name}.a", key="käse 1", payload=b"\x00\xff", headers={"traceparent": trace, "X": ""}
         )
         bare = make_event(f"{name}.b", message_id="order-1")
-        await bus.publish([event, bare])
+        await bus.publish([event])
+        await bus.publish([bare])
         (_, _, data, headers), (_, _, _, others) = await seen.messages(name)
         assert data == b"\x00\xff"
         assert headers == (
-            f"NATS/1.0\r\nNats-Msg-Id: {event.event_id}\r\nRelay-Event-Id: {event.event_id}\r\n"
+            f"NATS/1.0\r\nNats-Msg-Id: relay-{event.event_id}\r\n"
+            f"Relay-Event-Id: {event.event_id}\r\n"
             "Relay-Created-At: 2026-03-14T15:09:26.535897Z\r\nRelay-Key: käse 1\r\n"
             f"traceparent: {trace}\r\nX: \r\n\r\n"
         )
@@ -77,20 +80,21 @@ async def test_a_message_carries_its_event_and_the_producers_headers(world, make
 
 
 async def test_publishing_again_stores_no_second_copy(world, make_event, name):
+    # R-ONCE
     async with world() as (seen, bus):
         page = [make_event(f"{name}.a", key="k") for _ in range(30)]
         await bus.publish(page[:20])
         for events in (page, page, page[:1]):
             outcomes = await bus.publish(events)
             assert all(isinstance(outcome, Stored) for outcome in outcomes)
-        assert outcomes == [Stored(1, duplicate=True)]
+        assert outcomes == [Stored(name, 1, duplicate=True)]
         assert [found[1] for found in await seen.messages(name)] == [e.message_id for e in page]
 
 
 async def test_the_sequence_of_an_outcome_is_that_very_events(world, make_event, name):
     async with world() as (seen, bus):
         old, *new = (make_event(f"{name}.a") for _ in range(12))
-        assert await bus.publish([old]) == [Stored(1, duplicate=False)]
+        assert await bus.publish([old]) == [Stored(name, 1, duplicate=False)]
         outcomes = await bus.publish([*new[:5], old])
         outcomes += await bus.publish(new[5:])
         stored = await seen.messages(name)
@@ -168,6 +172,7 @@ async def test_a_limit_that_was_raised_behind_the_bus_s_back_refuses_nothing(
 
 @pytest.mark.parametrize("bad", [{0}, {4}, {9}, {3, 4, 7}, {0, 9}, set(range(10))])
 async def test_what_the_server_refuses_costs_the_others_nothing(world, make_event, name, bad):
+    # R-FATE
     async with world() as (seen, bus):
         await bus.connect()
         await bus.publish([make_event(f"{name}.first")])
@@ -190,6 +195,7 @@ async def test_what_the_server_refuses_costs_the_others_nothing(world, make_even
 async def test_nothing_behind_a_refused_event_of_its_key_is_sent(
     world, make_event, name, bad, checked
 ):
+    # R-ORDER
     async with world() as (seen, bus):
         await bus.publish([make_event(f"{name}.first")])
         await seen.change_stream(name, max_msg_size=500)
@@ -230,7 +236,7 @@ async def test_a_full_stream_holds_its_events_and_goes_on_when_there_is_room(
         assert sum(isinstance(outcome, Stored) for outcome in outcomes) == 5
         held = [outcome for outcome in outcomes if isinstance(outcome, Held)]
         reason = f"stream {name}: maximum messages exceeded (JetStream error 10077)"
-        assert set(held) == {Held(f"stream {name}", reason, 10077, alone=True)}
+        assert set(held) == {Held(f"stream {name}", reason, 10077)}
         assert set(outcomes[5:]) <= {held[0], WAITS}
         await seen.change_stream(name, max_msgs=-1)
         await stored_soon(bus, page)
@@ -242,6 +248,7 @@ async def test_a_full_stream_holds_its_events_and_goes_on_when_there_is_room(
 
 
 async def test_one_full_subject_does_not_hold_up_the_others(world, make_event, name):
+    # R-FATE
     limits = {"max_msgs_per_subject": 1, "discard": "new", "discard_new_per_subject": True}
     async with world(**limits) as (seen, bus):
         await bus.publish([make_event(f"{name}.full")])
@@ -251,7 +258,7 @@ async def test_one_full_subject_does_not_hold_up_the_others(world, make_event, n
             make_event(f"{name}.b", key="y"),
         ]
         full, behind, other = await bus.publish(page)
-        assert (full.by, full.code, full.alone) == (f"full subjects of {name}", 10077, False)
+        assert (full.by, full.code) == (f"full subjects of {name}", 10077)
         assert behind is WAITS
         assert isinstance(other, Stored)
         assert {found[0] for found in await seen.messages(name)} == {f"{name}.full", f"{name}.b"}
@@ -270,6 +277,7 @@ async def test_a_page_of_one_full_subject_ends_soon_and_the_others_flow(world, m
 
 
 async def test_somebody_else_who_replies_is_not_taken_for_the_stream(world, make_event, name):
+    # R-LOSS
     async with world(ack_timeout=2) as (seen, bus):
 
         async def butt_in(message):
@@ -319,10 +327,11 @@ async def test_poison_is_refused_here_even_if_it_passed_the_door(world, make_eve
 async def test_a_page_over_the_servers_bounds_goes_in_several_batches(
     world, make_event, name, bound, *, monkeypatch
 ):
-    from relay.jetstream import fast_ingest
+    from relay.jetstream import batch, fast_ingest
 
-    monkeypatch.setattr(fast_ingest, bound, {"MOST_EVENTS": 7, "MOST_BYTES": 3000}[bound])
-    monkeypatch.setattr(fast_ingest, "CHUNK_EVENTS", 3)
+    bounds = {"MOST_EVENTS": (fast_ingest, 7), "MOST_BYTES": (batch, 3000)}
+    monkeypatch.setattr(bounds[bound][0], bound, bounds[bound][1])
+    monkeypatch.setattr(batch, "CHUNK_EVENTS", 3)
     async with world() as (seen, bus):
         page = [make_event(f"{name}.a", key="k", payload=b"x" * 400) for _ in range(30)]
         assert all(isinstance(outcome, Stored) for outcome in await bus.publish(page))

@@ -5,12 +5,11 @@ import time
 
 import pytest
 
-from relay.core.outcome import Held, Refused, Stored, Unknown
+from relay.core.outcome import Fault, Held, Refused, Stored
 from relay.core.storage import StreamStorage
 from relay.errors import StreamError
-from relay.jetstream import BusOptions, describe
-from relay.jetstream import streams as streams_module
-from relay.jetstream.api import NoAnswerError
+from relay.jetstream import BusOptions, describe, routing
+from relay.jetstream.api import Api, NoAnswerError
 
 pytestmark = pytest.mark.anyio
 
@@ -18,13 +17,14 @@ pytestmark = pytest.mark.anyio
 async def test_a_subject_that_no_stream_captures_is_refused_until_there_is_one(
     nats_server, look, open_bus, make_event, name, *, monkeypatch
 ):
-    monkeypatch.setattr(streams_module, "_REFUSAL_LASTS", 0.05)
+    monkeypatch.setattr(routing, "_LOOK_PAUSE_LEAST", 0.05)
     async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
         await seen.make_stream(name, [f"{name}.a.>"])
         claimed, lost = make_event(f"{name}.a.x"), make_event(f"{name}.b.x")
         outcomes = await bus.publish([lost, claimed])
         assert outcomes[0] == Refused(
-            f"no stream captures {name}.b.x: create one or set RELAY_STREAM_CREATE"
+            f"no stream captures {name}.b.x: create one or set RELAY_STREAM_CREATE",
+            fault=Fault.UNCAPTURED,
         )
         assert isinstance(outcomes[1], Stored)
         await seen.make_stream(name + "B", [f"{name}.b.>"])
@@ -60,28 +60,34 @@ async def test_subjects_of_a_known_stream_cost_no_further_question(
         await seen.make_stream(name, [f"{name}.>"])
         await bus.publish([make_event(f"{name}.first")])
         asked = []
-        monkeypatch.setattr(streams_module, "streams_of", asked.append)
+        monkeypatch.setattr(Api, "request", lambda *what: asked.append(what))
         outcomes = await bus.publish([make_event(f"{name}.s{i}") for i in range(50)])
         assert all(isinstance(outcome, Stored) for outcome in outcomes)
         assert asked == []
 
 
-async def test_a_silent_jetstream_is_an_outage_and_asked_once_in_a_while(
+async def test_a_silent_jetstream_is_an_outage_and_asked_once_for_all_subjects(
     nats_server, open_bus, make_event, name, monkeypatch
 ):
     asked = []
 
-    async def silence(connection, subject, timeout):  # noqa: ASYNC109
-        asked.append(subject)
+    async def silence(api, timeout):  # noqa: ASYNC109
+        asked.append(timeout)
         raise NoAnswerError("no answer")
 
-    monkeypatch.setattr(streams_module, "streams_of", silence)
     async with open_bus(nats_server.url) as bus:
-        for _ in range(3):
-            outcomes = await bus.publish([make_event(f"{name}.s{i}") for i in range(20)])
-            reason = f"nobody can say which stream captures {name}.s0: no answer"
-            assert set(outcomes) == {Held("stream ?", reason)}
-        assert asked == [f"{name}.s0"]
+        await bus.connect()
+        monkeypatch.setattr(Api, "streams", silence)
+        page = [make_event(f"{name}.s{i}") for i in range(20)]
+        await bus.close()
+        for closed in ((), (), ["streams"], ["streams"]):
+            outcomes = await bus.publish(page, closed=closed)
+            assert set(outcomes) == {
+                Held("streams", "nobody can say which streams there are: no answer")
+            }
+        # At the connect, and once for each call that the ledger lets ask.
+        assert len(asked) == 3
+        assert asked[1:] == [6.0, 0.5]
 
 
 async def test_a_subject_that_moves_to_another_stream_is_followed(
@@ -109,8 +115,6 @@ async def test_switching_batches_off_changes_the_path(
         assert bus.paths[name] == "fast ingest"
         await seen.change_stream(name, allow_batched=False)
         page = [make_event(f"{name}.a") for _ in range(3)]
-        first = await bus.publish(page)
-        assert all(isinstance(outcome, Unknown) for outcome in first)
         assert all(isinstance(outcome, Stored) for outcome in await bus.publish(page))
         assert bus.paths[name] == "windowed"
 
@@ -204,10 +208,8 @@ async def test_it_names_the_stream_of_what_it_published_and_what_each_stream_hol
     async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
         assert await bus.storage() == []
         await seen.make_stream(name, [f"{name}.a.>"])
-        assert bus.stream_of(f"{name}.a.x") is None
-        await bus.publish([make_event(f"{name}.a.x"), make_event(f"{name}.b.x")])
-        assert bus.stream_of(f"{name}.a.x") == name
-        assert bus.stream_of(f"{name}.b.x") is None
+        stored, _ = await bus.publish([make_event(f"{name}.a.x"), make_event(f"{name}.b.x")])
+        assert stored.stream == name
         assert "{}:{}".format(*bus.server) == nats_server.url.removeprefix("nats://")
         state = (await seen.ask(f"STREAM.INFO.{name}"))["state"]
         assert await bus.storage() == [StreamStorage(name, 1, state["bytes"])]
