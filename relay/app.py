@@ -4,7 +4,6 @@
 """
 
 import os
-import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,20 +11,20 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from relay.doorbell import PollOnly
-from relay.engine import Engine
+from relay.engine.bell import PollOnly
+from relay.engine.lead import Engine
+from relay.engine.term import Policy
 from relay.errors import AlreadyRunning
-from relay.facts import Fact, Tell
+from relay.facts import Tell
 from relay.meter import Meter, Metrics
 from relay.ports import EventBus, Outbox, WakeSource
 from relay.settings import Settings
 from relay.telemetry import factlog
 from relay.telemetry.export import is_set_up
-from relay.term import Policy
+from relay.telemetry.sinks import Sinks
 
 if TYPE_CHECKING:
     from relay.jetstream.options import BusOptions
-    from relay.telemetry.looks import Look
     from relay.telemetry.observing import Observation
 
 
@@ -62,7 +61,9 @@ class Relay:
         self._outbox = outbox
         self._bus = bus
         self._wake_source = wake_source
-        self._observer = observer
+        self._sinks = Sinks([self._meter.tell, factlog.tell])
+        if observer is not None:
+            self._sinks.add(observer)
         self._observation: Observation | None = None
         self._engine: Engine | None = None
         self._stopped_early = False
@@ -85,15 +86,15 @@ class Relay:
         if is_set_up():
             from relay.telemetry.observing import Observation
 
-            self._observation = Observation(self._tell)
+            self._observation = Observation(self._sinks.tell)
+            self._sinks.add(self._observation.tell)
         self._engine = engine = self._assemble(outbox, self._bus)
         if self._stopped_early:
             engine.stop()
         if self._observation is None:
             await engine.run()
         else:
-            looks = _looks(outbox, self._bus, settings.schema_name)
-            await self._observation.run(engine.run, looks)
+            await self._observation.run(engine.run)
 
     def stop(self) -> None:
         """Read no more, settle what is in flight, let ``run`` return. Calling it again is fine."""
@@ -113,27 +114,18 @@ class Relay:
     @property
     def paths(self) -> Mapping[str, str]:
         """How each stream met so far is published to: ``fast ingest`` or ``windowed``."""
-        paths: Mapping[str, str] = getattr(self._bus, "paths", {})
-        return paths
-
-    def _tell(self, fact: Fact) -> None:
-        self._meter.tell(fact)
-        factlog.tell(fact)
-        if self._observation is not None:
-            self._observation.tell(fact)
-        if self._observer is not None:
-            self._observer(fact)
+        return {} if self._bus is None else self._bus.paths
 
     def _assemble(self, outbox: Outbox, bus: EventBus) -> Engine:
         settings = self._settings
-        wake_source = self._wake_source or _wake_source(settings, outbox)
+        wake_source = self._wake_source or _wake_source(outbox)
         if self._observation is not None:
             outbox, bus = self._observation.around(outbox, bus)
         return Engine(
             outbox,
             bus,
             wake_source,
-            holder=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
+            holder=f"{socket.gethostname()}:{os.getpid()}",
             policy=Policy(
                 batch_size=settings.batch_size,
                 max_batch_size=settings.max_batch_size,
@@ -143,7 +135,7 @@ class Relay:
                 retention=settings.retention,
                 circuit_breaker_lag=settings.circuit_breaker_lag,
             ),
-            tell=self._tell,
+            tell=self._sinks.tell,
             shutdown_timeout=settings.shutdown_timeout,
         )
 
@@ -166,6 +158,8 @@ def bus_options(settings: Settings) -> "BusOptions":
         stream=settings.stream,
         stream_subjects=settings.stream_subjects,
         stream_create=settings.stream_create,
+        js_domain=settings.nats_js_domain,
+        message_id_prefix=settings.message_id_prefix,
     )
 
 
@@ -181,7 +175,7 @@ def _path(value: Path | None) -> str | None:
 
 
 def _outbox(settings: Settings) -> Outbox:
-    from relay.postgres.store import PostgresOutbox
+    from relay.postgres.outbox import PostgresOutbox
 
     return PostgresOutbox(
         _secret(settings.postgres_dsn) or "",
@@ -189,35 +183,19 @@ def _outbox(settings: Settings) -> Outbox:
         page_bytes=settings.max_batch_bytes,
         dead_blocks=settings.on_dead == "block",
         longest_delay=settings.max_retry_delay,
+        lease_lifetime=settings.lease_lifetime,
+        message_id_prefix=settings.message_id_prefix,
     )
 
 
-def _wake_source(settings: Settings, outbox: Outbox) -> WakeSource:
+def _wake_source(outbox: Outbox) -> WakeSource:
     from relay.postgres.bell import PostgresBell
-    from relay.postgres.store import PostgresOutbox
+    from relay.postgres.outbox import PostgresOutbox
 
-    if not settings.notify or not isinstance(outbox, PostgresOutbox):
-        return PollOnly()
-    return PostgresBell(outbox.connect, settings.schema_name, poll_interval=settings.poll_interval)
+    return PostgresBell(outbox) if isinstance(outbox, PostgresOutbox) else PollOnly()
 
 
 def _jetstream(settings: Settings) -> EventBus:
     from relay.jetstream.bus import JetStreamBus
 
     return JetStreamBus(bus_options(settings))
-
-
-def _looks(outbox: Outbox, bus: EventBus, schema: str) -> "list[Look]":
-    """Return what can be looked at while somebody measures."""
-    from relay.jetstream.bus import JetStreamBus
-    from relay.postgres.storage import PostgresStorage
-    from relay.postgres.store import PostgresOutbox
-    from relay.telemetry.looks import Look
-
-    looks = list[Look]()
-    if isinstance(outbox, PostgresOutbox):
-        storage = PostgresStorage(outbox.connect, schema, outbox.sessions)
-        looks.append(Look("the outbox's size", storage.look, storage.close))
-    if isinstance(bus, JetStreamBus):
-        looks.append(Look("the streams' sizes", bus.storage))
-    return looks

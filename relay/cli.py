@@ -57,7 +57,7 @@ def _relay(
 
 
 @app.command()
-@with_settings(*ALWAYS, "notify", check_files=False)
+@with_settings(*ALWAYS, check_files=False)
 def migrate(
     settings: Settings,
     *,
@@ -67,6 +67,15 @@ def migrate(
     print_sql: Annotated[
         bool, typer.Option("--print", help="Print the SQL, which psql can run, and do nothing.")
     ] = False,
+    notify: Annotated[
+        bool | None,
+        typer.Option(
+            "--notify/--no-notify",
+            help="Whether writers wake a relay that sleeps by NOTIFY; off if two-phase commit is in"
+            " use. Kept in the database; left as it is unless given.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Bring the outbox's schema up to date. Any number of processes may do so at once."""
     if check and print_sql:
@@ -76,7 +85,7 @@ def migrate(
         await run_migrate(
             settings.conninfo,
             settings.schema_name,
-            notify=settings.notify,
+            notify=notify,
             check=check,
             print_sql=print_sql,
             echo=typer.echo,
@@ -86,7 +95,7 @@ def migrate(
 
 
 @app.command()
-@with_settings()
+@with_settings(is_service=True)
 def run(settings: Settings) -> None:
     """Deliver events until SIGTERM or Ctrl-C; a second relay on the same outbox stands by."""
     if not run_relay(settings):
@@ -99,19 +108,26 @@ def status(
     settings: Settings,
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Exit 1 with the reasons if nobody leads, events are late, or NATS is away.",
+        ),
+    ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Show it again every second, until Ctrl-C.")
     ] = False,
 ) -> None:
-    """Show leader, backlog, lag, cursor, parked events and the stream's path."""
-    if json and watch:
-        raise typer.BadParameter("--json and --watch exclude each other")
+    """Show leader, backlog, lag, cursor, parked and dead events, NATS and the stream."""
+    if watch and (json or check):
+        raise typer.BadParameter("--watch and --json or --check exclude each other")
 
     async def _status() -> None:
         if watch:
             await run_watch(settings)
         else:
-            await run_status(settings, as_json=json, echo=typer.echo)
+            await run_status(settings, as_json=json, check=check, echo=typer.echo)
 
     anyio.run(_status)
 

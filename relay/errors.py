@@ -10,7 +10,9 @@ The class is the kind, and the kind says what a caller does about it:
     ├── Outage             one side is away; wait and try again, it costs no event an attempt
     │   ├── StoreOutage        Postgres
     │   │   ├── StoreFull
+    │   │   ├── StoreBusy
     │   │   ├── StoreReadOnly
+    │   │   ├── LeaseTaken
     │   │   └── StoreLoginRefused
     │   ├── BusOutage          NATS
     │   │   └── BusLoginRefused
@@ -64,6 +66,14 @@ class StoreFull(StoreOutage):
     """Postgres has no room for what was to be written; the session is as good as before."""
 
 
+class StoreBusy(StoreOutage):
+    """A lock, or a session of the pool, was not to be had in time; nothing is changed."""
+
+
+class LeaseTaken(StoreOutage):
+    """The advisory lock of the lease is held by a session that is no relay's."""
+
+
 class StoreReadOnly(StoreOutage):
     """Postgres takes no writes here: a standby, or a demoted primary. Another server leads now."""
 
@@ -73,7 +83,11 @@ class BusOutage(Outage):
 
 
 class LoginRefused(Outage):
-    """The server does not let us in. Waited out, for passwords change; fatal at the first start."""
+    """The server does not let us in as we are set up: login, TLS, certificate, reply inbox.
+
+    After the first success it counts as an outage, for passwords may be changing; at the first try
+    a person has to act (exit 2).
+    """
 
 
 class StoreLoginRefused(StoreOutage, LoginRefused):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from relay.core.breakers import State
+from relay.core.disposition import Parking
 from relay.core.event import Event
-from relay.core.parking import Parking
+from relay.core.outcome import Fault
 from relay.core.storage import OutboxStorage, StreamStorage
 from relay.core.tracecontext import parent_of
 from relay.ports import Backlog, Wake
@@ -78,6 +79,7 @@ class Parked:
         attempts: how often it was refused, this time included.
         delay: s until it is tried again; None if it is dead.
         dead: no further attempt is made by itself.
+        fault: what is wrong with it: see ``relay.core.outcome.Fault``.
         trace_id: the producer's trace, if its headers name one.
     """
 
@@ -90,10 +92,11 @@ class Parked:
     attempts: int
     delay: float | None
     dead: bool
+    fault: Fault = Fault.EVENT
     trace_id: str | None = None
 
     @classmethod
-    def of(cls, event: Event, parked: Parking) -> "Parked":
+    def of(cls, event: Event, parked: Parking, fault: Fault) -> "Parked":
         """Tell how ``event`` is parked."""
         parent = parent_of(event.headers)
         return cls(
@@ -106,6 +109,7 @@ class Parked:
             parked.attempts,
             parked.delay,
             parked.dead,
+            fault,
             None if parent is None else parent.trace_id,
         )
 
@@ -120,10 +124,11 @@ class HoldBegan:
 
 @dataclass(frozen=True, slots=True)
 class HoldEnded:
-    """It takes events again, after ``seconds``."""
+    """A hold is over after ``seconds``; ``reason`` says by what."""
 
     by: str
     seconds: float
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +144,7 @@ class Unparked:
 
     events: int
     duplicates: int
+    unverified: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +164,14 @@ class PageDelivered:
     Attributes:
         delivered: events stored, or known to be stored already.
         duplicates: those of them of which the answer said that the stream held them already.
+        unverified: duplicates of a producer's key whose stored message could not be looked at.
         seconds: from handing the page to the bus until its last answer.
         oldest_at: when its oldest event was written, by the database's clock.
     """
 
     delivered: int
     duplicates: int
+    unverified: int
     seconds: float
     oldest_at: datetime
 

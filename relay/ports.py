@@ -1,4 +1,4 @@
-"""The relay's seams: what the engine asks of a database, of a broker and of a doorbell.
+"""The relay's seams: what the engine asks of a database, of a broker and of a bell.
 
 Each port states its guarantees first. ``relay.postgres`` and ``relay.jetstream`` keep them for
 real servers, ``relay.memory`` for an application's own tests; ``tests/contract/`` holds one suite
@@ -9,14 +9,17 @@ you"; ``Misconfigured`` means "a person has to act".
 """
 
 import enum
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from relay.core.breakers import Breakers
+from relay.core.disposition import Parking
 from relay.core.event import Event
 from relay.core.outcome import Outcome
-from relay.core.parking import Parking
+from relay.core.storage import OutboxStorage, StreamStorage
+
+NO_TRANSACTION = 1 << 63
+"""A ``Page.xmin`` above every transaction id: nothing can be running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,16 @@ class Page:
         events: at most the asked number of rows and the store's bound in bytes.
         position: opaque; handed back to ``settle``. None if nothing was read and nothing moved.
         full: a bound cut the page short: more is waiting.
+        xmin: every transaction below this id had ended when the page was read.
+        unreadable: ids of those of ``events`` that could not be decoded, each with the reason.
+            Such an event has its id, event_id and key, and nothing to publish.
     """
 
     events: Sequence[Event]
     position: object | None
     full: bool
+    xmin: int = NO_TRANSACTION
+    unreadable: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +49,14 @@ class Settlement:
     Attributes:
         position: the last done page's position: everything up to it is stored or parked. None
             leaves the cursor where it is.
-        delivered: how many events were stored since the settlement before.
         parked: events of the pages that go to the parked, or, parked already, were tried again
             and stay. At most one an event.
-        unparked: ids of parked events that are stored now.
-        wakes: how often each cause woke the relay since the settlement before.
+        unparked: event_ids of parked events that are stored now.
     """
 
     position: object | None
-    delivered: int
     parked: Sequence[Parking] = ()
-    unparked: Sequence[int] = ()
-    wakes: "dict[Wake, int] | None" = None
+    unparked: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +64,24 @@ class Backlog:
     """What waits in the outbox. Cheap to learn: no count over the whole table.
 
     Attributes:
-        undelivered: committed events that are not settled; an estimate above ``exact_up_to``.
-        lag: age in seconds of the oldest of them, and of those held up by an outage, by the
-            database's clock; 0.0 if there is none.
+        undelivered: committed events behind the place that was asked about; an estimate above
+            10,000.
+        lag: age in s of the oldest event that is not delivered, whoever it waits behind (a parked
+            event that is not dead, too), by the database's clock; 0.0 if there is none.
         parked: how many events are parked, the dead among them.
         dead: how many of them are dead.
-        blocking: whether any of them makes the later events of its key queue. Exact, always.
+        held: how many of them an outage of a stream or subject holds up.
+        held_lag: age in s of the oldest of those held; 0.0 if there is none.
+        blocking: whether any parked event is not dead, with a key or without, or makes the later
+            ones of its key queue. Exact, always: while it is false, nobody looks at the parked.
     """
 
     undelivered: int
     lag: float
     parked: int
     dead: int = 0
+    held: int = 0
+    held_lag: float = 0.0
     blocking: bool = False
 
 
@@ -84,11 +94,33 @@ class Due:
             else the stream might take it for a repeat.
         attempts: how often it was refused; 0 if it only waited.
         held_by: the outage that held it up, as ``Held.by``; "" if none did.
+        age: s since it was first refused, by the database's clock; 0.0 if it never was, or not
+            since a person asked for the retry.
+        unreadable: why the row could not be decoded, or is gone; "" if it could.
     """
 
     event: Event
     attempts: int
     held_by: str = ""
+    age: float = 0.0
+    unreadable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the leader says of itself for those who ask for the status.
+
+    Attributes:
+        lag_breaker, bus_breaker: where both breakers stand.
+        delivered, refused: events since the term began.
+        wakes: how often each cause woke the relay since the term began.
+    """
+
+    lag_breaker: str
+    bus_breaker: str
+    delivered: int
+    refused: int
+    wakes: "Mapping[Wake, int]"
 
 
 class Wake(enum.StrEnum):
@@ -96,12 +128,27 @@ class Wake(enum.StrEnum):
 
     START = "start"
     BELL = "bell"
-    GRANT = "grant"
     POLL = "poll"
 
 
-class OutboxStore(Protocol):
-    """The outbox as the leader of one term sees it.
+class Permit(Protocol):
+    """The right to send, looked at before each chunk that is sent (R-TERM)."""
+
+    def granted(self) -> bool:
+        """Say whether the last proof of the lease is young enough. Cheap, asks nobody."""
+        ...
+
+    async def renew(self) -> None:
+        """Ask for a new proof.
+
+        Raises:
+            TermLost, StoreOutage: there is none: nothing may be sent.
+        """
+        ...
+
+
+class OutboxStore(Permit, Protocol):
+    """The outbox as the leader of one term sees it. It is the term's ``Permit`` as well.
 
     Guarantees:
         * ``read`` returns only committed events, each once in a term, and none is ever skipped.
@@ -122,18 +169,47 @@ class OutboxStore(Protocol):
         """Record ``done`` as one change.
 
         An event that leaves the parked, or dies, lets the next of its key be due at once.
+
+        Raises:
+            StoreBusy: something else holds what has to be written; nothing is changed.
+            StoreFull: there is no room; nothing is changed.
+            TermLost: another term has begun.
         """
         ...
 
-    async def prune(self, retention: float) -> int:
-        """Delete one bounded chunk of settled events older than ``retention`` s; how many went."""
-        ...
-
-    async def backlog(self, breakers: Breakers | None = None) -> Backlog:
-        """Look at what waits, and leave word of ``breakers`` for who asks for the status.
+    async def look(self, position: object | None) -> Backlog:
+        """Look at what waits behind ``position`` (None: behind the settled one). Writes nothing.
 
         Raises:
             TermLost: another term has begun, which an idle leader learns here.
+        """
+        ...
+
+    async def tend(self, retention: float) -> int:
+        """Do one bounded piece of housekeeping; how many events were deleted.
+
+        Deletes settled events whose settlement is older than ``retention`` s and to which nothing
+        parked refers, and lets parked events be due that a person's change has freed.
+        """
+        ...
+
+    async def report(self, report: Report) -> None:
+        """Leave word of the leader for who asks for the status."""
+        ...
+
+    async def streams(self) -> Mapping[str, Collection[str]]:
+        """Return every stream that was ever learnt, with every subject filter it ever had."""
+        ...
+
+    async def keep_streams(self, streams: Mapping[str, Collection[str]]) -> None:
+        """Remember ``streams`` beyond this process. What was remembered before stays."""
+        ...
+
+    async def watch(self) -> None:
+        """Keep the term's lease alive until cancelled.
+
+        Raises:
+            TermLost, StoreOutage: the lease, or a session of the term, is lost.
         """
         ...
 
@@ -149,6 +225,7 @@ class ParkedEvents(Protocol):
         * An event is due only if no earlier event of its key is parked that is not due as well
           (a dead one does not count, unless dead events block their keys).
         * What a settlement has changed is seen by the next call.
+        * Among those that may be tried, the ones that wait longest for their try come first.
     """
 
     async def blocked(self, keys: Collection[str]) -> set[str]:
@@ -172,12 +249,21 @@ class Outbox(Protocol):
 
         Raises:
             StoreOutage: the database is away, or is a standby.
-            SchemaError: the schema is missing, or not the one this relay knows.
+            LeaseTaken: the lock of the lease is held by somebody who is no relay.
+            SchemaError: the schema is missing, or not as this relay requires.
+        """
+        ...
+
+    async def storage(self) -> OutboxStorage | None:
+        """Look at what the outbox takes up; None if there is nothing to be seen.
+
+        Raises:
+            StoreOutage, SchemaError: it can't be seen now.
         """
         ...
 
     async def close(self) -> None:
-        """Stop standing by. A term that has begun is not touched. Never raises."""
+        """Stop standing by, and let go of every session. Never raises."""
         ...
 
 
@@ -185,12 +271,14 @@ class EventBus(Protocol):
     """The broker.
 
     Guarantees:
-        * ``Stored`` is said only of an event that the broker acknowledged.
+        * ``Stored`` is said only of an event that the broker acknowledged (R-LOSS).
         * Per key, an event is stored only if every earlier event of that key in the same call was
           stored; those behind another outcome are Unknown. Calls must not overlap.
-        * A stream that takes nothing is ``Held`` for its events, within one call's time-out; the
-          events of other streams are not held up by it.
+        * A stream or subject that takes nothing is ``Held`` for its own events, within one call's
+          time-out; other streams' events are not held up by it. It reports only what is so now:
+          when to ask again is the engine's decision, told by ``closed``.
         * A message id that the stream remembers is not stored again.
+        * Nothing is sent unless ``permit`` is granted at that moment.
     """
 
     async def connect(self) -> None:
@@ -202,12 +290,53 @@ class EventBus(Protocol):
         """
         ...
 
-    async def publish(self, events: Sequence[Event]) -> Sequence[Outcome]:
+    async def publish(
+        self, events: Sequence[Event], permit: Permit, *, closed: Collection[str] = ()
+    ) -> Sequence[Outcome]:
         """Publish in order; one outcome an event, in the order of ``events``.
+
+        Events of which the bus knows that one of ``closed`` (see ``Held.by``) holds them up are
+        ``Held`` by it at once, without a byte to the server. All others are sent.
 
         Raises:
             BusOutage: the connection is gone: each event is to be published again.
+            TermLost, StoreOutage: ``permit`` could not be renewed.
         """
+        ...
+
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """How each stream met so far is published to, for people."""
+        ...
+
+    @property
+    def server(self) -> tuple[str, int] | None:
+        """Host and port of the server that the newest connection is, or was, to."""
+        ...
+
+    @property
+    def sole_hold(self) -> str | None:
+        """The name of the hold that would hold up every event; None if events go apart.
+
+        With one stream configured nothing can flow past its outage: its events wait in hand.
+        """
+        ...
+
+    @property
+    def duplicate_window(self) -> float | None:
+        """The shortest duplicate window in s of the streams met so far; None if none is known."""
+        ...
+
+    def recall(self, streams: Mapping[str, Collection[str]]) -> None:
+        """Take in the streams, with every filter they ever had, that an earlier process learnt."""
+        ...
+
+    def learnt(self) -> Mapping[str, Collection[str]]:
+        """Return the streams and filters learnt since this was asked last; empty if none."""
+        ...
+
+    async def storage(self) -> Sequence[StreamStorage]:
+        """Look at what the streams met so far hold; those that can't be seen now are left out."""
         ...
 
     async def close(self) -> None:
@@ -219,21 +348,30 @@ class WakeSource(Protocol):
     """Something that rings when events commit.
 
     Guarantees:
-        * Between ``arm`` returning True and ``disarm``, a commit that a read started after
-          ``arm`` did not see makes ``wait`` return. The order is therefore: arm, read, wait.
-        * A ring during the read is kept for the ``wait`` that follows.
+        * Between ``arm`` returning N and ``disarm``, every commit by a transaction with an id of N
+          or above makes ``wait`` return. A transaction below N may be silent: it has ended, and its
+          events are visible, once a read says ``Page.xmin >= N``.
+        * A ring during a read is kept for the ``wait`` that follows.
         * Nothing else depends on it: without a working source ``wait`` still ends by its timeout.
     """
 
-    async def arm(self) -> bool:
-        """Ask committers to ring; False if they can't reach us now and only the timeout is left."""
+    async def arm(self) -> int | None:
+        """Ask committers to ring; return N, or None if only the timeout is left now.
+
+        Calling it while armed returns the same N.
+        """
         ...
 
     async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - a poll interval, not a deadline
-        """Sleep until rung, granted, or for ``timeout`` s (``Wake.POLL``).
+        """Sleep until rung, or for ``timeout`` s (``Wake.POLL``).
 
-        After any other cause than the poll the source counts as disarmed: disarm and arm again.
+        The source stays armed, unless it says ``Wake.START``: its sessions are new, arm again.
         """
+        ...
+
+    @property
+    def ring_seconds(self) -> float | None:
+        """How long a ring holds up whoever rings; None if that is not known, or far too long."""
         ...
 
     def disarm(self) -> None:

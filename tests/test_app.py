@@ -83,6 +83,8 @@ def test_every_setting_of_nats_reaches_its_adapter(tmp_path: Path) -> None:
         stream="ORDERS",
         stream_subjects="orders.>,refunds.*",
         stream_create=True,
+        nats_js_domain="hub",
+        message_id_prefix="shop:",
     )
     assert bus_options(settings) == BusOptions(
         urls=("tls://a:4222", "tls://b:4222"),
@@ -95,6 +97,8 @@ def test_every_setting_of_nats_reaches_its_adapter(tmp_path: Path) -> None:
         stream="ORDERS",
         stream_subjects=("orders.>", "refunds.*"),
         stream_create=True,
+        js_domain="hub",
+        message_id_prefix="shop:",
     )
     creds = tmp_path / "creds"
     creds.write_text("-")
@@ -103,7 +107,11 @@ def test_every_setting_of_nats_reaches_its_adapter(tmp_path: Path) -> None:
     seed = "SUAMK2FG4MI6UE3ACF3FK3OIQBCEIEZV7NSWFFEW63UXMRLFM2XLAXK4GY"
     assert bus_options(Settings(nats_nkey_seed=seed)).nkey_seed == seed
     tuned = {"ack_timeout", "connect_timeout", "ping_interval", "window", "name"}
-    set_above = {"urls", "user", "password", "creds", "token", "nkey_seed", "inbox_prefix"} | {
-        name for name in BusOptions.__slots__ if name.startswith(("tls_", "stream"))
-    }
+    set_above = (
+        {"urls", "user", "password", "creds", "token", "nkey_seed", "inbox_prefix"}
+        | {
+            *("js_domain", "message_id_prefix"),
+        }
+        | {name for name in BusOptions.__slots__ if name.startswith(("tls_", "stream"))}
+    )
     assert {field.name for field in dataclasses.fields(BusOptions)} == tuned | set_above

@@ -7,23 +7,27 @@ descriptions, take text, and leave all judgement to ``Settings.load``: one place
     1    failed, or a side is away  3    the schema or the stream is not as required
     130  interrupted
 
-An error of ours is told in lines on standard error; a bug shows its traceback.
+An error of ours is told in lines on standard error, a bug with its traceback. Where that is the
+service's log (``run``), or log_format says so, each of them is a JSON line like all others.
 """
 
 import inspect
 import logging
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import update_wrapper
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import typer
 
 from relay.errors import Misconfigured, RelayError, sole
 from relay.settings import Settings
 from relay.settings.described import CONFIG_FILE, Described, describe
+from relay.settings.sources import gather
 from relay.telemetry import logs
+from relay.telemetry.tracebacks import without_rows
 
 log = logging.getLogger("relay.cli")
 
@@ -38,44 +42,74 @@ NATS: Final = tuple(name for name, setting in _SETTINGS.items() if setting.topic
 
 
 @contextmanager
-def exit_codes() -> Iterator[None]:
-    """Tell an error of ours and exit with its code; let anything else through."""
+def exit_codes(log_format: str = "text") -> Iterator[None]:
+    """Tell what went wrong and exit with its code; what is no error is let through.
+
+    Args:
+        log_format: in which form it is told, as the setting of this name.
+    """
     try:
         yield
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except RelayError as error:
-        sys.exit(_tell(error))
     except BaseExceptionGroup as group:
-        cause = sole(group)
-        if not isinstance(cause, RelayError):
-            raise
-        sys.exit(_tell(cause))
+        if group.subgroup(KeyboardInterrupt) is not None:
+            sys.exit(INTERRUPTED)
+        sys.exit(_tell(sole(group), log_format))
+    except Exception as error:  # noqa: BLE001 - told below, and the exit code is 1
+        sys.exit(_tell(error, log_format))
 
 
-def _tell(error: RelayError) -> int:
-    for line in str(error).splitlines() or [type(error).__name__]:
-        typer.echo(f"relay: {line}", err=True)
-    return error.exit_code if isinstance(error, Misconfigured) else 1
+def _tell(error: BaseException, log_format: str) -> int:
+    if not isinstance(error, RelayError):
+        _log_anew(log_format)
+        log.critical("ended by a bug: please report it", exc_info=error)
+        return 1
+    code = error.exit_code if isinstance(error, Misconfigured) else 1
+    lines = without_rows(str(error)).splitlines() or [type(error).__name__]
+    if logs.is_json(log_format, sys.stderr):
+        _log_anew(log_format)
+        for line in lines:
+            log.critical("%s", line, extra={"exit_code": code})
+    else:
+        for line in lines:
+            typer.echo(f"relay: {line}", err=True)
+    return code
+
+
+def _log_anew(log_format: str) -> None:
+    """Log to standard error in this form, whatever was set up before, or nothing was."""
+    logs.configure(cast("Any", log_format), "info")
+
+
+def _format_of(flags: Mapping[str, object], *, is_service: bool) -> str:
+    """Return the form of log lines, as far as it is known before the settings are judged."""
+    asked = gather(list(_SETTINGS.values()), flags, os.environ).values.get("log_format", "auto")
+    form = str(asked).lower()
+    return form if form in {"text", "json"} or is_service else "text"
 
 
 def with_settings(
-    *names: str, check_files: bool = True
+    *names: str, check_files: bool = True, is_service: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command flags for the settings ``names``, and their ``Settings`` as first argument.
 
     Args:
         names: public names; those of all settings if none is given.
         check_files: whether credentials and certificates have to be there.
+        is_service: nobody looks at its standard error but whoever collects log lines.
     """
     settings = [_SETTINGS[name] for name in names or _SETTINGS]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def with_flags(**given: Any) -> None:
             flags = {setting.name: given.pop(setting.name) for setting in (*settings, CONFIG_FILE)}
-            with exit_codes():
+            with exit_codes(_format_of(flags, is_service=is_service)):
                 loaded = Settings.load(flags, check_files=check_files)
                 logs.configure(loaded.log_format, loaded.log_level)
+                logs.take_all()
                 for warning in loaded.warnings:
                     log.warning("%s", warning)
                 command(loaded, **given)

@@ -15,7 +15,7 @@ def freeze() -> None:
     """
     import relay.jetstream.bus
     import relay.postgres.bell
-    import relay.postgres.store  # noqa: F401 - loaded before, not after
+    import relay.postgres.outbox  # noqa: F401 - loaded before, not after
 
     gc.collect()
     gc.freeze()

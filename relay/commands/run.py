@@ -1,8 +1,9 @@
 """``relay run``: deliver until told to stop.
 
-The first SIGTERM or SIGINT stops cleanly: nothing more is read, what is in flight is settled, exit
-0. The second one lets go at once; what was not settled is published again, under the same message
-ids, by the next term. What a stop waits for is the engine's affair: ``shutdown_timeout``.
+The first SIGTERM, SIGINT or SIGHUP stops cleanly: nothing more is read, what is in flight is
+settled, exit 0. The second one lets go at once; what was not settled is published again, under the
+same message ids, by the next term. What a stop waits for is the engine's affair:
+``shutdown_timeout``.
 
 Beside it are looked after: probes, the status page and the service manager by ``relay.web``, what
 OTEL_* ask for by ``relay.telemetry.export``.
@@ -78,7 +79,7 @@ async def until_stopped(relay: Stoppable, stopping: Callable[[], None] = lambda:
 
     ``stopping`` is called when the first one has come.
     """
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with anyio.open_signal_receiver(*_stopping_signals()) as signals:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_obey, signals, relay, stopping, tasks.cancel_scope)
@@ -90,6 +91,19 @@ async def until_stopped(relay: Stoppable, stopping: Callable[[], None] = lambda:
             raise sole(group) from None
     log.info("stopped" if clean else "let go before everything was settled")
     return clean
+
+
+def _stopping_signals() -> list[signal.Signals]:
+    """Return the signals that stop a relay.
+
+    SIGHUP comes when a terminal is closed; files are read anew by a new process. Where ``nohup``
+    has it ignored it stays so.
+    """
+    found = [signal.SIGTERM, signal.SIGINT]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        found.append(hangup)
+    return found
 
 
 async def _obey(

@@ -1,24 +1,28 @@
 """``relay status --watch``: the status once a second, until Ctrl-C.
 
 On a terminal it is drawn in place, elsewhere a line a second is written. Three tasks, so that
-whoever does not answer holds up nobody else: one looks at Postgres, one at the stream, and one
-draws what they saw last, with its age. An outage is shown and waited for; what a person has to
-change ends it, at the first look.
+whoever does not answer holds up nobody else: one looks at Postgres, one at NATS, and one draws what
+they saw last, with its age. An outage is shown and waited for; what a person has to change ends it,
+at the first look.
+
+The drawing owns the terminal: log lines that come meanwhile are written above it.
 """
 
+import io
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import anyio
 
 from relay.commands.dead.terminal import plain
-from relay.commands.status import lines, look_at_stream, report_of
+from relay.commands.status import lines, look_at_nats, look_at_outbox, report_of
 from relay.core import durations
 from relay.core.breakers import State
 from relay.errors import LoginRefused, Outage
 from relay.settings import Settings
+from relay.telemetry import logs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     from relay.postgres.session import Session
 
 LOOK_EVERY: Final = 1.0
-STREAM_EVERY: Final = 5.0
+NATS_EVERY: Final = 5.0
 _OLD_AFTER: Final = 3.0
 
 
@@ -37,7 +41,7 @@ class Watch:
     def __init__(self, settings: Settings) -> None:
         """Begin with nothing."""
         self._settings = settings
-        self._stream: dict[str, Any] | None = None
+        self._nats: dict[str, Any] | None = None
         self._report: dict[str, Any] | None = None
         self._seen_at = anyio.current_time()
         self._rate = 0.0
@@ -64,21 +68,19 @@ class Watch:
                 self._trouble = str(outage)
             await anyio.sleep(LOOK_EVERY)
 
-    async def look_at_stream(self) -> None:
-        """Look at the stream until cancelled."""
-        while self._settings.stream is not None:
-            self._stream = await look_at_stream(self._settings)
-            await anyio.sleep(STREAM_EVERY)
+    async def look_at_nats(self) -> None:
+        """Look at NATS and the stream until cancelled."""
+        while True:
+            self._nats = await look_at_nats(self._settings)
+            await anyio.sleep(NATS_EVERY)
 
     async def _look_once(self, session: "Session") -> None:
-        from relay.postgres.standing import status
-
-        row = await status(session, self._settings.schema_name)
+        row = await look_at_outbox(session, self._settings.schema_name)
         now, before = anyio.current_time(), self._report
         if before is not None:
             settled = row["delivered"] - before["delivered"]
             self._rate = max(0.0, settled / max(now - self._seen_at, 1e-3))
-        self._report = report_of(self._settings, row, self._stream)
+        self._report = report_of(self._settings, row, self._nats)
         self._seen_at, self._trouble = now, ""
 
     @property
@@ -105,7 +107,8 @@ class Watch:
         return (
             f"{at} leader {plain(report['leader'] or 'none')}, epoch {report['epoch']},"
             f" {self._rate:,.0f} events/s, lag {durations.format(round(report['lag_seconds'], 3))},"
-            f" backlog {report['backlog']}, parked {report['parked']}, dead {report['dead']},"
+            f" backlog {report['backlog']}, parked {report['parked']}, held {report['held']},"
+            f" dead {report['dead']},"
             f" breakers {report['circuit_breaker']} {report['bus_breaker'] or 'unknown'}"
         )
 
@@ -123,7 +126,7 @@ async def run_watch(settings: Settings) -> None:
     console = Console(highlight=False, emoji=False)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch.look)
-        tasks.start_soon(watch.look_at_stream)
+        tasks.start_soon(watch.look_at_nats)
         if console.is_terminal and not console.is_dumb_terminal:
             await _draw(watch, console)
         else:
@@ -133,10 +136,27 @@ async def run_watch(settings: Settings) -> None:
 async def _draw(watch: Watch, console: "Console") -> None:
     from rich.live import Live
 
-    with Live(console=console, auto_refresh=False) as live:
+    above, logged = cast("TextIO", _Above(console)), sys.stderr  # which Live puts another one for
+    with Live(console=console, auto_refresh=False) as live, logs.written_to(above, logged):
         while True:
             live.update(_table(watch.rows()), refresh=True)
             await anyio.sleep(LOOK_EVERY / 2)
+
+
+class _Above(io.TextIOBase):
+    """A stream whose lines are written above what is drawn."""
+
+    def __init__(self, console: "Console") -> None:
+        super().__init__()
+        self._console = console
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        """Write the whole lines; keep the rest until its end comes."""
+        *whole, self._rest = (self._rest + text).split("\n")
+        for line in whole:
+            self._console.print(plain(line), markup=False, soft_wrap=True)
+        return len(text)
 
 
 async def _write(watch: Watch) -> None:
@@ -166,6 +186,7 @@ def _style(label: str, text: str) -> str:
         "trouble": True,
         "leader": text.startswith("none"),
         "breakers": State.OPEN in text,
-        "parked": " dead" in text,
+        "dead": not text.startswith("0 "),
+        "nats": text not in {"answers", "not asked yet"},
     }
     return "bold red" if bad.get(label) else ""

@@ -11,7 +11,9 @@ class Event(NamedTuple):
     Attributes:
         id: the row's identity; ascending in the order of writing within a key.
         event_id: the row's UUID in its usual text form.
-        message_id: what JetStream deduplicates by: the idempotency key, else the event_id.
+        message_id: what JetStream deduplicates by, made by the SQL function ``message_id``: the
+            producer's idempotency key, else ``relay-<event_id>``, after a person's retry
+            ``relay-<event_id>-<n>``; each behind RELAY_MESSAGE_ID_PREFIX.
         subject: a literal NATS subject.
         key: events of one key keep their order; None asks for no order.
         created_at: aware UTC, the database's wall clock when the row was written.

@@ -52,7 +52,7 @@ update demo.orders
 returning id, state, version, amount_cents
 """
 _EMIT_JSON = "select relay.emit(%s::text, %s::json, %s::text)"
-_EMIT_BYTES = "select relay.emit(%s::text, %s::bytea, %s::text)"
+_EMIT_BYTES = "select relay.emit_bytes(%s::text, %s::bytea, %s::text)"
 _INSERT = """
 insert into relay.outbox (subject, payload, key, headers)
 values (%s, %s::json, %s, %s::jsonb)

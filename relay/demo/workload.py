@@ -1,12 +1,15 @@
 """The producers as the demo sees them: processes whose lines are gathered into a ledger."""
 
 import json
+import os
 import sys
 import time
+from collections.abc import Mapping
 
 import anyio
 from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relay.demo.oracle import Committed
 from relay.devstack import DevstackError
@@ -69,8 +72,18 @@ async def produce(
         for number in range(producers):
             share = None if events is None else len(range(number, events, producers))
             if share != 0:
-                tasks.start_soon(_run, _command(dsn, rate / producers, share, number), ledger, stop)
+                dsn_, variables = _without_password(dsn)
+                command = _command(dsn_, rate / producers, share, number)
+                tasks.start_soon(_run, command, variables, ledger, stop)
     ledger.end()
+
+
+def _without_password(dsn: str) -> tuple[str, dict[str, str]]:
+    """Put the password into the environment: other users of this machine see command lines."""
+    parts = {name: str(value) for name, value in conninfo_to_dict(dsn).items()}
+    password = parts.pop("password", None)
+    variables = dict(os.environ) | ({} if password is None else {"PGPASSWORD": password})
+    return make_conninfo("", **parts), variables
 
 
 def _command(dsn: str, rate: float, events: int | None, number: int) -> list[str]:
@@ -79,9 +92,11 @@ def _command(dsn: str, rate: float, events: int | None, number: int) -> list[str
     return command if events is None else [*command, "--events", str(events)]
 
 
-async def _run(command: list[str], ledger: Ledger, stop: anyio.Event) -> None:
+async def _run(
+    command: list[str], variables: Mapping[str, str], ledger: Ledger, stop: anyio.Event
+) -> None:
     # Its own session: Ctrl-C in a terminal is ours to answer. Its stdin is its lifeline.
-    process = await anyio.open_process(command, stderr=None, start_new_session=True)
+    process = await anyio.open_process(command, env=variables, stderr=None, start_new_session=True)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_end_on, stop, process)

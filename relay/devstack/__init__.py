@@ -4,8 +4,9 @@ Synchronous, loopback only, and gone afterwards: each server lives in one tempor
 own and ends with its ``with`` block, with its parent, or by its reaper, whichever comes first.
 Nothing outside that folder is ever written, owned or made readable, and no user is created.
 
-Never for data that matters: Postgres trusts every loopback connection, and by default does not
-sync. The relay itself never imports this package.
+Never for data that matters: by default Postgres does not sync, and NATS asks nobody for a password.
+Postgres does: each cluster has a random one, which its connection strings carry. The relay itself
+never imports this package.
 """
 
 from relay.devstack.errors import DevstackError

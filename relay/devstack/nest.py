@@ -77,13 +77,14 @@ class Nest:
 
         Args:
             command: the program and its arguments.
-            log: opened by us, so that the process needs no right to it.
+            log: opened by us, so that the process needs no right to it; nobody else can read it.
             tidy_end: the signal on which it ends at once but leaves nothing behind.
             env: the whole environment; ours if None.
             cwd: where it runs; the nest's folder if None.
             user: drop to this user id, and out of all our groups.
             group: drop to this group id.
         """
+        log.touch(mode=0o600)
         with log.open("ab") as out:
             process = subprocess.Popen(
                 command,

@@ -1,4 +1,7 @@
-"""A throw-away Postgres cluster in its own folder, on TCP 127.0.0.1, trusting the loopback.
+"""A throw-away Postgres cluster in its own folder, on TCP 127.0.0.1, with a random password.
+
+Other users of this machine reach the port, so every login needs its password (SCRAM), and there is
+no Unix socket. The password stands in the connection string and in no command line.
 
 ``postgres`` itself is our child (not ``pg_ctl``'s), so that its exit is seen and a signal reaches
 it: SIGINT is a fast stop, SIGQUIT an immediate one. It is up when ``postmaster.pid`` names our
@@ -16,6 +19,7 @@ promoted:
 import contextlib
 import ctypes
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -50,10 +54,11 @@ _STOP_SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 
 class Postgres:
-    """One cluster, with the superuser ``postgres`` and no password.
+    """One cluster, with the superuser ``postgres``.
 
     Attributes:
         major: its major version.
+        password: of that superuser; a standby has its primary's.
         port: stays the same through stops and starts.
         log_path: what the server has written so far.
     """
@@ -77,6 +82,7 @@ class Postgres:
         self._identity = identity.choose(installation.bin_dir, nest.folder, self._data)
         self._settings = {**_ALWAYS, **settings}
         self._process: subprocess.Popen[bytes] | None = None
+        self.password: str = primary.password if primary else secrets.token_urlsafe(24)
         if primary is None:
             self._init()
         else:
@@ -102,7 +108,13 @@ class Postgres:
 
     def dsn_of(self, database: str) -> str:
         """Return the connection string of the superuser in a database."""
-        return make_conninfo(host="127.0.0.1", port=self.port, user="postgres", dbname=database)
+        return make_conninfo(
+            host="127.0.0.1",
+            port=self.port,
+            user="postgres",
+            dbname=database,
+            password=self.password,
+        )
 
     def create_database(self, name: str, template: str = "template1") -> str:
         """Create a database and return its connection string."""
@@ -201,29 +213,44 @@ class Postgres:
         if self.major >= _BUILTIN_LOCALES_SINCE:
             # The wheel's Postgres has no ICU, and not every system has C.UTF-8: this needs neither.
             locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        process = self._spawn(
-            "initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8",
-            "--no-sync", "--no-instructions", *locale,
-        )  # fmt: skip
-        if self._nest.reap(process, _START_TIMEOUT) != 0:
-            raise failed(f"initdb of Postgres {self.major} failed", self.log_path)
+        with self._password_file() as path:
+            process = self._spawn(
+                "initdb", "-D", str(self._data), "-U", "postgres", "-A", "scram-sha-256",
+                f"--pwfile={path}", "-E", "UTF8", "--no-sync", "--no-instructions", *locale,
+            )  # fmt: skip
+            if self._nest.reap(process, _START_TIMEOUT) != 0:
+                raise failed(f"initdb of Postgres {self.major} failed", self.log_path)
+
+    @contextmanager
+    def _password_file(self) -> Iterator[Path]:
+        """Hold the password in a file that Postgres' identity alone can read."""
+        path = self._nest.folder / "password"
+        path.touch(mode=0o600)
+        try:
+            path.write_text(f"{self.password}\n")
+            if self._identity.user is not None:
+                os.chown(path, self._identity.user, -1)
+            yield path
+        finally:
+            path.unlink()
 
     def _copy(self, primary: "Postgres") -> None:
+        dsn = make_conninfo(host="127.0.0.1", port=primary.port, user="postgres")
         process = self._spawn(
-            "pg_basebackup", "-D", str(self._data), "-d", primary.dsn, "--write-recovery-conf",
-            "--checkpoint=fast", "--no-sync",
+            "pg_basebackup", "-D", str(self._data), "-d", dsn, "--write-recovery-conf",
+            "--checkpoint=fast", "--no-sync", PGPASSWORD=self.password,
         )  # fmt: skip
         if self._nest.reap(process, _START_TIMEOUT) != 0:
             raise failed(f"pg_basebackup of Postgres {self.major} failed", self.log_path)
 
-    def _spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, program: str, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
         who = self._identity
         environment = {name: value for name, value in os.environ.items() if name[:2] != "PG"}
         return self._nest.spawn(
-            [*who.prefix, str(who.bin_dir / program), *arguments],
+            [str(who.bin_dir / program), *arguments],
             log=self.log_path,
             tidy_end=signal.SIGQUIT,
-            env={**environment, "LC_ALL": "C"},
+            env={**environment, "LC_ALL": "C", **variables},
             cwd=self._data,
             user=who.user,
             group=who.group,

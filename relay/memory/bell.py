@@ -1,4 +1,4 @@
-"""The doorbell as an event."""
+"""The bell as an event."""
 
 import anyio
 import anyio.lowlevel
@@ -7,33 +7,38 @@ from relay.ports import Wake
 
 
 class MemoryBell:
-    """``relay.ports.WakeSource``: rings while armed."""
+    """``relay.ports.WakeSource``: rings while armed, at no cost."""
+
+    ring_seconds: float | None = 0.0
 
     def __init__(self) -> None:
         """Begin disarmed."""
-        self._rung: anyio.Event | None = None
+        self._armed = False
+        self._rung = anyio.Event()
 
     def ring(self) -> None:
-        """Wake who waits, or will."""
-        if self._rung is not None:
+        """Wake the relay that waits, or will."""
+        if self._armed:
             self._rung.set()
 
-    async def arm(self) -> bool:
-        """Listen from now on."""
+    async def arm(self) -> int | None:
+        """Listen from now on; no transaction is silent here."""
         await anyio.lowlevel.checkpoint()
-        self._rung = anyio.Event()
-        return True
+        self._armed = True
+        return 0
 
     async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - the poll interval
         """Sleep until rung or for ``timeout`` s."""
-        rung = self._rung or anyio.Event()
         with anyio.move_on_after(timeout):
-            await rung.wait()
-        return Wake.BELL if rung.is_set() else Wake.POLL
+            await self._rung.wait()
+        if not self._rung.is_set():
+            return Wake.POLL
+        self._rung = anyio.Event()
+        return Wake.BELL
 
     def disarm(self) -> None:
         """Be silent."""
-        self._rung = None
+        self._armed = False
 
     async def run(self) -> None:
         """Need nothing."""

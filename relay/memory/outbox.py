@@ -1,6 +1,6 @@
 """The outbox as a list: committed events in the order of their commits, one cursor, one epoch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import count
 from uuid import uuid4
@@ -8,12 +8,12 @@ from uuid import uuid4
 import anyio
 import anyio.lowlevel
 
-from relay.core.breakers import Breakers
 from relay.core.event import Event
+from relay.core.storage import OutboxStorage
 from relay.errors import TermLost
 from relay.memory.bell import MemoryBell
 from relay.memory.parked import MemoryParked
-from relay.ports import Backlog, Page, Settlement
+from relay.ports import Backlog, Page, Report, Settlement
 
 
 class MemoryOutbox:
@@ -24,7 +24,6 @@ class MemoryOutbox:
         self.events: list[Event] = []
         """What has committed and is not pruned."""
         self.parked = MemoryParked(dead_blocks=dead_blocks)
-        self.delivered = 0
         self.settled = 0
         """How many events, in the order of their commits, are settled: the cursor."""
         self.pruned = 0
@@ -32,8 +31,10 @@ class MemoryOutbox:
         self.epoch = 0
         self.leader: MemoryStore | None = None
         self.bell = MemoryBell()
-        self.breakers: Breakers | None = None
+        self.reported: Report | None = None
         """What the leader reported last."""
+        self.learnt: dict[str, set[str]] = {}
+        """Every stream that was ever learnt, with its subject filters."""
         self._ids = count(1)
 
     def draw(
@@ -50,7 +51,7 @@ class MemoryOutbox:
         return Event(
             next(self._ids),
             event_id,
-            idempotency_key or event_id,
+            idempotency_key or f"relay-{event_id}",
             subject,
             key,
             datetime.now(UTC),
@@ -89,6 +90,10 @@ class MemoryOutbox:
         self.leader = MemoryStore(self, self.epoch)
         return self.leader
 
+    async def storage(self) -> OutboxStorage | None:
+        """Take up nothing that could be seen."""
+        return None
+
     async def close(self) -> None:
         """Have nothing to give up."""
 
@@ -102,6 +107,19 @@ class MemoryStore:
         self.parked = outbox.parked
         self._outbox = outbox
         self._read = outbox.settled
+
+    def granted(self) -> bool:
+        """Hold the lease until another term begins."""
+        return self._outbox.epoch == self.epoch
+
+    async def renew(self) -> None:
+        """Find that the lease is held, or lost."""
+        await anyio.lowlevel.checkpoint()
+        self._fence()
+
+    async def watch(self) -> None:
+        """Need nothing."""
+        await anyio.sleep_forever()
 
     async def read(self, limit: int) -> Page:
         """Return up to ``limit`` events in the order of their commits."""
@@ -119,16 +137,37 @@ class MemoryStore:
         self._fence()
         outbox = self._outbox
         unsettled = outbox.events[outbox.settled - outbox.pruned :]
-        outbox.parked.settle(done, {event.id: event for event in unsettled})
+        outbox.parked.settle(done, {event.event_id: event for event in unsettled})
         if done.position is not None:
             assert isinstance(done.position, int)
             outbox.settled = done.position
-        outbox.delivered += done.delivered
 
-    async def prune(self, retention: float) -> int:
+    async def look(self, position: object | None) -> Backlog:
+        """Count what is not delivered."""
+        await anyio.lowlevel.checkpoint()
+        self._fence()
+        outbox = self._outbox
+        place = outbox.settled if position is None else max(outbox.settled, _index(position))
+        waiting = outbox.events[place - outbox.pruned :]
+        rows = outbox.parked.rows.values()
+        live = [row for row in rows if not row.dead]
+        held = [row for row in live if row.held_by]
+        now = datetime.now(UTC)
+        return Backlog(
+            len(waiting),
+            _age([*waiting, *(row.event for row in live)], now),
+            len(rows),
+            len(rows) - len(live),
+            len(held),
+            _age([row.event for row in held], now),
+            outbox.parked.blocking,
+        )
+
+    async def tend(self, retention: float) -> int:
         """Delete what is settled and older than ``retention`` s by the wall clock."""
         await anyio.lowlevel.checkpoint()
         outbox, now = self._outbox, datetime.now(UTC)
+        outbox.parked.promote()
         settled = outbox.events[: outbox.settled - outbox.pruned]
         old = 0
         for event in settled:
@@ -139,18 +178,21 @@ class MemoryStore:
         outbox.pruned += old
         return old
 
-    async def backlog(self, breakers: Breakers | None = None) -> Backlog:
-        """Count what is not settled."""
+    async def report(self, report: Report) -> None:
+        """Keep the leader's word."""
         await anyio.lowlevel.checkpoint()
-        self._fence()
-        outbox = self._outbox
-        outbox.breakers = breakers or outbox.breakers
-        waiting = outbox.events[outbox.settled - outbox.pruned :]
-        late = [event.created_at for event in waiting] + outbox.parked.held_since()
-        lag = max(0.0, (datetime.now(UTC) - min(late)).total_seconds()) if late else 0.0
-        rows = outbox.parked.rows.values()
-        dead = sum(row.dead for row in rows)
-        return Backlog(len(waiting), lag, len(rows), dead, outbox.parked.blocking)
+        self._outbox.reported = report
+
+    async def streams(self) -> Mapping[str, Collection[str]]:
+        """Return what was learnt of streams."""
+        await anyio.lowlevel.checkpoint()
+        return self._outbox.learnt
+
+    async def keep_streams(self, streams: Mapping[str, Collection[str]]) -> None:
+        """Remember what was learnt of streams."""
+        await anyio.lowlevel.checkpoint()
+        for name, subjects in streams.items():
+            self._outbox.learnt.setdefault(name, set()).update(subjects)
 
     async def close(self) -> None:
         """End the term, if it lasts."""
@@ -160,3 +202,15 @@ class MemoryStore:
     def _fence(self) -> None:
         if self._outbox.epoch != self.epoch:
             raise TermLost(f"epoch {self.epoch} is over")
+
+
+def _index(position: object) -> int:
+    assert isinstance(position, int)
+    return position
+
+
+def _age(events: Sequence[Event], now: datetime) -> float:
+    if not events:
+        return 0.0
+    oldest = min(event.created_at for event in events)
+    return max(0.0, (now - oldest).total_seconds())

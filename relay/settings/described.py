@@ -17,8 +17,11 @@ PREFIX: Final = "RELAY_"
 CONFIG: Final = "config"
 """The one setting that only says where others are."""
 
+FILE: Final = "_file"
+"""Behind a secret's name: the file that holds it, in the environment or the TOML file."""
+
 TOPICS: Final = {
-    "Postgres": ("postgres_dsn", "schema", "notify", "retention"),
+    "Postgres": ("postgres_dsn", "schema", "lease_lifetime", "retention"),
     "NATS": (
         "nats_url",
         "nats_creds",
@@ -30,8 +33,9 @@ TOPICS: Final = {
         "nats_tls_cert",
         "nats_tls_key",
         "nats_inbox_prefix",
+        "nats_js_domain",
     ),
-    "Stream": ("stream", "stream_subjects", "stream_create"),
+    "Stream": ("stream", "stream_subjects", "stream_create", "message_id_prefix"),
     "Pace": (
         "poll_interval",
         "batch_size",

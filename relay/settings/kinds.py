@@ -38,6 +38,8 @@ _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|%00")
 _KEYWORDS: Final = re.compile(
     r"\s*(?:[a-z_]+\s*=\s*(?:'(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)*)(?:\s+|$))*", re.DOTALL
 )
+_DOMAIN: Final = re.compile(_TOKENS.pattern + r"\.?")
+_ID_PREFIX: Final = re.compile(r"[!-9;-~]{1,63}:")
 _HEADER_TOKEN: Final = re.compile(r"[!-~]{16,512}")
 _SCHEMES: Final = ("nats", "tls")
 
@@ -195,6 +197,15 @@ def _text(value: str) -> str:
     return value
 
 
+def _message_id_prefix(value: str) -> str:
+    if value and (_ID_PREFIX.fullmatch(value) is None or value.startswith("relay-")):
+        raise ValueError(
+            "is no prefix of message ids: write printable ASCII without spaces that ends in its"
+            " only colon, at most 64 bytes, such as shop:, and does not begin with relay-"
+        )
+    return value
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -250,6 +261,22 @@ StreamName = Annotated[
     ),
     Written(str, "NAME"),
 ]
+
+Domain = Annotated[
+    str,
+    AfterValidator(
+        _matching(_DOMAIN, "is no JetStream domain: write its name, or its API, as $JS.hub.API")
+    ),
+    Written(str, "DOMAIN|PREFIX"),
+]
+"""A JetStream domain, or the subject prefix of its API."""
+
+MessageIdPrefix = Annotated[
+    str,
+    AfterValidator(_message_id_prefix),
+    Written(str, "PREFIX"),
+]
+"""What stands before message ids; empty, or ends in its only colon."""
 
 InboxPrefix = Annotated[
     str,

@@ -5,14 +5,10 @@ pydantic owns the other. The environment variable is RELAY_ and the name in capi
 dashes and the name with dashes. A combination that can't work is refused like a single value.
 """
 
-import errno
 import os
-import re
-import stat
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -26,15 +22,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from relay.core import durations
 from relay.errors import SettingsError
-from relay.settings import kinds, sources
+from relay.settings import files, kinds, sources
 from relay.settings.addresses import Address, Listen
 from relay.settings.combinations import at_odds
 from relay.settings.described import CONFIG_FILE, describe
-from relay.settings.faults import Fault, FaultsError, of_pydantic, shown
+from relay.settings.faults import Fault, FaultsError, of_pydantic
 from relay.settings.kinds import Written, between
-
-_SEED: Final = re.compile(r"S[A-Z2-7]{57}")
-_FILES: Final = ("nats_creds", "nats_tls_ca", "nats_tls_cert", "nats_tls_key", "nats_nkey_seed")
 
 
 def _time(low: float, high: float) -> AfterValidator:
@@ -62,9 +55,9 @@ class Settings(BaseSettings):
     schema_name: kinds.SchemaName = Field(
         default="relay", alias="schema", description="Schema that holds the outbox."
     )
-    notify: kinds.Switch = Field(
-        default=True,
-        description="Wake by NOTIFY when the relay sleeps; off if two-phase commit is in use.",
+    lease_lifetime: Annotated[kinds.Seconds, _time(2.0, 60.0)] = Field(
+        default=5.0,
+        description="How long a leader that is silent leads; another relay takes over after it.",
     )
     retention: Annotated[kinds.Seconds, _time(1.0, 365 * 86_400.0)] = Field(
         default=900.0,
@@ -98,6 +91,9 @@ class Settings(BaseSettings):
     nats_inbox_prefix: kinds.InboxPrefix = Field(
         default="_INBOX", description="First tokens of the subjects on which NATS answers."
     )
+    nats_js_domain: kinds.Domain | None = Field(
+        default=None, description="JetStream domain of the streams, or the prefix of its API."
+    )
 
     stream: kinds.StreamName | None = Field(
         default=None,
@@ -108,6 +104,10 @@ class Settings(BaseSettings):
     )
     stream_create: kinds.Switch = Field(
         default=False, description="Make the stream if it is missing; needs stream_subjects."
+    )
+    message_id_prefix: kinds.MessageIdPrefix = Field(
+        default="",
+        description="Stands before every message id, for outboxes that share a stream.",
     )
 
     poll_interval: Annotated[kinds.Seconds, _time(0.001, 600.0)] = Field(
@@ -188,13 +188,15 @@ class Settings(BaseSettings):
         Args:
             flags: by public name, ``config`` included; None means not given.
             environ: the environment; the process's own unless given.
-            check_files: say at once which credentials or certificates can't be read.
+            check_files: say at once which credentials, certificates or files of secrets can't be
+                read. The database's is looked at in any case.
 
         Raises:
             SettingsError: every fault at once, each with the source it came from.
         """
         described = describe(cls)
-        given = sources.gather(described, flags, os.environ if environ is None else environ)
+        environ = os.environ if environ is None else environ
+        given = sources.gather(described, flags, environ, all_files=check_files)
         found = list[Fault]()
         try:
             settings = cls(**given.values)
@@ -202,16 +204,20 @@ class Settings(BaseSettings):
             found = list(error.found)
         if check_files:
             faulty = {fault.name for fault in found}
-            found += [fault for fault in _unreadable(given.values) if fault.name not in faulty]
+            unreadable = files.unreadable(given.values)
+            found += [fault for fault in unreadable if fault.name not in faulty]
         faults = given.faults + [fault.line(given.origin(fault.name)) for fault in found]
         if faults:
             raise SettingsError(faults)
-        settings._warnings = tuple(given.warnings)
+        settings._warnings = tuple(files.open_to_all(given.secret_files, given.origin))
         return settings
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Lines about variables of the environment that probably were meant to be settings."""
+        """Lines about files that show secrets to every user of this machine.
+
+        Of the files that NATS' log-in needs, the adapter warns when it reads them.
+        """
         return self._warnings
 
     @property
@@ -248,25 +254,3 @@ class Settings(BaseSettings):
         if found:
             raise FaultsError(found)
         return settings
-
-
-def _unreadable(values: Mapping[str, object]) -> Iterator[Fault]:
-    for name in _FILES:
-        text = str(values.get(name) or "")
-        if not text or (name == "nats_nkey_seed" and _SEED.fullmatch(text.strip())):
-            continue
-        try:
-            _look_at(Path(text).expanduser())
-        except (OSError, ValueError, RuntimeError) as error:
-            # Not the value of nats_nkey_seed: it may be a seed with a slip of the pen in it.
-            value = None if name == "nats_nkey_seed" else shown(text)
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            yield Fault(name, f"is a file that can't be read: {reason}", value)
-
-
-def _look_at(path: Path) -> None:
-    # Not opened: what is read once, such as /dev/fd/63, must be left for who uses it.
-    if stat.S_ISDIR(path.stat().st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not os.access(path, os.R_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

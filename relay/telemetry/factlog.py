@@ -4,6 +4,7 @@ import logging
 from dataclasses import asdict
 
 from relay.core.breakers import State
+from relay.core.outcome import Fault
 from relay.facts import (
     BreakerChanged,
     Fact,
@@ -47,6 +48,8 @@ def tell(fact: Fact) -> None:
 
 def _line_of(fact: Fact) -> tuple[int, str] | None:
     """Find the fact's line; its level can depend on what it says."""
+    if isinstance(fact, Parked) and fact.fault is Fault.COLLISION:
+        return logging.ERROR, "event is dead: another event is stored under its message id"
     if isinstance(fact, Parked) and fact.dead:
         return logging.ERROR, "event is dead: refused too often, kept in relay.parked"
     if isinstance(fact, BreakerChanged):

@@ -9,6 +9,7 @@ from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
+from relay.core.outcome import Fault
 from relay.facts import Asked, Fact, PageDelivered, Parked, Retried, Sent, Unparked, Woken
 from relay.telemetry import instruments
 from relay.telemetry.gauges import Gauges, Points
@@ -61,15 +62,19 @@ class Figures:
             case Asked(operation=operation, seconds=seconds, error=error):
                 about = {"db.system.name": "postgresql", "db.operation.name": operation}
                 self._record[instruments.DATABASE_DURATION.name](seconds, _with(about, error))
-            case PageDelivered(duplicates=duplicates) | Unparked(duplicates=duplicates):
-                if duplicates:
-                    self._add[instruments.DUPLICATES.name](duplicates)
+            case PageDelivered() | Unparked():
+                if fact.duplicates:
+                    self._add[instruments.DUPLICATES.name](fact.duplicates)
+                if fact.unverified:
+                    self._add[instruments.UNVERIFIED.name](fact.unverified)
             case Woken(cause=cause):
                 self._add[instruments.WAKES.name](1, {"relay.cause": cause.value})
             case Retried(events=events):
                 self._add[instruments.RETRIES.name](events)
-            case Parked(code=code):
+            case Parked(code=code, fault=fault):
                 self._add[instruments.REFUSALS.name](1, {"relay.code": str(code)})
+                if fault is Fault.COLLISION:
+                    self._add[instruments.COLLISIONS.name](1)
             case _:
                 self._gauges.tell(fact)
 

@@ -85,6 +85,8 @@ class Gauges:
         return {
             instruments.BACKLOG.name: self._of_backlog("undelivered"),
             instruments.LAG.name: self._of_backlog("lag"),
+            instruments.HELD.name: self._of_backlog("held"),
+            instruments.HELD_LAG.name: self._of_backlog("held_lag"),
             instruments.PARKED.name: self._of_backlog("parked"),
             instruments.DEAD.name: self._of_backlog("dead"),
             instruments.LEADER.name: lambda: [(int(self.leading), {})],

@@ -82,8 +82,8 @@ DATABASE_DURATION: Final = Instrument(
     "db.client.operation.duration",
     Kind.HISTOGRAM,
     "s",
-    "What the relay asks of Postgres took: read, settle, blocked, due, prune, backlog."
-    " Reads that found nothing are left out.",
+    "What the relay asks of Postgres took: read, settle, blocked, due, look, tend, report, renew,"
+    " streams, keep_streams. Reads that found nothing are left out.",
     ("db.system.name", "db.operation.name", "error.type"),
     OPERATION_SECONDS,
 )
@@ -113,14 +113,27 @@ LAG: Final = Instrument(
     "relay.lag",
     Kind.GAUGE,
     "s",
-    "Age of the oldest undelivered event by the database's clock, 0 if there is none."
-    " Of the leader only.",
+    "Age of the oldest undelivered event by the database's clock, whoever it waits behind; 0 if"
+    " there is none. Of the leader only.",
+)
+HELD: Final = Instrument(
+    "relay.held",
+    Kind.GAUGE,
+    "{event}",
+    "Parked events that an outage of their stream or subject holds up. Of the leader only.",
+)
+HELD_LAG: Final = Instrument(
+    "relay.held.lag",
+    Kind.GAUGE,
+    "s",
+    "Age of the oldest event that such an outage holds up by the database's clock, 0 if there is"
+    " none. Of the leader only.",
 )
 WAKES: Final = Instrument(
     "relay.wakes",
     Kind.COUNTER,
     "{wake}",
-    "How often the relay went to read after it had slept, by cause: start, bell, grant, poll.",
+    "How often the relay went to read after it had slept, by cause: start, bell, poll.",
     ("relay.cause",),
 )
 DUPLICATES: Final = Instrument(
@@ -129,6 +142,13 @@ DUPLICATES: Final = Instrument(
     "{event}",
     "Events of which JetStream said that it held their message id already, and stored no second"
     " copy.",
+)
+UNVERIFIED: Final = Instrument(
+    "relay.duplicates.unverified",
+    Kind.COUNTER,
+    "{event}",
+    "Duplicates of a producer's idempotency key whose stored message could not be looked at: it is"
+    " gone, or may not be read.",
 )
 RETRIES: Final = Instrument(
     "relay.retries",
@@ -142,6 +162,12 @@ REFUSALS: Final = Instrument(
     "{event}",
     "Refusals of single events, by JetStream's err_code, or 0 for a check of the relay's own.",
     ("relay.code",),
+)
+COLLISIONS: Final = Instrument(
+    "relay.collisions",
+    Kind.COUNTER,
+    "{event}",
+    "Events under whose message id another event is stored: each is dead at once.",
 )
 PARKED: Final = Instrument(
     "relay.parked",
@@ -211,7 +237,7 @@ SESSIONS: Final = Instrument(
     "relay.postgres.sessions",
     Kind.GAUGE,
     "{session}",
-    "This relay's open Postgres sessions, by duty; there is no pool. Of the leader only.",
+    "This relay's open Postgres sessions, by duty. Of the leader only.",
     ("relay.duty",),
 )
 STREAM_MESSAGES: Final = Instrument(
@@ -236,9 +262,13 @@ INSTRUMENTS: Final = (
     BATCH_SIZE,
     BACKLOG,
     LAG,
+    HELD,
+    HELD_LAG,
     DUPLICATES,
+    UNVERIFIED,
     RETRIES,
     REFUSALS,
+    COLLISIONS,
     PARKED,
     DEAD,
     WAKES,

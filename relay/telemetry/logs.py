@@ -7,11 +7,13 @@ extras become ``key=value`` or fields of one JSON object, and whatever passes th
     long values            cut at 256 characters
     bytes                  their length alone: a payload never reaches a log
     passwords in URLs and connection strings, and extras named like secrets     ***
+    rows and statements that Postgres quotes in its errors     cut off: see ``tracebacks``
 
 A warning or error that repeats is written once a second at most, its last line with the count of
-those left out (``repeated=n``): see ``repeats``. A line that is written within a span of
-OpenTelemetry carries its ``trace_id`` and ``span_id``; one about an event, its producer's. Nothing
-here can fail the code that logs.
+those left out (``repeated=n``): see ``repeats``. What else a process says (warnings, asyncio's
+texts, exceptions that nobody caught) takes the same way: see ``take_all``. A line that is written
+within a span of OpenTelemetry carries its ``trace_id`` and ``span_id``; one about an event, its
+producer's. Nothing here can fail the code that logs.
 """
 
 import json
@@ -20,12 +22,13 @@ import math
 import re
 import sys
 import threading
-import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 from relay.telemetry.repeats import REPEAT_EVERY, Repeats
+from relay.telemetry.tracebacks import text_of, traceback_of, without_rows
 
 if TYPE_CHECKING:
     _Handler = logging.StreamHandler[TextIO]
@@ -46,7 +49,7 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
 _OURS: Final = ("ts", "level", "logger", "event", "traceback")
 _PLAIN: Final = re.compile(r'[^\s"=]+')
 _SECRET_NAME: Final = re.compile(
-    r"password|passwd|token|secret|seed|dsn|conninfo|^payload|^headers$"
+    r"password|passwd|token|secret|seed|dsn|conninfo|^payload|^headers$|tracestate|baggage"
 )
 _SECRET_PARTS: Final = (
     (re.compile(r"://[^/\s]*@"), "://***@"),
@@ -65,9 +68,8 @@ def configure(
         stream: standard error unless given.
     """
     out = sys.stderr if stream is None else stream
-    as_text = log_format == "text" or (log_format == "auto" and out.isatty())
     handler = Lines(out)
-    handler.setFormatter(TextLines() if as_text else JsonLines())
+    handler.setFormatter(JsonLines() if is_json(log_format, out) else TextLines())
     root = logging.getLogger()
     for former in list(root.handlers):
         if isinstance(former.formatter, TextLines | JsonLines):
@@ -79,6 +81,47 @@ def configure(
     # They retell, with tracebacks, what the adapters say in one line.
     for library in ("nats", "psycopg", "psycopg.pool"):
         logging.getLogger(library).setLevel(logging.ERROR)
+
+
+def is_json(log_format: str, stream: TextIO) -> bool:
+    """Say whether lines on ``stream`` are JSON in this format."""
+    return log_format == "json" or (log_format != "text" and not stream.isatty())
+
+
+@contextmanager
+def written_to(stream: TextIO, instead_of: TextIO) -> Iterator[None]:
+    """Write lines to ``stream`` for the length of the block, if they went to ``instead_of``.
+
+    Nothing changes unless that is a terminal: what goes to a file goes on going there.
+    """
+    moved = [
+        handler
+        for handler in logging.getLogger().handlers
+        if isinstance(handler, Lines) and handler.stream is instead_of and instead_of.isatty()
+    ]
+    for handler in moved:
+        handler.setStream(stream)
+    try:
+        yield
+    finally:
+        for handler in moved:
+            handler.setStream(instead_of)
+
+
+def take_all() -> None:
+    """Log what this process would print in forms of its own: warnings, and what nobody caught.
+
+    For a process that is a relay's command; an application's hooks are its own.
+    """
+    logging.captureWarnings(capture=True)
+    sys.excepthook = lambda _, error, __: _uncaught("an exception that nobody caught", error)
+    sys.unraisablehook = lambda found: _uncaught("an exception where none can be", found.exc_value)
+    threading.excepthook = lambda found: _uncaught("a thread ended by it", found.exc_value)
+
+
+def _uncaught(what: str, error: BaseException | None) -> None:
+    if error is not None:
+        logging.getLogger("relay").error("%s", what, exc_info=error)
 
 
 class Lines(_Handler):
@@ -97,6 +140,15 @@ class Lines(_Handler):
             super().emit(record)
         elif self._timer is None:
             self._catch_up_later()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Say that a line could not be formed; a stream that takes nothing is nobody's to mend."""
+        error = sys.exc_info()[1]
+        if isinstance(error, Exception) and not isinstance(error, OSError | ValueError):
+            fields = {"of": record.name, "reason": text_of(error)}
+            said = {"name": "relay", "levelname": "ERROR", "msg": "a log line could not be formed"}
+            with suppress(Exception):
+                self.stream.write(f"{self.format(logging.makeLogRecord(said | fields))}\n")
 
     def close(self) -> None:
         """Write what is held back: nothing more will come."""
@@ -175,7 +227,11 @@ def _instant(record: logging.LogRecord) -> str:
 
 
 def _message(record: logging.LogRecord) -> str:
-    return _cut(_redacted(record.getMessage()), MOST_MESSAGE)
+    text = record.getMessage()
+    if record.name == "asyncio":
+        # Its further lines are the repr of a task or a transport, with an exception's whole text.
+        text = text.partition("\n")[0]
+    return _cut(_redacted(without_rows(text)), MOST_MESSAGE)
 
 
 def _extras(record: logging.LogRecord) -> Mapping[str, str | float | bool | None]:
@@ -186,7 +242,7 @@ def _extras(record: logging.LogRecord) -> Mapping[str, str | float | bool | None
     }
     if record.exc_info and record.exc_info[1] and _foreign(record):
         error = record.exc_info[1]
-        found["error"] = _value(f"{type(error).__name__}: {error}")
+        found["error"] = _value(text_of(error))
     return found
 
 
@@ -200,8 +256,10 @@ def _value(value: object) -> str | float | bool | None:
             return f"{len(value)} bytes"
         case datetime():
             return value.isoformat()
+        case BaseException():
+            return _cut(_redacted(text_of(value)), MOST_VALUE)
         case _:
-            return _cut(_redacted(str(value)), MOST_VALUE)
+            return _cut(_redacted(without_rows(str(value))), MOST_VALUE)
 
 
 def _quoted(value: str | float | bool | None) -> str:
@@ -219,8 +277,7 @@ def _traceback(record: logging.LogRecord) -> str:
     # Another library's traceback about a lost connection is no bug of ours to be read.
     if not record.exc_info or record.exc_info[1] is None or _foreign(record):
         return ""
-    told = "".join(traceback.format_exception(record.exc_info[1]))
-    return _redacted(told[-MOST_TRACEBACK:])
+    return _redacted(traceback_of(record.exc_info[1])[-MOST_TRACEBACK:])
 
 
 def _redacted(text: str) -> str:

@@ -14,6 +14,7 @@ import anyio
 from relay.core.storage import OutboxStorage, StreamStorage
 from relay.errors import RelayError
 from relay.facts import HousekeepingFailed, Looked, Tell
+from relay.ports import EventBus, Outbox
 
 log = logging.getLogger("relay.telemetry")
 
@@ -28,13 +29,11 @@ class Look:
 
     Attributes:
         at: what can't be seen, to a person.
-        look: looks once.
-        close: gives up what it needed for that.
+        look: looks once; None or nothing if there is nothing to be seen yet.
     """
 
     at: str
-    look: Callable[[], Awaitable[OutboxStorage | Sequence[StreamStorage]]]
-    close: Callable[[], None] = lambda: None
+    look: Callable[[], Awaitable[OutboxStorage | Sequence[StreamStorage] | None]]
     _again_at: float = 0.0
     _failing: bool = False
 
@@ -54,11 +53,20 @@ class Look:
             self._failing = False
             if not seen:
                 self._again_at = 0.0  # nothing is there yet
-            tell(Looked(seen))
+            if seen is not None:
+                tell(Looked(seen))
 
     def rest(self) -> None:
         """Look at once when the next term begins."""
         self._again_at = 0.0
+
+
+def both_sides(outbox: Outbox, bus: EventBus) -> list[Look]:
+    """Return a look at each side of a relay."""
+    return [
+        Look("the outbox's size", outbox.storage),
+        Look("the streams' sizes", bus.storage),
+    ]
 
 
 async def keep_looking(looks: Sequence[Look], leading: Callable[[], bool], tell: Tell) -> None:
@@ -73,6 +81,3 @@ async def keep_looking(looks: Sequence[Look], leading: Callable[[], bool], tell:
                     each.rest()
     except Exception:
         log.exception("looking at sizes failed: delivery goes on without it")
-    finally:
-        for each in looks:
-            each.close()

@@ -9,24 +9,37 @@ relay pays nothing. Spans are made here too, for they need the events, which no 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from relay.core.breakers import Breakers
 from relay.core.event import Event
 from relay.core.outcome import Held, Outcome, Refused, Stored, Unknown
 from relay.errors import BusOutage
 from relay.facts import Asked, Sent, Tell
-from relay.ports import Backlog, Due, EventBus, Outbox, OutboxStore, Page, ParkedEvents, Settlement
+from relay.ports import (
+    Backlog,
+    Due,
+    EventBus,
+    Outbox,
+    OutboxStore,
+    Page,
+    ParkedEvents,
+    Permit,
+    Report,
+    Settlement,
+)
 
 if TYPE_CHECKING:
     from relay.telemetry.tracing import Publishing, Traces
 
 WAITS_PER_BATCH: Final = 16
 """Events of a batch whose time in the outbox is noted; each costs about 5 us to write down."""
+
+MOST_SUBJECTS: Final = 10_000
+"""Subjects of which the stream is remembered."""
 
 STORED: Final = ""
 OUTAGE: Final = "outage"
@@ -46,42 +59,89 @@ class ObservedBus:
         self._bus = bus
         self._tell = tell
         self._traces = traces
-        self._stream_of: Callable[[str], str | None] = getattr(bus, "stream_of", _unknown)
+        self._streams = _Streams()
         self.connect = bus.connect
+        self.recall = bus.recall
+        self.learnt = bus.learnt
+        self.storage = bus.storage
         self.close = bus.close
 
-    async def publish(self, events: Sequence[Event]) -> Sequence[Outcome]:
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """How each stream met so far is published to."""
+        return self._bus.paths
+
+    @property
+    def server(self) -> tuple[str, int] | None:
+        """Host and port of the server that the newest connection is, or was, to."""
+        return self._bus.server
+
+    @property
+    def sole_hold(self) -> str | None:
+        """The name of the hold that would hold up every event, if there is such a one."""
+        return self._bus.sole_hold
+
+    @property
+    def duplicate_window(self) -> float | None:
+        """The shortest duplicate window in s of the streams met so far."""
+        return self._bus.duplicate_window
+
+    async def publish(
+        self, events: Sequence[Event], permit: Permit, *, closed: Collection[str] = ()
+    ) -> Sequence[Outcome]:
         """Publish, and tell."""
         if self._traces is None:
-            return await self._publish(events, None)
+            return await self._publish(events, permit, closed, None)
         with self._traces.publishing(events) as publishing:
-            return await self._publish(events, publishing)
+            return await self._publish(events, permit, closed, publishing)
 
     async def _publish(
-        self, events: Sequence[Event], publishing: "Publishing | None"
+        self,
+        events: Sequence[Event],
+        permit: Permit,
+        closed: Collection[str],
+        publishing: "Publishing | None",
     ) -> Sequence[Outcome]:
         began = time.perf_counter()
         try:
-            outcomes = await self._bus.publish(events)
+            outcomes = await self._bus.publish(events, permit, closed=closed)
         except BusOutage:
             seconds = time.perf_counter() - began
-            streams = self._streams(events)
+            streams = self._streams.of(events)
             if publishing is not None:
-                publishing.went_to(streams, getattr(self._bus, "server", None))
+                publishing.went_to(streams, self._bus.server)
             counts = Counter((streams[event.subject], OUTAGE) for event in events)
             self._tell(Sent(len(events), counts, seconds, ()))
             raise
         seconds, now = time.perf_counter() - began, datetime.now(UTC)
-        streams = self._streams(events)
+        self._streams.learn(events, outcomes)
+        streams = self._streams.of(events)
         if publishing is not None:
             publishing.came_to(outcomes)
-            publishing.went_to(streams, getattr(self._bus, "server", None))
+            publishing.went_to(streams, self._bus.server)
         self._tell(_sent(events, outcomes, streams, seconds, now))
         return outcomes
 
-    def _streams(self, events: Sequence[Event]) -> dict[str, str]:
-        """Return the stream of each subject; "" where it is not known."""
-        return {subject: self._stream_of(subject) or "" for subject in set(map(_SUBJECT, events))}
+
+class _Streams:
+    """The stream of each subject, as the answers named it; bounded, and forgotten when full."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def learn(self, events: Sequence[Event], outcomes: Sequence[Outcome]) -> None:
+        self._known.update(
+            (event.subject, outcome.stream)
+            for event, outcome in zip(events, outcomes, strict=True)
+            if type(outcome) is Stored and outcome.stream
+        )
+
+    def of(self, events: Sequence[Event]) -> dict[str, str]:
+        """Return the stream of each event's subject; "" where it is not known."""
+        found = {subject: self._known.get(subject, "") for subject in set(map(_SUBJECT, events))}
+        if len(self._known) > MOST_SUBJECTS:
+            self._known = {subject: stream for subject, stream in found.items() if stream}
+        return found
 
 
 def _sent(
@@ -116,6 +176,7 @@ class ObservedOutbox:
         """Tell of what the stores of its terms are asked for."""
         self._outbox = outbox
         self._tell = tell
+        self.storage = outbox.storage
         self.close = outbox.close
 
     async def campaign(self, holder: str) -> OutboxStore | None:
@@ -131,6 +192,8 @@ class ObservedStore:
         """Tell of what ``store`` is asked for."""
         self.epoch = store.epoch
         self.parked: ParkedEvents = _ObservedParked(store.parked, tell)
+        self.granted = store.granted
+        self.watch = store.watch
         self.close = store.close
         self._store = store
         self._tell = tell
@@ -152,15 +215,35 @@ class ObservedStore:
         with _asking("settle", self._tell):
             await self._store.settle(done)
 
-    async def prune(self, retention: float) -> int:
-        """Prune, and tell."""
-        with _asking("prune", self._tell):
-            return await self._store.prune(retention)
+    async def look(self, position: object | None) -> Backlog:
+        """Look at what waits, and tell."""
+        with _asking("look", self._tell):
+            return await self._store.look(position)
 
-    async def backlog(self, breakers: Breakers | None = None) -> Backlog:
-        """Look at the backlog, and tell."""
-        with _asking("backlog", self._tell):
-            return await self._store.backlog(breakers)
+    async def tend(self, retention: float) -> int:
+        """Do a piece of housekeeping, and tell."""
+        with _asking("tend", self._tell):
+            return await self._store.tend(retention)
+
+    async def report(self, report: Report) -> None:
+        """Leave word of the leader, and tell."""
+        with _asking("report", self._tell):
+            await self._store.report(report)
+
+    async def renew(self) -> None:
+        """Ask for a new proof of the lease, and tell."""
+        with _asking("renew", self._tell):
+            await self._store.renew()
+
+    async def streams(self) -> Mapping[str, Collection[str]]:
+        """Return every stream that was ever learnt, and tell."""
+        with _asking("streams", self._tell):
+            return await self._store.streams()
+
+    async def keep_streams(self, streams: Mapping[str, Collection[str]]) -> None:
+        """Remember streams, and tell."""
+        with _asking("keep_streams", self._tell):
+            await self._store.keep_streams(streams)
 
 
 class _ObservedParked:
@@ -202,7 +285,3 @@ def _spread(events: int) -> Sequence[int]:
 
 def _seconds(since: datetime, now: datetime) -> float:
     return max(0.0, (now - since).total_seconds())  # the clocks are two
-
-
-def _unknown(_subject: str) -> None:
-    return None

@@ -4,7 +4,7 @@ Made only where this process has providers of OpenTelemetry, whoever set them: `
 application that the relay is a part of, or opentelemetry-instrument.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import anyio
 from opentelemetry import metrics, trace
@@ -14,7 +14,7 @@ from relay.facts import Fact, Tell
 from relay.ports import EventBus, Outbox
 from relay.telemetry.export import is_real
 from relay.telemetry.figures import Figures
-from relay.telemetry.looks import Look, keep_looking
+from relay.telemetry.looks import Look, both_sides, keep_looking
 from relay.telemetry.observed import ObservedBus, ObservedOutbox
 from relay.telemetry.tracing import Traces
 
@@ -31,6 +31,7 @@ class Observation:
         self._tell = tell
         meter = metrics.get_meter(_SCOPE, __version__, schema_url=_SCHEMA)
         self._figures = Figures(meter)
+        self._looks: list[Look] = []
         tracer = trace.get_tracer(_SCOPE, __version__, schema_url=_SCHEMA)
         self._traces = Traces(tracer) if is_real(trace.get_tracer_provider()) else None
 
@@ -39,15 +40,16 @@ class Observation:
         self._figures.tell(fact)
 
     def around(self, outbox: Outbox, bus: EventBus) -> tuple[Outbox, EventBus]:
-        """Return both with a stopwatch around them."""
+        """Return both with a stopwatch around them; ``run`` looks at their sizes."""
+        self._looks = both_sides(outbox, bus)
         return ObservedOutbox(outbox, self._tell), ObservedBus(bus, self._tell, self._traces)
 
-    async def run(self, work: Callable[[], Awaitable[None]], looks: Sequence[Look]) -> None:
-        """Measure while ``work`` runs; what it raises is raised."""
+    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Measure while ``work`` runs; what it raises is raised. Call ``around`` before."""
         failure: Exception | None = None
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(keep_looking, looks, self._leading, self._tell)
+                tasks.start_soon(keep_looking, self._looks, self._leading, self._tell)
                 try:
                     await work()
                 except Exception as error:  # noqa: BLE001 - raised below, as it is and alone

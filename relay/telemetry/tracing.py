@@ -20,6 +20,7 @@ doorbell, makes no span.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,6 +66,12 @@ _PUBLISH: Final = _SYSTEM | {
     "messaging.operation.name": "publish",
     "messaging.operation.type": "send",
 }
+
+_MOST_STATES: Final = 32
+_MEMBER: Final = re.compile(
+    r"(?P<key>[a-z][_0-9a-z*/-]{0,255}|[a-z0-9][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13})="
+    r"(?P<value>[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e])"
+)
 
 Streams = Mapping[str, str]
 """The stream of each subject; "" where it is not known."""
@@ -232,14 +239,26 @@ def _context_of(event: Event) -> SpanContext | None:
     if parent is None or not parent.sampled:
         return None
     assert event.headers is not None
-    state = event.headers.get("tracestate")
     return SpanContext(
         int(parent.trace_id, 16),
         int(parent.span_id, 16),
         is_remote=True,
         trace_flags=TraceFlags(TraceFlags.SAMPLED),
-        trace_state=TraceState.from_header([state]) if state else None,
+        trace_state=_state_of(event.headers.get("tracestate", "")),
     )
+
+
+def _state_of(header: str) -> TraceState | None:
+    """Read a producer's tracestate; None if it is not as W3C wants it.
+
+    Read here, for OpenTelemetry logs what it can't read, and that is a part of an event.
+    """
+    members = [member.strip(" \t") for member in header.split(",")]
+    found = [_MEMBER.fullmatch(member) for member in members if member]
+    pairs = {match["key"]: match["value"] for match in found if match is not None}
+    if not pairs or len(pairs) < len(found) or len(pairs) > _MOST_STATES:
+        return None
+    return TraceState(list(pairs.items()))
 
 
 def _most_links() -> int:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import anyio
 
 from relay.meter import Metrics
-from relay.postgres.deadletters import Letter, ParkedKey
+from relay.postgres.operator import ParkedEvent, ParkedKey
 from relay.web.feed import Feed
 from relay.web.health import Outage, Role
 from relay.web.history import Past, Point
@@ -198,7 +198,7 @@ class Board:
             "age": None if last is None else round(self._lookout.age(last), 1),
             "trouble": self._lookout.trouble,
             "total": last.dead.total if last else 0,
-            "dead": [_dead(letter) for letter in last.dead.letters] if last else [],
+            "dead": [_dead(event) for event in last.dead.events] if last else [],
             "keys": [_key(key) for key in last.keys] if last else [],
         }
 
@@ -207,15 +207,15 @@ def _event(name: str, content: Mapping[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(content, separators=(',', ':'))}\n\n".encode()
 
 
-def _dead(letter: Letter) -> dict[str, Any]:
+def _dead(event: ParkedEvent) -> dict[str, Any]:
     return {
-        "id": str(letter.id),  # a bigint is more than a number of JavaScript holds
-        "subject": _cut(letter.subject),
-        "key": None if letter.key is None else _cut(letter.key),
-        "attempts": letter.attempts,
-        "died_at": _instant(letter.dead_at),
-        "error": _cut(letter.error),
-        "code": letter.code or None,
+        "id": str(event.id),  # a bigint is more than a number of JavaScript holds
+        "subject": _cut(event.subject),
+        "key": None if event.key is None else _cut(event.key),
+        "attempts": event.attempts,
+        "died_at": _instant(event.dead_at),
+        "error": _cut(event.error),
+        "code": event.code or None,
     }
 
 

@@ -126,6 +126,11 @@ class Health:
             Check("lag", *self._lag()),
         )
 
+    @property
+    def lease_is_taken(self) -> bool:
+        """Whether the lock of the lease is held by somebody who is no relay."""
+        return self._answers(wording.LEASE)
+
     def away(self, side: str) -> str:
         """Say of an outage under way since when it lasts, and why."""
         outage = self.outages[side]
@@ -142,21 +147,26 @@ class Health:
 
     # The conditions.
 
-    def _schema_is_wrong(self) -> bool:
+    def _answers(self, why: str) -> bool:
+        """Say whether Postgres answers, and this is what is wrong there."""
         outage = self.outages.get("postgres")
-        return outage is not None and outage.why == wording.SCHEMA
+        return outage is not None and outage.why == why
 
     def _postgres(self) -> tuple[bool, str]:
-        if "postgres" in self.outages and not self._schema_is_wrong():
+        if self._answers(wording.SCHEMA) or self.lease_is_taken:
+            return True, "answers"
+        if "postgres" in self.outages:
             return False, self.away("postgres")
         return (True, "answers") if self._known else (False, "not reached yet")
 
     def _schema(self) -> tuple[bool, str]:
-        if self._schema_is_wrong():
+        if self._answers(wording.SCHEMA):
             return False, wording.SCHEMA
         return (True, "as required") if self._known else (False, "not looked at yet")
 
     def _lease(self) -> tuple[bool, str]:
+        if self.lease_is_taken:
+            return False, f"for {self.seconds(self.outages['postgres'])} {wording.LEASE}"
         match self.role:
             case Role.LEADER:
                 return True, f"leading, epoch {self.epoch}"

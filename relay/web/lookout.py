@@ -16,9 +16,9 @@ from typing import Any, Final
 import anyio
 
 from relay.errors import RelayError, SchemaError
-from relay.postgres.deadletters import DeadLetters, Found, ParkedKey, Wanted
+from relay.postgres.operator import DeadEvents, Found, ParkedKey, Wanted
 from relay.postgres.session import Session
-from relay.postgres.standing import Standby, standbys, status
+from relay.postgres.status import Standby, standbys, status
 from relay.web import wording
 from relay.web.feed import Feed
 
@@ -107,11 +107,11 @@ class Lookout:
     async def _look(self, session: Session) -> Sight:
         outbox = await status(session, self._schema)
         others = await standbys(session, self._schema)
-        letters = DeadLetters(session, self._schema)
+        parked = DeadEvents(session, self._schema)
         nothing = Found([], 0, None)
-        dead = await letters.find(Wanted(), LETTERS) if outbox["dead"] else nothing
+        dead = await parked.find(Wanted(), LETTERS) if outbox["dead"] else nothing
         alive = outbox["parked"] > outbox["dead"]
-        keys = await letters.keys(KEYS) if alive else []
+        keys = await parked.keys(KEYS) if alive else []
         at = self._now()
         return Sight(at, outbox, self._rate(outbox, at), others, dead, keys)
 

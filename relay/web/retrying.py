@@ -1,6 +1,6 @@
 """The one thing the page can change: let a dead event be tried again.
 
-What it means and who is right: ``relay.postgres.deadletters``. Here it is one event by its id, in a
+What it means and who is right: ``relay.postgres.operator``. Here it is one event by its id, in a
 session of its own, one at a time.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import anyio
 
 from relay.errors import RelayError, SchemaError
-from relay.postgres.deadletters import DeadLetters, Wanted
+from relay.postgres.operator import DeadEvents, Wanted
 from relay.web import wording
 
 log = logging.getLogger("relay.web")
@@ -51,14 +51,14 @@ class Retries:
         return answer
 
     async def _retry(self, id_: int, by: str) -> Answer:
-        async with DeadLetters.open(self._dsn, self._schema) as letters:
-            found = await letters.find(Wanted(parked=True, ids=[id_]), 1)
+        async with DeadEvents.open(self._dsn, self._schema) as parked:
+            found = await parked.find(Wanted(parked=True, ids=[id_]), 1)
             if found.as_of is None:
                 return Answer(404, f"event {id_} is not parked any more")
-            if found.letters[0].dead_at is None:
-                return Answer(409, f"event {id_} is not dead but {found.letters[0].state}")
+            if found.events[0].dead_at is None:
+                return Answer(409, f"event {id_} is not dead but {found.events[0].state}")
             done: list[int] = []
-            await letters.decide("retry", [id_], by=by, as_of=found.as_of, done=done.extend)
+            await parked.decide("retry", found.events, by=by, as_of=found.as_of, done=done.extend)
         if not done:
             return Answer(409, f"event {id_} is not dead any more")
         return Answer(200, f"event {id_} is tried again")

@@ -4,9 +4,11 @@
     GET  /events   what it shows, live         GET  /readyz   200 while ready, else 503
     POST /retry    a dead event, by its id     GET  /metrics  for Prometheus
 
-No answer holds a part of the configuration or a secret. ``/retry`` is taken from this page alone:
-it needs the token, a JSON body (which another site can't send without being allowed to), and, from
-a browser, this very origin.
+The two probes are answered from memory, before anything else is looked at, and to whoever asks.
+Page and metrics have a budget (``limits``), beyond which they are answered with 429. No answer
+holds a part of the configuration or a secret. ``/retry`` is taken from this page alone: it needs
+the token, a JSON body (which another site can't send without being allowed to), and, from a
+browser, this very origin.
 """
 
 import json
@@ -25,11 +27,19 @@ from starlette.types import ASGIApp
 from relay.telemetry.plan import Scrape
 from relay.web.doorman import Doorman
 from relay.web.guard import Guard
+from relay.web.limits import Allowance, Budget
+from relay.web.outside import Budgeted, ProbeAnswer, Probes
 from relay.web.page import page
 from relay.web.retrying import Answer
 from relay.web.seen import Seen
 
-PROBES: Final = ("/livez", "/readyz", "/metrics")
+ANY_NAME: Final = ("/livez", "/readyz", "/metrics")
+"""What answers whatever the server is called."""
+
+PAGES: Final = (Allowance(50, 100), Allowance(20, 50))
+METRICS: Final = (Allowance(10, 20), Allowance(5, 10))
+"""A second and at once; for all, and for each address."""
+
 _NO_METRICS: Final = (
     'metrics are not served here: pip install "relay-outbox[prometheus]", leave'
     " OTEL_METRICS_EXPORTER unset or set it to prometheus, and start the relay again\n"
@@ -61,12 +71,13 @@ class Routes:
         routes = [
             Route("/", self.show, methods=["GET"]),
             Route("/events", events, methods=["GET"]),
-            Route("/livez", self.live, methods=["GET"]),
-            Route("/readyz", self.ready, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
             Route("/retry", self.retry, methods=["POST"]),
         ]
-        return Guard(Starlette(routes=routes), own_name=own_name, any_name=PROBES)
+        pages, metrics = Budget(*PAGES), Budget(*METRICS)
+        budgets = {"/": pages, "/events": pages, "/metrics": metrics}
+        probes = Probes(Budgeted(Starlette(routes=routes), budgets), self.live, self.ready)
+        return Guard(probes, own_name=own_name, any_name=ANY_NAME)
 
     async def show(self, _: Request) -> Response:
         """Show the page."""
@@ -74,13 +85,13 @@ class Routes:
         headers = {"content-security-policy": shown.policy}
         return Response(shown.html, media_type="text/html; charset=utf-8", headers=headers)
 
-    async def live(self, _: Request) -> Response:
+    def live(self) -> ProbeAnswer:
         """Say whether the loop turns."""
         alive = self._seen.heartbeat.alive
         said = {"alive": alive, "last_turn_seconds_ago": round(self._seen.heartbeat.age, 1)}
-        return JSONResponse(said, 200 if alive else 503)
+        return alive, said
 
-    async def ready(self, _: Request) -> Response:
+    def ready(self) -> ProbeAnswer:
         """Say whether the relay does what it is there for, and each reason."""
         checks = self._seen.health.checks()
         ready = all(check.ok for check in checks)
@@ -89,7 +100,7 @@ class Routes:
             "role": self._seen.health.role,
             "checks": {check.name: {"ok": check.ok, "reason": check.reason} for check in checks},
         }
-        return JSONResponse(said, 200 if ready else 503)
+        return ready, said
 
     async def metrics(self, _: Request) -> Response:
         """Show the metrics, or say how to have them."""

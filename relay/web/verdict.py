@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from relay.web import wording
 from relay.web.health import NAMES, Health, Role
 
 
@@ -67,6 +68,8 @@ def judge(
 def _by_outages(health: Health) -> Finding | None:
     if not health.outages or health.role is Role.STOPPING:
         return None
+    if health.lease_is_taken and len(health.outages) == 1:
+        return Level.OUTAGE, "Outage: a stranger holds the lease"
     sides = [NAMES.get(side, side) for side in sorted(health.outages, reverse=True)]
     return Level.OUTAGE, f"Outage: {' and '.join(sides)} {'are' if sides[1:] else 'is'} away"
 
@@ -115,7 +118,11 @@ _OF_ROLE: Final = {
 
 
 def _of_this(health: Health) -> Iterator[str]:
+    if health.lease_is_taken:
+        yield f"Nobody can lead: {wording.LEASE}."
     for side in sorted(health.outages, reverse=True):
+        if side == "postgres" and health.lease_is_taken:
+            continue
         yield f"{NAMES.get(side, side)} is {health.away(side)}."
     if health.outages:
         yield "Nothing is lost: events wait in the outbox, and delivery goes on by itself."

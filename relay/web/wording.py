@@ -9,10 +9,12 @@ import re
 from typing import Final
 
 SCHEMA: Final = "the schema is not as this relay requires: run `python -m relay migrate`"
+LEASE: Final = "the lease is held by a session that is no relay's; the log names it"
 UNKNOWN: Final = "the log has the reason"
 
 _SIGNS: Final = {
     SCHEMA: ("python -m relay migrate",),
+    LEASE: (r"\blease\b.*\bis no relay",),
     "its login may not do this": (
         "grant this login",
         "permission denied",

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.paging import next_size
+from relay.core.pace import next_size
 
 sizes = st.integers(1, 10_000)
 counts = st.integers(0, 10_000)

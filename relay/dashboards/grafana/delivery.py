@@ -29,10 +29,12 @@ def _rates() -> list[Panel]:
         ),
         lines(
             "Lag and delivery time",
-            "Lag: how old the oldest undelivered event is. p50 to p99: from an event's being"
+            "Lag: how old the oldest undelivered event is. held: the same of those that an outage"
+            " of their stream holds up. p50 to p99: from an event's being"
             " written to its acknowledgement. Lag alone rises: something is stuck. All rise:"
             " something is slow.",
             Query(promql.highest(i.LAG), "lag"),
+            Query(promql.highest(i.HELD_LAG), "held"),
             *(
                 Query(promql.quantile(each, i.DELIVERY_DURATION), f"p{each * 100:g}")
                 for each in _QUANTILES
@@ -68,8 +70,8 @@ def _rhythm() -> list[Panel]:
     return [
         lines(
             "Wakes, by cause",
-            "How often the relay went to read after it had slept. bell and grant: a writer woke"
-            " it. Mostly poll while events flow: LISTEN does not work, as behind a pooler; the log"
+            "How often the relay went to read after it had slept. bell: a writer woke it."
+            " Mostly poll while events flow: LISTEN does not work, as behind a pooler; the log"
             " says so, and events wait up to RELAY_POLL_INTERVAL.",
             Query(promql.per_second(i.WAKES, "relay_cause"), "{{relay_cause}}"),
             unit="cps",

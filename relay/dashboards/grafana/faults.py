@@ -38,9 +38,13 @@ def _not_stored() -> list[Panel]:
             "Retries and duplicates",
             "Retries: published again for want of a clear answer. Duplicates: JetStream held the"
             " message id already and stored no second copy. Both after an outage are the promise"
-            " kept; all the time, answers get lost: look at the network and at JetStream's time.",
+            " kept; all the time, answers get lost: look at the network and at JetStream's time."
+            " Unverified: the stored message of a producer's key is gone, or may not be read."
+            " Collisions: another event is stored under the id, and this one is dead.",
             Query(promql.per_second(i.RETRIES), "retries"),
             Query(promql.per_second(i.DUPLICATES), "duplicates"),
+            Query(promql.per_second(i.UNVERIFIED), "unverified"),
+            Query(promql.per_second(i.COLLISIONS), "collisions"),
             unit="eps",
         ),
     ]
@@ -50,10 +54,12 @@ def _kept() -> list[Panel]:
     return [
         lines(
             "Parked and dead",
-            "Events in relay.parked, and the dead among them. The difference is tried again by"
-            " itself; the dead wait for `python -m relay dead retry` or `drop`.",
+            "Events in relay.parked, and among them the dead and those held up by an outage of"
+            " their stream. All but the dead are tried again by themselves; the dead wait for"
+            " `python -m relay dead retry` or `drop`.",
             Query(promql.highest(i.PARKED), "parked"),
             Query(promql.highest(i.DEAD), "dead"),
+            Query(promql.highest(i.HELD), "held"),
             unit="short",
             width=12,
         ),

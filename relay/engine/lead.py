@@ -7,20 +7,25 @@
     │      │
     └──────┴─ term lost, Postgres away: drop the bus, back off with jitter
 
-Who is right: the store. A relay leads because the store said so, until the store says otherwise.
+R-TERM. Who is right: the store. A relay leads because the store said so, until the store says
+otherwise or cannot be asked: the store is the ``Permit`` that the bus looks at before each chunk it
+sends, and ``OutboxStore.watch`` ends the term when the lease is lost.
+
 On failure: outages and lost terms begin the loop again. What a person has to change (the schema,
-the stream, a refused login) is raised at the first try, and waited for once it has worked: then
-somebody is at work on it. Anything else is a bug and is raised too.
+the stream, a refused login) is raised at the first try. After the first success it counts as an
+outage: someone may be changing it. Anything else is a bug and is raised too.
 """
 
 import random
+import secrets
 from collections.abc import Callable
 
 import anyio
 
-from relay.absence import Absence
-from relay.buslink import BusLink
 from relay.core.breakers import LagBreaker
+from relay.engine.link import BusLink
+from relay.engine.outage import OutageBook
+from relay.engine.term import Policy, Term
 from relay.errors import (
     RelayError,
     SchemaError,
@@ -30,15 +35,8 @@ from relay.errors import (
     TermLost,
     sole,
 )
-from relay.facts import (
-    BreakerChanged,
-    StandingBy,
-    Tell,
-    TermBegan,
-    TermEnded,
-)
+from relay.facts import BreakerChanged, StandingBy, Tell, TermBegan, TermEnded
 from relay.ports import EventBus, Outbox, OutboxStore, WakeSource
-from relay.term import Policy, Term
 
 CAMPAIGN_EVERY = 0.2
 """Seconds between a standby's tries. Waiting in a statement instead would hold back vacuum."""
@@ -63,12 +61,14 @@ class Engine:
         shutdown_timeout: float = 8.0,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Lead under the name ``holder``; tell every fact to ``tell``.
+        """Lead under the name ``holder``, to which each try for a term adds a random part.
 
-        ``shutdown_timeout`` bounds, in seconds, how long a stop waits for the page in hand.
+        ``shutdown_timeout`` bounds, in seconds, how long a stop waits for the page in hand; every
+        fact goes to ``tell``.
         """
         self._outbox = outbox
-        self._link = BusLink(bus, backoff=policy.reconnecting(), jitter=jitter, tell=tell)
+        longest = policy.max_retry_delay
+        self._link = BusLink(bus, jitter=jitter, tell=tell, longest_pause=longest)
         self._source = source
         self._holder = holder
         self._policy = policy
@@ -77,8 +77,7 @@ class Engine:
         self._jitter = jitter
         self._stop = anyio.Event()
         self._let_in = False
-        self._backoff = policy.reconnecting()
-        self._absence = Absence("postgres", tell)
+        self._outage = OutageBook("postgres", jitter=jitter, tell=tell, longest_pause=longest)
         self.lag_breaker = LagBreaker(policy.circuit_breaker_lag)
 
     def stop(self) -> None:
@@ -93,7 +92,12 @@ class Engine:
                 first try; later such a thing is an outage.
         """
         try:
-            await self._run()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._limit_stop, tasks.cancel_scope)
+                await self._run()
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise sole(group) from None
         finally:
             with anyio.CancelScope(shield=True):
                 await self._outbox.close()
@@ -107,13 +111,12 @@ class Engine:
                 await self._lead(store)
             except (StoreOutage, SchemaError) as outage:
                 self._refuse_at_the_start(outage)
-                self._absence.failed(str(outage))
-                await self._rest(self._backoff.failed(self._jitter()))
+                await self._rest(self._outage.failed(str(outage)))
             except TermLost:
                 await self._rest(CAMPAIGN_EVERY)
 
     def _refuse_at_the_start(self, outage: StoreOutage | SchemaError) -> None:
-        """Raise what a person has to change, unless it worked before: then somebody is at work."""
+        """Raise what a person has to change, unless it worked before."""
         if self._let_in:
             return
         if isinstance(outage, SchemaError):
@@ -125,9 +128,9 @@ class Engine:
         """Try for a term every 200 ms; None once stopped."""
         standing_by = False
         while not self._stop.is_set():
-            store = await self._outbox.campaign(self._holder)
+            store = await self._outbox.campaign(f"{self._holder}:{secrets.token_hex(4)}")
             self._let_in = True
-            self._absence.over()
+            self._outage.answered(forget_pauses=False)
             if store is not None:
                 return store
             if not standing_by:
@@ -139,7 +142,7 @@ class Engine:
         return None
 
     def _forget_the_lag(self) -> None:
-        """It is looked at by who leads; an alarm that nobody looks at would ring for ever."""
+        """A standby does not look at the lag, so it resets the breaker."""
         before = self.lag_breaker.state
         self.lag_breaker.forget()
         if self.lag_breaker.state is not before:
@@ -156,14 +159,12 @@ class Engine:
                 self._link,
                 self._source,
                 self._policy,
+                outage=self._outage,
                 lag_breaker=self.lag_breaker,
                 jitter=self._jitter,
                 tell=self._tell,
             )
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._limit_stop, tasks.cancel_scope)
-                await term.run(self._stop)
-                tasks.cancel_scope.cancel()
+            await term.run(self._stop)
         except BaseExceptionGroup as group:
             error = sole(group)
             reason = str(error)
@@ -176,14 +177,14 @@ class Engine:
                 await self._link.close()  # at once: a term that is over must publish nothing more
                 await store.close()
             if anyio.current_time() - began >= LASTING:
-                self._backoff.succeeded()
+                self._outage.answered()
             self._tell(TermEnded(store.epoch, reason))
 
-    async def _limit_stop(self, term: anyio.CancelScope) -> None:
-        """Give a stopped term its time to finish, then cut it off: nothing is lost by that."""
+    async def _limit_stop(self, work: anyio.CancelScope) -> None:
+        """Give a stop its time, then cut off whatever is waited for: nothing is lost by that."""
         await self._stop.wait()
         await anyio.sleep(self._shutdown_timeout)
-        term.cancel()
+        work.cancel()
 
     async def _rest(self, seconds: float) -> None:
         """Wait, but not past a stop."""

@@ -1,17 +1,17 @@
 """The engine over the models, in virtual time: outages, refusals, terms, and how it stops."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
 import pytest
-import trio.testing
 
 from relay.core.breakers import State
 from relay.core.event import Event
 from relay.core.outcome import Held, Outcome, Refused, Stored, Unknown
-from relay.engine import CAMPAIGN_EVERY, Engine
+from relay.engine.lead import CAMPAIGN_EVERY
+from relay.engine.outage import PAUSE_MOST
 from relay.errors import (
     BusLoginRefused,
     BusOutage,
@@ -27,7 +27,6 @@ from relay.facts import (
     BacklogSeen,
     BreakerChanged,
     BusConnected,
-    Fact,
     HoldBegan,
     HoldEnded,
     HousekeepingFailed,
@@ -41,61 +40,10 @@ from relay.facts import (
     TermEnded,
 )
 from relay.memory import MemoryBus, MemoryOutbox, MemoryStore
-from relay.ports import OutboxStore, Page, Settlement
-from relay.term import RECONNECT_MOST, Policy
+from relay.ports import OutboxStore, Page, Permit, Settlement
+from tests.engine.world import World, running, until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, Any]]:
-    return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
-
-
-class World:
-    """One engine, its models, and everything it told."""
-
-    def __init__(self, outbox: MemoryOutbox, bus: MemoryBus, name: str = "one") -> None:
-        self.outbox = outbox
-        self.bus = bus
-        self.facts: list[Fact] = []
-        self.engine = Engine(
-            outbox,
-            bus,
-            outbox.bell,
-            holder=name,
-            policy=Policy(poll_interval=60.0),
-            tell=self.facts.append,
-            jitter=lambda: 0.999,
-        )
-
-    def told(self, kind: type[Fact]) -> list[Any]:
-        return [fact for fact in self.facts if isinstance(fact, kind)]
-
-    def states_of(self, breaker: str) -> list[State]:
-        return [fact.state for fact in self.told(BreakerChanged) if fact.breaker == breaker]
-
-    def stored(self) -> list[bytes]:
-        return [message.payload for message in self.bus.messages]
-
-
-@pytest.fixture
-def world() -> World:
-    return World(MemoryOutbox(), MemoryBus())
-
-
-async def running(world: World, work: Callable[[], Awaitable[None]]) -> None:
-    """Run the engine while ``work`` runs, then stop it."""
-    with anyio.fail_after(36_000):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(world.engine.run)
-            await work()
-            world.engine.stop()
-
-
-async def until(fact: Callable[[], bool]) -> None:
-    while not fact():
-        await anyio.sleep(0.01)
 
 
 async def test_events_are_delivered_in_order_and_settled_by_the_time_it_has_stopped(
@@ -108,7 +56,7 @@ async def test_events_are_delivered_in_order_and_settled_by_the_time_it_has_stop
 
     await running(world, work)
     assert world.stored() == [b"%d" % number for number in range(500)]
-    assert (world.outbox.settled, world.outbox.delivered) == (500, 500)
+    assert world.outbox.settled == 500
     assert world.outbox.leader is None
 
 
@@ -134,7 +82,7 @@ async def test_an_outage_of_an_hour_is_waited_out_told_once_and_costs_no_attempt
         await anyio.sleep(3600)
         assert world.bus.messages == []
         world.bus.away = False
-        await anyio.sleep(RECONNECT_MOST)
+        await anyio.sleep(PAUSE_MOST)
         assert world.stored() == [b"1", b"2"]
 
     await running(world, work)
@@ -223,12 +171,13 @@ async def test_a_dead_event_can_block_its_key_until_a_person_decides() -> None:
         await anyio.sleep(600)
         assert world.stored() == []
         world.bus.refuse.clear()
-        world.outbox.parked.retry(1)
+        world.outbox.parked.retry(next(iter(world.outbox.parked.rows)))
         await until(lambda: len(world.bus.messages) == 3)
 
     await running(world, work)
     assert world.stored() == [b"1", b"2", b"3"]
-    assert world.bus.messages[0].message_id.endswith("-retry-1")
+    first = world.bus.messages[0]
+    assert first.message_id == f"relay-{first.event_id}-1"
     assert world.outbox.parked.rows == {}
 
 
@@ -260,7 +209,8 @@ async def test_a_stream_that_takes_nothing_holds_up_its_events_alone_and_costs_n
 
 
 async def test_the_only_stream_is_waited_for_with_the_page_in_hand(world: World) -> None:
-    world.bus.hold["a.b"] = Held("stream ONLY", "full", 10077, alone=True)
+    world.bus.hold["a.b"] = Held("stream ONLY", "full", 10077)
+    world.bus.sole_hold = "stream ONLY"
     world.outbox.emit("a.b", b"1", key="k")
 
     async def work() -> None:
@@ -272,6 +222,28 @@ async def test_the_only_stream_is_waited_for_with_the_page_in_hand(world: World)
     await running(world, work)
     assert world.told(Retried) == []
     assert len(world.told(HoldBegan)) == len(world.told(HoldEnded)) == 1
+
+
+async def test_the_only_stream_is_asked_again_though_a_parked_event_met_its_outage_too(
+    world: World,
+) -> None:
+    world.bus.sole_hold = "stream ONLY"
+    world.bus.refuse["a.b"] = "too large"
+    world.outbox.emit("a.b", b"1", key="k")
+
+    async def work() -> None:
+        await until(lambda: bool(world.told(Parked)))
+        world.bus.refuse.clear()
+        world.bus.hold["a.b"] = Held("stream ONLY", "full", 10077)
+        await until(lambda: bool(world.told(HoldBegan)))
+        world.outbox.emit("a.b", b"2", key="other")
+        await anyio.sleep(60)
+        world.bus.hold.clear()
+        began = anyio.current_time()
+        await until(lambda: len(world.bus.messages) == 2)
+        assert anyio.current_time() - began < 2
+
+    await running(world, work)
 
 
 async def test_an_error_that_nobody_knows_stops_its_event_but_not_the_others(world: World) -> None:
@@ -304,12 +276,12 @@ async def test_the_bus_breaker_opens_after_three_outages_and_closes_with_the_fir
         world.outbox.emit("a.b", b"1")
         await until(lambda: bool(world.told(BreakerChanged)))
         await anyio.sleep(10)
-        assert world.outbox.breakers is not None
-        assert world.outbox.breakers.bus is not State.CLOSED
+        assert world.outbox.reported is not None
+        assert world.outbox.reported.bus_breaker != State.CLOSED
         world.bus.away = False
         await until(lambda: len(world.bus.messages) == 1)
         await anyio.sleep(2)
-        assert world.outbox.breakers.bus is State.CLOSED
+        assert world.outbox.reported.bus_breaker == State.CLOSED
 
     await running(world, work)
     states = world.states_of("bus")
@@ -339,11 +311,13 @@ class Hesitant(MemoryBus):
         super().__init__()
         self.calls: list[list[bytes]] = []
 
-    async def publish(self, events: Sequence[Event]) -> Sequence[Outcome]:
+    async def publish(
+        self, events: Sequence[Event], permit: Permit, *, closed: Collection[str] = ()
+    ) -> Sequence[Outcome]:
         await self.connect()
         self.calls.append([event.payload for event in events])
         sure = len(self.calls) - 1
-        outcomes: list[Outcome] = list(await super().publish(events[:sure]))
+        outcomes: list[Outcome] = list(await super().publish(events[:sure], permit, closed=closed))
         return outcomes + [Unknown("no answer")] * (len(events) - sure)
 
 
@@ -480,6 +454,7 @@ class Closed(MemoryBus):
         (Unwilling(StoreLoginRefused("wrong password")), MemoryBus(), SettingsError),
         (MemoryOutbox(), Closed(StreamError("make it")), StreamError),
         (MemoryOutbox(), Closed(BusLoginRefused("wrong password")), SettingsError),
+        (MemoryOutbox(), Closed(SettingsError(["nats creds: no such file"])), SettingsError),
     ],
 )
 async def test_what_a_person_has_to_change_ends_the_first_start(
@@ -497,7 +472,11 @@ async def test_what_worked_before_is_waited_for_whoever_broke_it() -> None:
 
     async def work() -> None:
         await until(lambda: len(world.told(TermBegan)) == 3)
-        bus.errors = [BusLoginRefused("password changed"), StreamError("deleted")]
+        bus.errors = [
+            BusLoginRefused("password changed"),
+            StreamError("deleted"),
+            SettingsError(["nats creds: it is just being written"]),
+        ]
         await bus.close()
         outbox.emit("a.b", b"2")
         await until(lambda: len(world.bus.messages) == 2)
@@ -510,10 +489,12 @@ async def test_a_stream_that_goes_missing_later_is_waited_for(world: World) -> N
     publish = world.bus.publish
     missing = True
 
-    async def fail(events: Sequence[Event]) -> Sequence[Outcome]:
+    async def fail(
+        events: Sequence[Event], permit: Permit, *, closed: Collection[str] = ()
+    ) -> Sequence[Outcome]:
         if missing:
             raise StreamError("somebody deleted it")
-        return await publish(events)
+        return await publish(events, permit, closed=closed)
 
     world.bus.publish = fail  # type: ignore[method-assign]
     world.outbox.emit("a.b", b"1")
@@ -628,7 +609,7 @@ async def test_a_term_that_is_over_has_dropped_its_connection_before_anybody_hea
     assert order[:2] == ["dropped", "told"]
 
 
-@pytest.mark.parametrize("duty", ["prune", "backlog"])
+@pytest.mark.parametrize("duty", ["tend", "look"])
 async def test_a_leader_whose_server_was_demoted_ends_its_term_even_when_idle(
     world: World, duty: str
 ) -> None:
@@ -673,8 +654,10 @@ async def test_a_leader_whose_epoch_has_passed_stops_leading_even_when_idle(worl
 class Stuck(MemoryBus):
     """Takes a page and never answers."""
 
-    async def publish(self, events: Sequence[Event]) -> Sequence[Outcome]:
-        del events
+    async def publish(
+        self, events: Sequence[Event], permit: Permit, *, closed: Collection[str] = ()
+    ) -> Sequence[Outcome]:
+        del events, permit, closed
         await anyio.sleep_forever()
         raise BusOutage("never")
 
@@ -697,4 +680,4 @@ async def test_a_stop_cuts_off_a_page_that_never_ends_and_settles_nothing_of_it(
 
 def test_refused_and_stored_are_values_that_compare() -> None:
     assert Refused("a", 1) == Refused("a", 1)
-    assert Stored(1, duplicate=True) != Stored(1, duplicate=False)
+    assert Stored("S", 1, duplicate=True) != Stored("S", 1, duplicate=False)

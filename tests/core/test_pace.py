@@ -1,22 +1,31 @@
-"""The pause between reads: never long, never shrinking while the rate grows."""
+"""The pause between reads: bounded, and longer the busier the outbox is."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.pacing import BUSIEST, PAUSE_MOST, Pace
+from relay.core.pace import BUSIEST, PAUSE_LEAST, PAUSE_MOST, Pace
 
+POLL = 0.1
 rates = st.floats(0, 1e7)
+busy_rates = st.floats(1_000, 1e7)
 
 
-@given(rates, rates)
+@given(rates, st.floats(0.001, 60))
+def test_a_pause_is_never_under_the_least_nor_over_the_poll(rate: float, poll: float) -> None:
+    assert PAUSE_LEAST <= Pace(rate).pause(poll) <= max(poll, PAUSE_LEAST)
+
+
+@given(busy_rates, busy_rates)
 def test_a_busier_outbox_never_pauses_less(one: float, other: float) -> None:
     low, high = sorted((one, other))
-    assert 0 <= Pace(low).pause <= Pace(high).pause <= PAUSE_MOST
+    assert Pace(low).pause(POLL) <= Pace(high).pause(POLL) <= PAUSE_MOST
 
 
-def test_five_hundred_events_a_second_feel_next_to_nothing() -> None:
-    assert Pace(500).pause < 0.0001
-    assert Pace(BUSIEST).pause == PAUSE_MOST
+def test_little_is_read_at_half_its_distance_and_nothing_at_the_poll() -> None:
+    assert Pace(0).pause(POLL) == POLL
+    assert Pace(100).pause(POLL) == 0.005
+    assert Pace(1_000).pause(POLL) == PAUSE_LEAST
+    assert Pace(BUSIEST).pause(POLL) == PAUSE_MOST
 
 
 @given(
@@ -28,7 +37,7 @@ def test_the_rate_stays_between_nothing_and_the_fastest_read(
     pace, now = Pace(), 0.0
     for events, elapsed in reads:
         now += elapsed
-        pace = pace.seen(events, now)
+        pace = pace.after(events, now)
         assert 0 <= pace.rate <= 2000 / 1e-6
 
 
@@ -37,6 +46,6 @@ def test_a_steady_stream_is_seen_at_its_rate(events: int, interval_ms: int) -> N
     pace, now = Pace(), 0.0
     for _ in range(500):
         now += interval_ms / 1000
-        pace = pace.seen(events, now)
+        pace = pace.after(events, now)
     expected = events / interval_ms * 1000
     assert abs(pace.rate - expected) <= expected * 0.01

@@ -1,0 +1,124 @@
+"""Order per key: nothing of a key is sent or passed over past an event of it that is not stored.
+
+R-ORDER. This module alone decides "not past this one of its key": for a page in the engine, for
+both publishing paths, for rounds over several streams, and for the memory adapters. What outlives
+the process is the view ``fence`` over ``relay.parked`` (sql/views/fence.sql), whose keys come into
+the engine's ``KeyFence`` before a page is published.
+
+    KeyFence    closed keys. An event closes its key when it is not stored; the key opens when
+                that event is stored, or when the settlement that parks it has been written and
+                the view answers for it.
+    KeyChains   the windowed path: one event of each key on the wire at a time
+
+            waiting ──the one before it stored──► ready ──taken──► in flight
+            in flight ──stored──► released: the key's next event is ready
+            in flight ──anything else──► blocked: no later event of the key is sent
+
+An event without a key waits for nobody. The order within a key is the order in which events are
+given here, which is that of their ids.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from relay.core.event import Event
+from relay.core.outcome import Outcome, Stored, Unknown
+
+WAITS: Final = Unknown("waits for an earlier event of its key")
+"""The outcome of every event that was not sent because one before it was not stored."""
+
+
+class KeyFence:
+    """The keys that are closed. ``bool(fence)`` says whether any is."""
+
+    __slots__ = ("_closed",)
+
+    def __init__(self, closed: Iterable[str] = ()) -> None:
+        """Begin with these keys closed."""
+        self._closed = set(closed)
+
+    def __bool__(self) -> bool:
+        """Say whether any key is closed."""
+        return bool(self._closed)
+
+    def close(self, key: str | None) -> None:
+        """Let nothing more of ``key`` pass: an event of it is not stored."""
+        if key is not None:
+            self._closed.add(key)
+
+    def open(self, keys: Iterable[str]) -> None:
+        """Let ``keys`` pass again."""
+        self._closed.difference_update(keys)
+
+    def passes(self, key: str | None) -> bool:
+        """Say whether an event of ``key`` may be sent."""
+        return key is None or key not in self._closed
+
+    def split(self, events: Sequence[Event]) -> tuple[list[Event], list[Event]]:
+        """Return the events that pass, and those that wait behind their key; both in order."""
+        passing: list[Event] = []
+        waiting: list[Event] = []
+        for event in events:
+            (passing if self.passes(event.key) else waiting).append(event)
+        return passing, waiting
+
+    def note(self, events: Sequence[Event], outcomes: Sequence[Outcome]) -> None:
+        """Close the keys of all events that were not stored."""
+        for event, outcome in zip(events, outcomes, strict=True):
+            if not isinstance(outcome, Stored):
+                self.close(event.key)
+
+
+def put_behind(events: Sequence[Event], outcomes: list[Outcome]) -> None:
+    """Give ``WAITS`` to every event that stands behind one of its key that was not stored.
+
+    None of them is stored; whatever outcome it has says only why it is not.
+    """
+    fence = KeyFence()
+    for place, event in enumerate(events):
+        if isinstance(outcomes[place], Stored):
+            continue
+        if not fence.passes(event.key):
+            outcomes[place] = WAITS
+        fence.close(event.key)
+
+
+class KeyChains:
+    """The chains of one call. ``ready`` holds the places that may be sent now, oldest first.
+
+    Events are named by their place in the call, from 0.
+    """
+
+    __slots__ = ("_next", "ready")
+
+    def __init__(self, keys: Sequence[str | None]) -> None:
+        """Chain the events of each key; the first of each chain and all without a key are ready."""
+        self.ready: deque[int] = deque()
+        self._next = [-1] * len(keys)
+        last: dict[str, int] = {}
+        for place, key in enumerate(keys):
+            if key is None:
+                self.ready.append(place)
+                continue
+            before = last.get(key, -1)
+            if before < 0:
+                self.ready.append(place)
+            else:
+                self._next[before] = place
+            last[key] = place
+
+    def release(self, place: int) -> None:
+        """The event at ``place`` was stored: its key's next one becomes ready."""
+        after = self._next[place]
+        if after >= 0:
+            self.ready.append(after)
+
+    def block(self, place: int) -> list[int]:
+        """``place`` was not stored: return its key's later events, which are never sent."""
+        behind = []
+        after = self._next[place]
+        while after >= 0:
+            behind.append(after)
+            after = self._next[after]
+        return behind

@@ -1,0 +1,185 @@
+"""When to read again: rung by the bell while little comes, paced while much does.
+
+    BELL OFF ──little comes──► arm: the bell's lock is taken, N is noted
+      ▲  paced reads             │
+      │                          ▼
+      │                        UNSURE ──a read's snapshot has xmin >= N──► SURE
+      │                          read again after 1, 2, 4, ... ms           a ring is one read
+      │                                                                      │
+      └──── more than RING_MOST rings/s, or rings that hold producers up ────┘
+
+R-FIRST: only a sleeping relay is rung, and the bell goes off where rings cost the producers more
+than a fifth of their time. A writer that asked before the lock was taken stays silent; its
+transaction is below N, so it has ended, and its events are visible, once a read's snapshot has
+``xmin >= N``. Whoever comes later rings. The order arm, read, wait is what makes the sleep safe.
+
+Who is right: the reads. The bell only says when; if it is out of order, the pace says when, and
+the poll interval is the longest sleep. Exhausted by a machine in tests/spec/bell.pml.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+import anyio
+
+from relay.core.pace import Pace
+from relay.facts import Tell, Woken
+from relay.ports import Page, Wake, WakeSource
+
+RING_MOST = 700.0
+"""Rings/s above which paced reads cost less than rings do."""
+
+RING_AGAIN = 500.0
+"""Events/s below which the bell goes on again."""
+
+BURST = 3 * RING_MOST
+"""Events/s within ``pace.MEMORY`` above which the bell goes off at once."""
+
+RING_SHARE_MOST = 0.2
+"""The part of all time that rings may hold up those who ring."""
+
+MEAN_OVER = 1.0
+"""Seconds over which the rate is averaged that decides about the bell."""
+
+NEWEST_COUNTS = 0.3
+"""The share of the newest trial commit in the mean of what a ring costs."""
+
+UNSURE_FIRST = 0.001
+UNSURE_MOST = 0.1
+"""Seconds between two reads while a silent writer may still run."""
+
+OFF_MOST = 0.1
+"""Seconds between two reads, at most, while the bell is off for what it costs the producers."""
+
+TRIAL = 1.5
+"""Seconds that an armed source has to find out what a ring costs."""
+
+TRY_AGAIN = 5.0
+"""Seconds before a bell that could not be used is tried again."""
+
+
+class Bell:
+    """Decides, after each read, how long the reader rests. One task uses it."""
+
+    def __init__(
+        self,
+        source: WakeSource,
+        *,
+        poll_interval: float,
+        idle: Callable[[], None],
+        tell: Tell,
+        now: Callable[[], float] = anyio.current_time,
+    ) -> None:
+        """Rest at most ``poll_interval`` s; ``idle`` is called when a poll found nothing."""
+        self.wakes: Counter[Wake] = Counter({Wake.START: 1})
+        self._source = source
+        self._poll_interval = poll_interval
+        self._idle = idle
+        self._tell = tell
+        self._now = now
+        self._pace = self._mean = Pace(at=now())
+        self._newest_ring = self._mean_ring = 0.0
+        self._silent_below: int | None = None
+        self._sure = False
+        self._unsure_pause = UNSURE_FIRST
+        self._armed_at = 0.0
+        self._not_before = 0.0
+
+    async def rest(self, page: Page) -> None:
+        """Rest after a read that returned ``page``: not at all if more is known to wait."""
+        now = self._now()
+        self._pace = self._pace.after(len(page.events), now)
+        self._mean = self._mean.after(len(page.events), now, memory=MEAN_OVER)
+        if page.full:
+            return
+        if not page.events and not self._pace.rate:
+            self._idle()  # an empty read amid a flow is no pause of it
+        if not self._worthwhile(now):
+            self._disarm()
+            await self._pause(min(self._poll_interval, OFF_MOST))
+        elif self._silent_below is None:
+            await self._arm(now)
+        elif not self._sure and page.xmin < self._silent_below:
+            await self._wait(min(self._unsure_pause, self._poll_interval), quiet=True)
+            self._unsure_pause = min(self._unsure_pause * 2, UNSURE_MOST)
+        else:
+            self._sure = True
+            await self._wait(self._poll_interval)
+
+    def _worthwhile(self, now: float) -> bool:
+        """Say whether rings are worth what they cost, at the rate at which events come."""
+        rate, armed = self._mean.rate, self._silent_below is not None
+        if rate > (RING_MOST if armed else RING_AGAIN) or self._pace.rate > BURST:
+            return False
+        if now < self._not_before:
+            return False
+        if not armed:
+            return True
+        seconds = self._source.ring_seconds
+        if seconds is not None and rate * self._ring_costs(seconds) <= RING_SHARE_MOST:
+            return True
+        if seconds is None and now < self._armed_at + TRIAL:
+            return True
+        self._not_before = now + TRY_AGAIN
+        return False
+
+    def _ring_costs(self, newest: float) -> float:
+        """Return the mean of what rings cost lately, in s; ``newest`` is the last trial commit."""
+        if newest != self._newest_ring:
+            before = self._mean_ring or newest
+            self._mean_ring = before + NEWEST_COUNTS * (newest - before)
+            self._newest_ring = newest
+        return self._mean_ring
+
+    async def _arm(self, now: float) -> None:
+        """Have writers ring; then the last read comes first, so there is no rest."""
+        self._silent_below = await self._source.arm()
+        if self._silent_below is None:
+            self._not_before = now + TRY_AGAIN
+            await self._pause(self._poll_interval)
+            return
+        self._armed_at = now
+        self._sure = False
+        self._unsure_pause = UNSURE_FIRST
+
+    async def _pause(self, most: float) -> None:
+        """Wait as the pace says, at most for ``most`` s, or for a wake source that works again."""
+        pause = self._pace.pause(most)
+        await self._wait(pause, quiet=pause < self._poll_interval)
+
+    async def _wait(self, seconds: float, *, quiet: bool = False) -> None:
+        cause = await self._source.wait(seconds)
+        if cause is Wake.START:
+            self._silent_below = None  # its sessions are new: nobody rings any more
+            self._not_before = 0.0
+        if quiet and cause is Wake.POLL:
+            return
+        self.wakes[cause] += 1
+        self._tell(Woken(cause))
+
+    def _disarm(self) -> None:
+        if self._silent_below is not None:
+            self._silent_below = None
+            self._source.disarm()
+
+
+class PollOnly:
+    """A wake-up source that never rings: only the pace and the poll are left."""
+
+    ring_seconds: float | None = None
+
+    async def arm(self) -> int | None:
+        """Say that nobody can ring."""
+        return None
+
+    async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - the poll interval
+        """Sleep for ``timeout`` s."""
+        await anyio.sleep(timeout)
+        return Wake.POLL
+
+    def disarm(self) -> None:
+        """Have nothing to do."""
+
+    async def run(self) -> None:
+        """Need nothing."""
+        await anyio.sleep_forever()

@@ -1,0 +1,110 @@
+"""Beside the delivery: looking at the backlog, pruning, and leaving word of the leader.
+
+Nothing here is needed to deliver. A failure is told and tried again, unless it says that the term
+is over: another term has begun, or the server takes no writes.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import anyio
+
+from relay.core.breakers import LagBreaker
+from relay.engine.deliver import Delivery
+from relay.engine.link import BusLink
+from relay.engine.settle import Settler
+from relay.errors import StoreOutage, StoreReadOnly
+from relay.facts import BacklogSeen, BreakerChanged, HousekeepingFailed, Pruned, Tell
+from relay.ports import OutboxStore, Report, Wake
+
+BACKLOG_EVERY = 1.0
+TEND_EVERY_MOST = 10.0
+TEND_PAUSE = 0.02
+"""Seconds."""
+
+
+class Housekeeping:
+    """Two tasks of a term: ``look`` and ``prune``."""
+
+    def __init__(
+        self,
+        store: OutboxStore,
+        link: BusLink,
+        delivery: Delivery,
+        settler: Settler,
+        wakes: Mapping[Wake, int],
+        *,
+        retention: float,
+        lag_breaker: LagBreaker,
+        tell: Tell,
+    ) -> None:
+        """Keep house for ``store``; ``retention`` is in s, ``wakes`` counts by cause."""
+        self._store = store
+        self._link = link
+        self._delivery = delivery
+        self._settler = settler
+        self._wakes = wakes
+        self._retention = retention
+        self._lag_breaker = lag_breaker
+        self._tell = tell
+        self._reported: Report | None = None
+
+    async def look(self) -> None:
+        """Look at the backlog once a second, and report; raises what ends the term."""
+        while True:
+            await self._careful(self._look_once)
+            await self._careful(self._report)
+            await self._careful(self._keep_streams)
+            await anyio.sleep(BACKLOG_EVERY)
+
+    async def prune(self) -> None:
+        """Delete what is past its retention, chunk by chunk; raises what ends the term."""
+        every = min(TEND_EVERY_MOST, max(self._retention / 10, 0.1))
+        while True:
+            await self._careful(self._prune_all)
+            # What a person has freed among the parked is due at the next turn.
+            await anyio.sleep(min(every, BACKLOG_EVERY) if self._delivery.parked.maybe else every)
+
+    async def _look_once(self) -> None:
+        watch = self._delivery.parked
+        token = watch.begin_look()
+        backlog = await self._store.look(self._settler.position)
+        self._tell(BacklogSeen(backlog))
+        if watch.end_look(token, blocking=backlog.blocking) and not backlog.held:
+            self._delivery.nothing_held()
+        before = self._lag_breaker.state
+        self._lag_breaker.saw(backlog.lag)
+        if self._lag_breaker.state is not before:
+            reason = f"the oldest undelivered event is {backlog.lag:.1f} s old"
+            self._tell(BreakerChanged("lag", before, self._lag_breaker.state, reason))
+
+    async def _report(self) -> None:
+        report = Report(
+            self._lag_breaker.state,
+            self._link.state,
+            self._delivery.delivered,
+            self._delivery.refused,
+            dict(self._wakes),
+        )
+        if report != self._reported:
+            await self._store.report(report)
+            self._reported = report
+
+    async def _keep_streams(self) -> None:
+        """Remember which subjects were captured once: without their stream they wait (R-FATE)."""
+        streams = self._link.learnt()
+        if streams:
+            await self._store.keep_streams(streams)
+            self._link.kept()
+
+    async def _prune_all(self) -> None:
+        while pruned := await self._store.tend(self._retention):
+            self._tell(Pruned(pruned))
+            await anyio.sleep(TEND_PAUSE)
+
+    async def _careful(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except StoreReadOnly:
+            raise  # nothing could be settled either: the term is over
+        except StoreOutage as outage:
+            self._tell(HousekeepingFailed(str(outage)))

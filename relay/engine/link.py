@@ -1,0 +1,150 @@
+"""The bus, waited for: asked again until it answers, with pauses that grow to half a second.
+
+Who is right: the bus. An outage costs no event an attempt and is told once, however many tries it
+takes and terms it outlasts. A connection that is lost while events are published is made again
+here; whether the same events go out again, or fewer of them, is the caller's decision, for one of
+them may be what cuts it.
+
+What a person has to change (a missing stream, a refused login, a credentials file that can't be
+read) is raised at the process's first connection only. Later it is an outage: someone may be
+changing it.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import anyio
+
+from relay.core.breakers import State
+from relay.core.event import Event
+from relay.core.outcome import Outcome
+from relay.engine.outage import OutageBook
+from relay.errors import BusLoginRefused, BusOutage, Misconfigured, SettingsError, StreamError
+from relay.facts import BusConnected, Tell
+from relay.failpoints import reach
+from relay.ports import EventBus, Permit
+
+_REFUSALS = (BusOutage, StreamError, SettingsError)
+"""What a bus raises, and what is waited out once it has worked."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the waiting task gives up
+    """The term is to stop, and the bus does not answer."""
+
+
+class BusLink:
+    """One bus for the process's life; ``bus`` may be asked directly only to close it."""
+
+    def __init__(
+        self,
+        bus: EventBus,
+        *,
+        jitter: Callable[[], float],
+        tell: Tell,
+        longest_pause: float,
+    ) -> None:
+        """Begin with the breaker closed."""
+        self.bus = bus
+        self._tell = tell
+        self._outage = OutageBook(
+            "nats", jitter=jitter, tell=tell, longest_pause=longest_pause, breaker="bus"
+        )
+        self._worked_before = False
+        self._connected = False
+        self._learnt: dict[str, set[str]] = {}
+
+    @property
+    def state(self) -> State:
+        """Where the bus breaker stands."""
+        return self._outage.state
+
+    async def connect(self, stop: anyio.Event) -> None:
+        """Connect, however long it takes.
+
+        Raises:
+            Stopped: ``stop`` was set first.
+            StreamError, SettingsError: at the first connection, what a person has to change.
+        """
+        self._outage.trying()  # a new term does not wait for the last one's pause
+        while True:
+            try:
+                await self.bus.connect()
+            except _REFUSALS as outage:
+                self._refuse_at_the_start(outage)
+                await self._sit_out(outage, stop)
+            else:
+                self._answered()
+                return
+
+    async def publish(
+        self,
+        events: Sequence[Event],
+        permit: Permit,
+        closed: Collection[str],
+        stop: anyio.Event,
+    ) -> Sequence[Outcome] | None:
+        """Publish once; one outcome an event, or None if the connection was lost and is back.
+
+        Raises:
+            Stopped, StreamError, SettingsError: as ``connect``.
+            TermLost, StoreOutage: the permit could not be renewed.
+        """
+        if self._outage.lasts:
+            await self.connect(stop)
+        reach("before send")
+        try:
+            outcomes = await self.bus.publish(events, permit, closed=closed)
+        except _REFUSALS as outage:
+            self._refuse_at_the_start(outage)
+            await self._sit_out(outage, stop)
+            await self.connect(stop)
+            return None
+        reach("after ack")
+        self._answered()
+        return outcomes
+
+    def learnt(self) -> Mapping[str, Collection[str]]:
+        """Return what was learnt of streams and is not ``kept``: a term may end in between."""
+        for stream, subjects in self.bus.learnt().items():
+            self._learnt.setdefault(stream, set()).update(subjects)
+        return dict(self._learnt)
+
+    def kept(self) -> None:
+        """What ``learnt`` returned last is remembered beyond this process."""
+        self._learnt = {}
+
+    def stand_by(self) -> None:
+        """Forget an outage: another relay leads, and this one does not ask the bus any more."""
+        self._outage.forget()
+
+    async def close(self) -> None:
+        """Drop the connection at once, sending nothing more."""
+        self._connected = False
+        await self.bus.close()
+
+    def _refuse_at_the_start(self, outage: BusOutage | Misconfigured) -> None:
+        if self._worked_before:
+            return
+        if isinstance(outage, Misconfigured):
+            raise outage
+        if isinstance(outage, BusLoginRefused):
+            raise SettingsError([f"NATS does not let us in: {outage}"]) from outage
+
+    async def _sit_out(self, outage: BusOutage | Misconfigured, stop: anyio.Event) -> None:
+        """Note the failure and pause."""
+        await rest(self._outage.failed(str(outage)), stop)
+        self._outage.trying()
+
+    def _answered(self) -> None:
+        self._worked_before = True
+        if not self._connected:
+            self._connected = True
+            self._tell(BusConnected())
+        self._outage.answered()
+
+
+async def rest(seconds: float, stop: anyio.Event) -> None:
+    """Wait for ``seconds``; raise ``Stopped`` as soon as ``stop`` is set."""
+    with anyio.move_on_after(seconds):
+        await stop.wait()
+    if stop.is_set():
+        raise Stopped

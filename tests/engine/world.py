@@ -1,0 +1,53 @@
+"""One engine over the models, in virtual time."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+
+from relay.core.breakers import State
+from relay.engine.lead import Engine
+from relay.engine.term import Policy
+from relay.facts import BreakerChanged, Fact
+from relay.memory import MemoryBus, MemoryOutbox
+
+
+class World:
+    """One engine, its models, and everything it told."""
+
+    def __init__(self, outbox: MemoryOutbox, bus: MemoryBus, name: str = "one") -> None:
+        self.outbox = outbox
+        self.bus = bus
+        self.facts: list[Fact] = []
+        self.engine = Engine(
+            outbox,
+            bus,
+            outbox.bell,
+            holder=name,
+            policy=Policy(poll_interval=60.0),
+            tell=self.facts.append,
+            jitter=lambda: 0.999,
+        )
+
+    def told(self, kind: type[Fact]) -> list[Any]:
+        return [fact for fact in self.facts if isinstance(fact, kind)]
+
+    def states_of(self, breaker: str) -> list[State]:
+        return [fact.state for fact in self.told(BreakerChanged) if fact.breaker == breaker]
+
+    def stored(self) -> list[bytes]:
+        return [message.payload for message in self.bus.messages]
+
+
+async def running(world: World, work: Callable[[], Awaitable[None]]) -> None:
+    """Run the engine while ``work`` runs, then stop it."""
+    with anyio.fail_after(36_000):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(world.engine.run)
+            await work()
+            world.engine.stop()
+
+
+async def until(fact: Callable[[], bool]) -> None:
+    while not fact():
+        await anyio.sleep(0.01)
