@@ -8,11 +8,16 @@ and carries the marker ``postgres``. Two variables say what "found" has to mean:
 """
 
 import asyncio
+import logging
 import os
 import signal
+import sys
+import threading
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
+import psycopg
 import pytest
 
 from relay import devstack
@@ -23,6 +28,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a test interrupts could hear it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+RULES = """\
+host all postgres 127.0.0.1/32 scram-sha-256
+host all all 127.0.0.1/32 trust
+"""
 SETTINGS = {"fsync": "off", "synchronous_commit": "on", "max_connections": "100"}
 
 
@@ -43,6 +52,24 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
     return "asyncio", {"use_uvloop": False}
 
 
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Put the process's logging and its hooks back afterwards."""
+    root, names = logging.getLogger(), ("relay", "nats", "psycopg", "psycopg.pool")
+    handlers, level = list(root.handlers), root.level
+    levels = {name: logging.getLogger(name).level for name in names}
+    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
+    yield
+    logging.captureWarnings(capture=False)
+    sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
+    for handler in list(root.handlers):
+        if handler not in handlers:
+            root.removeHandler(handler)
+    root.setLevel(level)
+    for name, former in levels.items():
+        logging.getLogger(name).setLevel(former)
+
+
 @pytest.fixture(scope="session")
 def postgres_server(request: pytest.FixtureRequest) -> Iterator[devstack.Postgres]:
     """A Postgres cluster of the major version that the test runs for."""
@@ -50,7 +77,16 @@ def postgres_server(request: pytest.FixtureRequest) -> Iterator[devstack.Postgre
     if request.param not in found:
         pytest.fail(f"Postgres {request.param} is asked for, but only {sorted(found)} found")
     with devstack.postgres(found[request.param], settings=SETTINGS) as server:
+        let_test_roles_in(server)
         yield server
+
+
+def let_test_roles_in(server: devstack.Postgres) -> None:
+    """Ask the superuser alone for a password: the roles that tests make have none."""
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        (path,) = connection.execute("show hba_file").fetchone() or ("",)
+        Path(path).write_text(RULES, encoding="utf-8")
+        connection.execute("select pg_reload_conf()")
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,18 @@
 """The command line, as its own process: exit codes, streams, flags, signals, what it imports."""
 
+import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 
 import anyio
+import nats
 import psycopg
 import pytest
+import typer
 
 from relay.commands.frame import exit_codes
 from relay.commands.run import until_stopped
@@ -52,13 +56,15 @@ def test_run_has_a_flag_for_every_setting_with_its_default_and_where_secrets_bel
         assert setting.flag in told
         assert f"Default: {setting.default}." in told or not setting.default
         assert f"prefer {setting.variable}." in told or not setting.secret
-    assert "--no-notify" in told
+    assert "--notify" not in told
+    assert "--no-stream-create" in told
     assert "--config" in told
 
 
 def test_migrate_and_status_have_the_flags_that_they_use():
     assert "--nats-url" not in relay("migrate", "--help").stdout
     assert "--schema" in relay("migrate", "--help").stdout
+    assert "--no-notify" in relay("migrate", "--help").stdout
     assert "--nats-url" in relay("status", "--help").stdout
     assert "--poll-interval" not in relay("status", "--help").stdout
 
@@ -78,9 +84,10 @@ def test_wrong_usage_exits_with_2(args):
 def test_every_fault_of_the_settings_is_a_line_and_the_exit_code_is_2(tmp_path):
     (tmp_path / "relay.toml").write_text("retention = 5\n")
     done = relay(
-        *("run", "--batch-size", "x", "--no-notify", "--config", str(tmp_path / "relay.toml")),
+        *("run", "--batch-size", "x", "--config", str(tmp_path / "relay.toml")),
         RELAY_POLL_INTERVAL="15",
         RELAY_POSTGRES_DSN=f"not a dsn {CANARY}",
+        RELAY_LOG_FORMAT="text",
     )
     assert (done.returncode, done.stdout) == (2, "")
     lines = done.stderr.splitlines()
@@ -115,10 +122,80 @@ def test_each_kind_of_error_has_its_exit_code_and_lines(error, code, told, capsy
     assert capsys.readouterr().err == told
 
 
-@pytest.mark.parametrize("bug", [ZeroDivisionError(), ExceptionGroup("tasks", [KeyError("x")])])
-def test_a_bug_looks_like_a_bug(bug):
-    with pytest.raises(type(bug)), exit_codes():
+ROW = 'Failing row contains (7, {"card": "' + CANARY
+BUGS = [
+    ZeroDivisionError("a bug"),
+    ExceptionGroup("tasks", [KeyError("x"), ValueError("a bug")]),
+    psycopg.errors.CheckViolation(f'a bug: new row violates "c"\nDETAIL:  {ROW}\nCONTEXT:  SQL'),
+    ExceptionGroup("tasks", [RuntimeError(f"a bug DETAIL: {ROW}")]),
+]
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: type(bug).__name__)
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_bug_shows_its_traceback_and_nothing_of_a_row(bug, log_format, capsys, own_logging):
+    with pytest.raises(SystemExit) as caught, exit_codes(log_format):
         raise bug
+    assert caught.value.code == 1
+    told = capsys.readouterr().err
+    assert "Traceback (most recent call last):" in told
+    assert "a bug" in told
+    assert CANARY not in told
+    if log_format == "json":
+        (line,) = map(json.loads, told.splitlines())
+        assert (line["level"], line["logger"]) == ("critical", "relay.cli")
+        assert "test_cli.py" in line["traceback"]
+
+
+@pytest.mark.parametrize("code", [0, 1, 130])
+def test_what_a_command_exits_with_is_no_bug(code):
+    with pytest.raises(typer.Exit) as caught, exit_codes("json"):
+        raise typer.Exit(code)
+    assert caught.value.exit_code == code
+    with pytest.raises(typer.BadParameter), exit_codes():
+        raise typer.BadParameter("no")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (SettingsError(["one", "two"]), 2, ["one", "two"]),
+        (SchemaError("no schema"), 3, ["no schema"]),
+        (StreamError("no stream"), 3, ["no stream"]),
+        (BusOutage(f"away\nDETAIL:  {ROW}"), 1, ["away"]),
+        (BaseExceptionGroup("tasks", [BusOutage("away"), KeyboardInterrupt()]), 130, []),
+    ],
+)
+def test_where_logs_are_json_every_fatal_error_is_a_json_line(
+    error, code, told, capsys, own_logging
+):
+    with pytest.raises(SystemExit) as caught, exit_codes("json"):
+        raise error
+    assert caught.value.code == code
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["event"], line["exit_code"]) for line in lines] == [(each, code) for each in told]
+
+
+def in_lines(done):
+    return [json.loads(line) for line in done.stderr.splitlines()]
+
+
+def test_a_service_tells_its_end_as_its_log_and_other_commands_as_they_are_asked():
+    done = relay("run", "--batch-size", "x", RELAY_POLL_INTERVAL="15")
+    assert done.returncode == 2
+    assert [line["event"].split()[0] for line in in_lines(done)] == ["poll_interval", "batch_size"]
+    done = relay("run", "--batch-size", "x", RELAY_LOG_FORMAT="text")
+    assert done.stderr.startswith("relay: batch_size = 'x' ")
+    done = relay("status", RELAY_POSTGRES_DSN="host=127.0.0.1 port=1", RELAY_LOG_FORMAT="JSON")
+    (line,) = in_lines(done)
+    assert done.returncode == 1
+    assert "Connection refused" in line["event"]
+
+
+def test_a_log_format_in_the_file_counts_before_the_settings_are_judged(tmp_path):
+    (tmp_path / "relay.toml").write_text('log_format = "json"\nretention = 5\n')
+    done = relay("status", "--config", str(tmp_path / "relay.toml"))
+    assert (done.returncode, [line["exit_code"] for line in in_lines(done)]) == (2, [2])
 
 
 @pytest.mark.parametrize("command", ["migrate", "status"])
@@ -167,6 +244,7 @@ def test_status_tells_what_waits_and_that_nobody_leads(database):
 
 
 PARK = """
+delete from relay.parked;
 insert into relay.parked (id, event_id, created_at, subject, last_error, dead_at, held_by)
 values (1, gen_random_uuid(), now(), 'a.b', 'no', now(), ''),
        (2, gen_random_uuid(), now(), 'a.b', 'no', null, ''),
@@ -176,30 +254,32 @@ values (1, gen_random_uuid(), now(), 'a.b', 'no', now(), ''),
 
 def test_the_breakers_are_what_the_leader_reports_and_without_one_the_lag_decides(database):
     migrated(database)
-    with psycopg.connect(database, autocommit=True) as connection:
+    with psycopg.connect(database, autocommit=True, application_name="relay term") as connection:
         connection.execute(PARK)
         connection.execute(
             "insert into relay.outbox (subject, payload, created_at)"
             " values ('a.b', '1', now() - interval '1 hour')"
         )
-        connection.execute("update relay.cursor set lag_breaker = 'closed', bus_breaker = 'open'")
+        connection.execute("update relay.report set lag_breaker = 'closed', bus_breaker = 'open'")
         report = status(database)
         assert (report["circuit_breaker"], report["bus_breaker"]) == ("open", None)
-        assert (report["parked"], report["dead"], report["held"]) == (3, 1, 1)
+        assert (report["parked"], report["dead"], report["held"]) == (2, 1, 1)
+        assert 0 < report["held_lag_seconds"] < 60
         connection.execute(
             "select pg_advisory_lock(1919247482, 'relay.outbox'::regclass::oid::int4)"
         )
         report = status(database)
         assert (report["circuit_breaker"], report["bus_breaker"]) == ("closed", "open")
         told = relay("status", RELAY_POSTGRES_DSN=database).stdout
-    assert "parked     3 events (1 dead, 1 held)" in told
+    assert re.search(r"parked     2 events \(1 held, the oldest for \d", told)
+    assert "dead       1 events" in told
     assert "breakers   lag closed, bus open" in told
 
 
 def test_a_leader_is_who_holds_the_lease_of_this_schema_and_no_other(database):
     migrated(database, "shop")
     migrated(database, "other")
-    with psycopg.connect(database, autocommit=True) as connection:
+    with psycopg.connect(database, autocommit=True, application_name="relay term") as connection:
         connection.execute("update shop.cursor set holder = 'me', epoch = 7")
         assert status(database, "--schema", "shop")["leader"] is None
         lease = "select pg_advisory_lock(1919247482, '{}.outbox'::regclass::oid::int4)"
@@ -208,6 +288,20 @@ def test_a_leader_is_who_holds_the_lease_of_this_schema_and_no_other(database):
         connection.execute(lease.format("shop"))
         report = status(database, "--schema", "shop")
     assert (report["leader"], report["epoch"]) == ("me", 7)
+
+
+@pytest.mark.parametrize("application", ["psql", "", "relay status", "o'brien"])
+def test_who_holds_the_lease_and_is_no_relay_is_named_and_does_not_lead(database, application):
+    migrated(database)
+    with psycopg.connect(database, autocommit=True, application_name=application) as stranger:
+        stranger.execute(LEAD)
+        who = f"pid {stranger.info.backend_pid}, login postgres, application {application!r}"
+        report = status(database)
+        assert (report["leader"], report["lease_taken_by"]) == (None, who)
+        told = relay("status", "--check", RELAY_POSTGRES_DSN=database)
+    assert told.returncode == 1
+    assert f"leader     none: the lease is held by who is no relay: {who}; end it" in told.stdout
+    assert f"relay: nobody leads: the lease is held by who is no relay: {who}" in told.stderr
 
 
 def test_a_broker_that_is_away_is_part_of_the_status(database):
@@ -220,6 +314,78 @@ def test_a_broker_that_is_away_is_part_of_the_status(database):
     )
     assert told.returncode == 0
     assert "stream     S by no path: " in told.stdout
+    assert "nats       127.0.0.1:1" in told.stdout
+
+
+def test_nats_is_told_of_without_a_stream_as_well(database, nats_server):
+    migrated(database)
+    assert status(database, "--nats-url", nats_server.url)["nats"] == "answers"
+    assert "127.0.0.1:1" in status(database, "--nats-url", "nats://127.0.0.1:1")["nats"]
+    report = status(database, "--stream", "NONE", "--nats-url", nats_server.url)
+    assert report["nats"] == "answers"
+    assert "no stream NONE" in report["stream"]["error"]
+    told = relay("status", "--nats-url", nats_server.url, RELAY_POSTGRES_DSN=database).stdout
+    assert "nats       answers" in told
+
+
+def test_a_status_that_is_checked_exits_with_1_and_the_reasons(database, nats_server):
+    migrated(database)
+    there = ["--nats-url", nats_server.url]
+
+    def checked(*args, **environ):
+        done = relay("status", "--check", *args, RELAY_POSTGRES_DSN=database, **environ)
+        return done.returncode, done.stderr.splitlines(), done.stdout
+
+    nobody = "relay: nobody leads: no relay runs, or none can take the lease"
+    code, reasons, told = checked(*there)
+    assert (code, reasons) == (1, [nobody])
+    assert told.startswith("schema ")
+    code, reasons, told = checked("--json", "--nats-url", "nats://127.0.0.1:1")
+    assert (code, reasons[0]) == (1, nobody)
+    assert reasons[1].startswith("relay: NATS is away from here: 127.0.0.1:1")
+    assert json.loads(told)["leader"] is None
+    with psycopg.connect(database, autocommit=True, application_name="relay term") as connection:
+        connection.execute(LEAD)
+        assert checked(*there)[:2] == (0, [])
+        connection.execute("update relay.report set lag_breaker = 'open', bus_breaker = 'open'")
+        code, reasons, _ = checked(*there)
+        assert (code, len(reasons)) == (1, 2)
+        assert reasons[0].startswith("relay: events are late")
+        assert reasons[1] == "relay: NATS is away from the leader"
+        code, _, told = checked(*there, "--json", RELAY_LOG_FORMAT="json")
+        assert (code, json.loads(told)["circuit_breaker"]) == (1, "open")
+    assert relay("status", *there, RELAY_POSTGRES_DSN=database).returncode == 0
+    assert relay("status", "--check", "--watch").returncode == 2
+
+
+LEAD = """
+update relay.cursor set holder = 'me', epoch = 7;
+update relay.report set epoch = 7, lag_breaker = 'closed', bus_breaker = 'closed',
+                        reported_at = clock_timestamp();
+select pg_advisory_lock(1919247482, 'relay.outbox'::regclass::oid::int4)
+"""
+
+
+def test_a_status_tells_no_weakness_of_the_stream_each_time(database, nats_server):
+    migrated(database)
+    stream = f"WEAK_{database.rpartition('_')[2][:8]}"
+    config = {"name": stream, "subjects": [f"{stream}.>"], "storage": "memory", "no_ack": False}
+    asyncio.run(made(nats_server.url, {**config, "duplicate_window": 1_000_000_000}))
+    for form in ([], ["--json"]):
+        done = relay(
+            *("status", "--stream", stream, "--nats-url", nats_server.url, *form),
+            RELAY_POSTGRES_DSN=database,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+async def made(url, config):
+    client = await nats.connect(url)
+    answer = await client.request(
+        f"$JS.API.STREAM.CREATE.{config['name']}", json.dumps(config).encode(), timeout=5
+    )
+    await client.close()
+    assert "error" not in json.loads(answer.data)
 
 
 def test_run_leads_and_delivers_until_it_is_told_to_stop(database, nats_server):
@@ -239,7 +405,7 @@ def test_run_leads_and_delivers_until_it_is_told_to_stop(database, nats_server):
                 connection.execute("select relay.emit(%s, '{}'::json)", [f"{stream}.paid"])
                 delivered(connection, 1)
             report = status(database, "--stream", stream, "--nats-url", nats_server.url)
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGHUP)
             events += [json.loads(line)["event"] for line in process.stderr]
             assert process.wait(10) == 0
         finally:
@@ -256,13 +422,14 @@ def test_run_leads_and_delivers_until_it_is_told_to_stop(database, nats_server):
 class Busy:
     """A relay that ends when it is told to, or only when it is cancelled."""
 
-    def __init__(self, *, stops):
+    def __init__(self, *, stops, by=signal.SIGTERM):
         self.stops = stops
+        self.by = by
         self.told = 0
         self.stopped = anyio.Event()
 
     async def run(self):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), self.by)
         await self.stopped.wait()
         if not self.stops:
             os.kill(os.getpid(), signal.SIGINT)
@@ -274,16 +441,32 @@ class Busy:
 
 
 @pytest.mark.anyio
-async def test_the_first_signal_stops_and_waits():
-    busy = Busy(stops=True)
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_the_first_signal_stops_and_waits(by):
+    busy = Busy(stops=True, by=by)
     with anyio.fail_after(10):
         assert await until_stopped(busy) is True
     assert busy.told == 1
 
 
 @pytest.mark.anyio
-async def test_the_second_signal_lets_go_at_once():
-    busy = Busy(stops=False)
+async def test_a_hangup_that_nohup_has_ignored_stops_nothing():
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        busy = Busy(stops=True, by=signal.SIGHUP)
+        with anyio.move_on_after(0.5) as waited:
+            await until_stopped(busy)
+        assert waited.cancelled_caught
+        assert busy.told == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGHUP])
+async def test_the_second_signal_lets_go_at_once(by):
+    busy = Busy(stops=False, by=by)
     with anyio.fail_after(10):
         assert await until_stopped(busy) is False
     assert busy.told == 1

@@ -127,7 +127,11 @@ def test_the_variable_is_no_misspelt_setting():
 def test_a_relay_with_a_value_that_cannot_be_read_does_not_start():
     done = subprocess.run(
         [sys.executable, "-m", "relay", "run", "--postgres-dsn", "host=127.0.0.1 port=1"],
-        env={"PYTHONPATH": str(ROOT), "RELAY_FAILPOINTS": "before-settel=kill"},
+        env={
+            "PYTHONPATH": str(ROOT),
+            "RELAY_FAILPOINTS": "before-settel=kill",
+            "RELAY_LOG_FORMAT": "text",
+        },
         capture_output=True,
         text=True,
         timeout=30,

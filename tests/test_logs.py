@@ -1,20 +1,26 @@
 """Log lines: their two forms, and what never gets into them."""
 
+import asyncio
+import gc
 import io
 import json
 import logging
+import sys
 import threading
 import time
+import warnings
 from datetime import UTC, datetime
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
+from relay.core.disposition import Parking
 from relay.core.event import Event
-from relay.core.parking import Parking
+from relay.core.outcome import Fault
 from relay.facts import Parked
 from relay.telemetry import factlog, logs
 from relay.telemetry.repeats import REPEAT_EVERY, Repeats
@@ -28,23 +34,14 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def configure():
-    """Configure into a stream of the test's own; put the process's logging back afterwards."""
-    root, names = logging.getLogger(), ("relay", "nats", "psycopg", "psycopg.pool")
-    handlers, level = list(root.handlers), root.level
-    levels = {name: logging.getLogger(name).level for name in names}
+def configure(own_logging):
+    """Configure into a stream of the test's own."""
 
     def into(stream, log_format="auto", level="info"):
         logs.configure(log_format, level, stream=stream)
         return stream
 
-    yield into
-    for handler in list(root.handlers):
-        if handler not in handlers:
-            root.removeHandler(handler)
-    root.setLevel(level)
-    for name, former in levels.items():
-        logging.getLogger(name).setLevel(former)
+    return into
 
 
 def record(message, *args, name="relay.test", level=logging.INFO, exc_info=None, **extras):
@@ -121,6 +118,115 @@ def test_a_bug_shows_its_traceback_and_a_librarys_lost_connection_one_line():
     assert "test_logs.py" in json.loads(logs.JsonLines().format(ours))["traceback"]
     assert logs.TextLines().format(theirs).endswith(' error="ConnectionResetError: gone"')
     assert "traceback" not in json.loads(logs.JsonLines().format(theirs))
+
+
+ROW = f'DETAIL:  Failing row contains (7, {{"card": "{CANARY}"}})'
+
+
+class ServersError(Exception):
+    """What psycopg raises: the server's message in parts, in the server's language."""
+
+    sqlstate = "23514"
+
+    def __init__(self, text, primary):
+        super().__init__(text)
+        self.diag = SimpleNamespace(message_primary=primary)
+
+
+def chained():
+    error = RuntimeError(f"settling failed: new row violates\n{ROW}")
+    error.__cause__ = ServersError(f"new row violates\n{ROW}", "new row violates")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (ServersError(f"new row violates\n{ROW}\nCONTEXT:  x", "new row violates"), "23514"),
+        (ServersError(f"neue Zeile verletzt\nDETAIL: x {CANARY}", "neue Zeile"), "neue Zeile"),
+        (RuntimeError(f"new row violates {ROW} CONTEXT: SQL"), "new row violates"),
+        (chained(), "settling failed: new row violates"),
+        (ExceptionGroup("tasks", [chained(), ValueError(ROW)]), "direct cause"),
+    ],
+)
+@pytest.mark.parametrize("name", ["relay.run", "psycopg", "asyncio"])
+def test_a_row_that_postgres_quotes_does_not_get_into_a_line(error, kept, name):
+    asyncios = f"Task exception was never retrieved\nfuture: <Task exception={error!r}>"
+    made = record(asyncios, name=name, exc_info=caught(error), reason=str(error), error_=error)
+    told = [form.format(made) for form in (logs.TextLines(), logs.JsonLines())]
+    assert CANARY not in "".join(told)
+    if name == "relay.run":
+        assert kept in json.loads(told[1])["traceback"]
+
+
+def test_an_exception_that_cannot_say_what_it_is_is_told_by_its_class():
+    class MuteError(Exception):
+        def __str__(self):
+            raise ZeroDivisionError
+
+    made = record("bug", exc_info=caught(MuteError()))
+    assert "MuteError: <no text>" in logs.TextLines().format(made)
+
+
+def test_causes_without_end_are_told_to_an_end():
+    error = ValueError("0")
+    for number in range(1, 100):
+        later = ValueError(str(number))
+        later.__cause__ = error
+        error = later  # the newest at the end
+    loop = ValueError("loop")
+    loop.__context__ = RuntimeError("of")
+    loop.__context__.__context__ = loop
+    for each in (error, loop, ExceptionGroup("many", [ValueError(str(n)) for n in range(500)])):
+        told = json.loads(logs.JsonLines().format(record("bug", exc_info=caught(each))))
+        assert len(told["traceback"]) < 8_000
+
+
+def test_what_a_producer_s_context_holds_does_not_get_into_a_line():
+    made = record("m", tracestate=CANARY, baggage=CANARY, headers=CANARY)
+    assert CANARY not in logs.JsonLines().format(made)
+
+
+def test_warnings_and_what_nobody_caught_are_lines_like_all_others(configure):
+    out = configure(io.StringIO())
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logs.take_all()
+        warnings.warn("an old way", DeprecationWarning, stacklevel=1)
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    sys.excepthook(ValueError, ValueError(f"nobody\n{ROW}"), None)
+    sys.unraisablehook(SimpleNamespace(exc_value=KeyError("k"), object=None))
+    asyncio.run(neglect())
+    told = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [line["logger"] for line in told] == ["py.warnings", *["relay"] * 3, "asyncio"]
+    assert "an old way" in told[0]["event"]
+    assert "ZeroDivisionError" in told[1]["traceback"]
+    assert "nobody" in told[2]["traceback"]
+    assert "never retrieved" in told[4]["event"]
+    assert CANARY not in out.getvalue()
+
+
+async def neglect():
+    async def fail():
+        raise ValueError(ROW)
+
+    task = asyncio.get_running_loop().create_task(fail())
+    while not task.done():
+        await asyncio.sleep(0)
+    del task
+    gc.collect()
+
+
+def test_a_line_that_cannot_be_formed_is_told_as_a_line(capsys):
+    out = io.StringIO()
+    lines_ = logs.Lines(out)
+    lines_.setFormatter(logs.JsonLines())
+    lines_.handle(record("%d of %d", 1))
+    (line,) = map(json.loads, out.getvalue().splitlines())
+    assert (line["event"], line["of"]) == ("a log line could not be formed", "relay.test")
+    assert capsys.readouterr().err == ""
 
 
 def fault(message="away", *args, name="relay.test", **extras):
@@ -249,7 +355,7 @@ def test_a_refused_event_names_its_producers_trace(configure):
         {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-00", "secret": CANARY},
         CANARY.encode(),
     )
-    factlog.tell(Parked.of(event, Parking(7, 1, delay=None, error="too large")))
+    factlog.tell(Parked.of(event, Parking(7, "e", 1, delay=None, error="too large"), Fault.EVENT))
     assert json.loads(out.getvalue())["trace_id"] == trace_id
     assert CANARY not in out.getvalue()
 

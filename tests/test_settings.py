@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -44,7 +45,9 @@ def test_without_any_source_the_defaults_count():
     assert settings.max_retry_delay == 30.0
     assert settings.retention == 900.0
     assert settings.shutdown_timeout == 8.0
-    assert settings.notify is True
+    assert settings.lease_lifetime == 5.0
+    assert settings.message_id_prefix == ""
+    assert settings.nats_js_domain is None
     assert settings.conninfo == ""
     assert settings.warnings == ()
 
@@ -164,9 +167,9 @@ def test_every_fault_is_said_at_once_with_its_source_and_remedy(toml):
     path = toml('pol_interval = "1s"\nretention = 5\nlog_level = "loud"\n[nats]\nurl = "h"\n')
     assert faults(
         {"config": path, "batch_size": "3000", "stream_create": True},
-        {"RELAY_POLL_INTERVAL": "15", "RELAY_NATS_USER": "u", "RELAY_NOTIFY": "maybe"},
+        {"RELAY_POLL_INTERVAL": "15", "RELAY_NATS_USER": "u", "RELAY_ON_DEATH": "maybe"},
     ) == [
-        "notify = 'maybe' (environment RELAY_NOTIFY) is neither on nor off: write on or off",
+        "RELAY_ON_DEATH (environment) is no setting: did you mean RELAY_ON_DEAD?",
         f"retention = '5' (file {path}, key retention) has no unit: write 5ms, 5s or 5min",
         (
             "poll_interval = '15' (environment RELAY_POLL_INTERVAL) has no unit:"
@@ -200,6 +203,19 @@ def test_every_fault_is_said_at_once_with_its_source_and_remedy(toml):
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
+        ("lease_lifetime", "1s", "from 2s to 1min"),
+        ("lease_lifetime", "61s", "from 2s to 1min"),
+        ("lease_lifetime", "5", "has no unit"),
+        ("message_id_prefix", "shop", "ends in its only colon"),
+        ("message_id_prefix", "a:b:", "only colon"),
+        ("message_id_prefix", ":", "is no prefix of message ids"),
+        ("message_id_prefix", "the shop:", "without spaces"),
+        ("message_id_prefix", "relay-1:", "does not begin with relay-"),
+        ("message_id_prefix", "é:", "printable ASCII"),
+        ("message_id_prefix", "x" * 64 + ":", "at most 64 bytes"),
+        ("nats_js_domain", "hub.>", "is no JetStream domain"),
+        ("nats_js_domain", "a b", "is no JetStream domain"),
+        ("nats_js_domain", ".hub", "is no JetStream domain"),
         ("poll_interval", "0.5ms", "from 1ms to 10min"),
         ("poll_interval", "11min", "from 1ms to 10min"),
         ("retention", "0", "from 1s to 365d"),
@@ -290,14 +306,41 @@ def test_credentials_that_are_not_there_are_a_fault_unless_nobody_needs_them(tmp
     assert Settings.load({}, environ).nats_creds == tmp_path / "none.creds"
 
 
-def test_a_misspelt_variable_is_a_warning_and_a_foreign_one_is_not():
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [
+        ("RELAY_TYPO", "take it out"),
+        ("RELAY_BATCHSIZE", "did you mean RELAY_BATCH_SIZE?"),
+        ("RELAY_NATS_TOKN", "did you mean RELAY_NATS_TOKEN?"),
+        ("RELAY_NATS_PASWORD_FILE", "did you mean RELAY_NATS_PASSWORD_FILE?"),
+        ("RELAY_STREAM_FILE", "is no setting"),
+        ("RELAY_HTTP_PORT", "is no setting"),
+        ("RELAY_batch_size", "is no setting"),
+        ("RELAY_", "take it out"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_a_fault_with_the_nearest_name(variable, says):
+    [fault] = faults({}, {variable: CANARY})
+    assert fault.startswith(f"{variable} (environment) is no setting: ")
+    assert says in fault
+    assert CANARY not in fault
+
+
+@pytest.mark.parametrize("service", ["", "HTTP_", "NATS_MAIN_"])
+def test_what_kubernetes_and_others_set_is_none_of_ours(service):
     settings = Settings.load(
         {},
         {
-            "RELAY_BATCHSIZE": CANARY,
-            "RELAY_SERVICE_HOST": "10.0.0.1",
-            "RELAY_PORT": "tcp://10.0.0.1:80",
-            "RELAY_PORT_80_TCP_PROTO": "tcp",
+            f"RELAY_{service}SERVICE_HOST": "10.0.0.1",
+            f"RELAY_{service}SERVICE_PORT": "80",
+            f"RELAY_{service}SERVICE_PORT_WEB_UI": "80",
+            f"RELAY_{service}PORT": "tcp://10.0.0.1:80",
+            f"RELAY_{service}PORT_80_TCP": "tcp://10.0.0.1:80",
+            f"RELAY_{service}PORT_80_TCP_PROTO": "tcp",
+            f"RELAY_{service}PORT_80_TCP_PORT": "80",
+            f"RELAY_{service}PORT_53_UDP_ADDR": "10.0.0.1",
+            "RELAY_FAILPOINTS": "after-read=kill",
+            "RELAY_PG_BIN": "/usr/lib/postgresql/15/bin",
             "RELAY_HTTP": "off",
             "RELAY_MAX_ATTEMPTS": "10",
             "RELAY_CIRCUIT_BREAKER_LAG": "5s",
@@ -305,9 +348,17 @@ def test_a_misspelt_variable_is_a_warning_and_a_foreign_one_is_not():
             "BATCH_SIZE": "1",
         },
     )
-    assert settings.warnings == (
-        "RELAY_BATCHSIZE is no setting and ignored: RELAY_BATCH_SIZE is one",
-    )
+    assert settings.warnings == ()
+
+
+@pytest.mark.parametrize("prefix", ["", "shop:", "x" * 63 + ":", "Relay/2-b:"])
+def test_a_prefix_of_message_ids_ends_in_its_only_colon(prefix):
+    assert Settings(message_id_prefix=prefix).message_id_prefix == prefix
+
+
+@pytest.mark.parametrize("domain", ["hub", "$JS.hub.API", "my.prefix.API."])
+def test_a_jetstream_domain_is_its_name_or_its_api(domain):
+    assert Settings.load({"nats_js_domain": domain}, {}).nats_js_domain == domain
 
 
 SECRETS = {
@@ -317,6 +368,101 @@ SECRETS = {
     "nats_token": CANARY,
     "http_token": CANARY,
 }
+
+
+@pytest.fixture
+def secret_file(tmp_path):
+    def write(text, mode=0o600):
+        path = tmp_path / f"secret-{len(list(tmp_path.iterdir()))}"
+        path.write_text(text)
+        path.chmod(mode)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_every_secret_can_come_from_a_file(name, secret_file, toml):
+    seed = "SUAMK2FG4MI6UE3ACF3FK3OIQBCEIEZV7NSWFFEW63UXMRLFM2XLAXK4GY"
+    value = seed if name == "nats_nkey_seed" else SECRETS[name]
+    user = {"RELAY_NATS_USER": "u"} if name == "nats_password" else {}
+    named = {f"RELAY_{name.upper()}_FILE": secret_file(f"{value}\n")}
+    settings = Settings.load({}, named | user)
+    assert getattr(settings, name).get_secret_value() == value
+    assert settings.warnings == ()
+    in_toml = toml(f'{name}_file = "{secret_file(value)}"\n')
+    settings = Settings.load({"config": in_toml}, user)
+    assert getattr(settings, name).get_secret_value() == value
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_given_twice_is_a_fault(name, secret_file, toml):
+    seed = {"nats_nkey_seed": "S" + "U" * 57}.get(name, SECRETS[name])
+    user = {"RELAY_NATS_USER": "u"} if name == "nats_password" else {}
+    variable = f"RELAY_{name.upper()}"
+    both = {variable: seed, f"{variable}_FILE": secret_file(CANARY)}
+    [fault] = faults({}, both | user)
+    assert fault == f"{variable}_FILE (environment) is set beside {variable}: keep one of the two"
+    in_toml = toml(f'{name} = "{seed}"\n{name}_file = "{secret_file(CANARY)}"\n')
+    [fault] = faults({"config": in_toml}, user)
+    assert f"key {name}_file) is set beside {name}: keep one of the two" in fault
+
+
+def test_a_flag_beats_a_secret_s_file_which_beats_the_toml_file(secret_file, toml):
+    path = toml(f'nats_token_file = "{secret_file("of the toml")}"\n')
+    environ = {"RELAY_NATS_TOKEN_FILE": secret_file("of the environment"), "RELAY_CONFIG": path}
+    for flags, token in (({"nats_token": "flag"}, "flag"), ({}, "of the environment")):
+        assert Settings.load(flags, environ).nats_token.get_secret_value() == token
+    assert Settings.load({}, {"RELAY_CONFIG": path}).nats_token.get_secret_value() == "of the toml"
+
+
+def test_a_secret_s_file_that_can_not_be_read_is_a_fault_unless_nobody_needs_it(tmp_path):
+    missing = str(tmp_path / "none")
+    environ = {"RELAY_NATS_TOKEN_FILE": missing, "RELAY_HTTP_TOKEN_FILE": str(tmp_path)}
+    found = faults({}, environ)
+    assert found == [
+        (
+            f"nats_token_file = '{missing}' (environment RELAY_NATS_TOKEN_FILE) names a file that"
+            f" can't be read: {os.strerror(errno.ENOENT)}"
+        ),
+        (
+            f"http_token_file = '{tmp_path}' (environment RELAY_HTTP_TOKEN_FILE) names a file that"
+            f" can't be read: {os.strerror(errno.EISDIR)}"
+        ),
+    ]
+    assert Settings.load({}, environ, check_files=False).nats_token is None
+    environ = {"RELAY_POSTGRES_DSN_FILE": missing}
+    [fault] = faults({}, environ, check_files=False)
+    assert "postgres_dsn_file" in fault
+    (tmp_path / "large").write_bytes(b"x" * 100_000)
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for name in ("large", "binary"):
+        [fault] = faults({}, {"RELAY_NATS_TOKEN_FILE": str(tmp_path / name)})
+        assert "can't be read" in fault
+
+
+def test_what_a_secret_s_file_holds_is_in_no_fault(secret_file):
+    file = secret_file(f"no dsn {CANARY}")
+    [fault] = faults({}, {"RELAY_POSTGRES_DSN_FILE": file})
+    assert f"(environment RELAY_POSTGRES_DSN_FILE, file {file}) is no connection string" in fault
+    assert CANARY not in fault
+
+
+@pytest.mark.parametrize("name", ["nats_token", "http_token", "postgres_dsn"])
+def test_a_secret_that_everybody_can_read_is_a_warning(name, secret_file, toml):
+    value = SECRETS[name]
+    variable = f"RELAY_{name.upper()}_FILE"
+    for mode, warned in ((0o644, 1), (0o604, 1), (0o640, 0), (0o600, 0)):
+        file = secret_file(value, mode)
+        warnings = Settings.load({}, {variable: file}).warnings
+        assert len(warnings) == warned
+        if warned:
+            assert warnings[0].startswith(f"{name} (environment {variable}, file {file}): every")
+            assert CANARY not in warnings[0]
+    path = toml(f'{name} = "{value}"\n')
+    Path(path).chmod(0o644)
+    [warning] = Settings.load({"config": path}, {}).warnings
+    assert warning.startswith("config (flag --config): every user of this machine can read")
 
 
 @pytest.mark.parametrize("name", SECRETS)

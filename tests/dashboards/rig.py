@@ -1,9 +1,9 @@
 """A real run that shows everything the dashboard can show: real servers, relays, faults, scrapes.
 
     two relays, one leads, one stands by         producers all the while
-    a refused event, which becomes dead          fast ingest is switched off: answers decide nothing
-    events that the stream holds already         NATS is away for a moment
-    the leader's sessions are ended: a new term
+    events whose id another message has: dead    fast ingest is switched off: answers decide nothing
+    events that the stream holds already, and    NATS is away for a moment
+    those of which the message is gone           the leader's sessions are ended: a new term
 
 Prometheus scrapes once a second, by the shipped configuration and rules, but for the targets and
 for the alerts' waiting times. What has to be seen, it is asked for; nothing is slept for.
@@ -13,6 +13,7 @@ import asyncio
 import itertools
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -90,27 +91,25 @@ def epoch(dsn: str) -> int:
 def provoke(server: Prometheus, dsn: str, bus: devstack.NatsServer) -> None:
     """Let everything go wrong, one thing after another, and wait until it was seen."""
     server.wait(STORED)
-    with psycopg.connect(dsn, autocommit=True) as producer:
-        producer.execute("select relay.emit('nobody.listens', '{}'::json)")
-    server.wait("max(relay_dead)", 1)
+    numbers = itertools.count()
+
+    def publish(kind: str) -> Callable[[], None]:
+        return lambda: asyncio.run(publish_twice(dsn, bus.url, f"{kind}-{next(numbers)}", kind))
+
+    again_and_again(server, publish("another's"), rate("relay_collisions_total"))
+    server.wait("max(relay_dead)")
 
     asyncio.run(allow_batches(bus.url, on=False))
-    server.wait("sum(relay_retries_total)")
-    numbers = itertools.count()
-    again_and_again(
-        server,
-        lambda: asyncio.run(publish_twice(dsn, bus.url, f"paid-{next(numbers)}")),
-        rate("relay_duplicates_total"),
-    )
+    again_and_again(server, publish("ours"), rate("relay_duplicates_total"))
+    again_and_again(server, publish("gone"), rate("relay_duplicates_unverified_total"))
     asyncio.run(allow_batches(bus.url, on=True))
 
+    again_and_again(server, lambda: cut_off(bus), rate("relay_retries_total"))
     bus.kill()
     server.wait('max(relay_outage{relay_side="nats"})', 1)
     server.wait('max(relay_breaker_state{relay_breaker="lag"})')
     bus.start()
     server.wait('max(relay_outage{relay_side="nats"})', 0)
-    asyncio.run(allow_batches(bus.url, on=False))
-    server.wait(rate("relay_retries_total"))
 
     with psycopg.connect(dsn, autocommit=True) as other:
         other.execute(END_SESSIONS)
@@ -121,6 +120,12 @@ def provoke(server: Prometheus, dsn: str, bus: devstack.NatsServer) -> None:
     server.wait('count(ALERTS{alertname="RelayDeadLetters", alertstate="firing"})')
     for _ in range(2):  # Grafana asks once a second: what was seen last, it may not have seen yet
         next_scrape(server)
+
+
+def cut_off(bus: devstack.NatsServer) -> None:
+    """End every connection to the broker, whatever is under way on it."""
+    bus.kill()
+    bus.start()
 
 
 def again_and_again(server: Prometheus, act: Callable[[], None], expr: str) -> None:
@@ -147,14 +152,22 @@ async def allow_batches(nats_url: str, *, on: bool) -> None:
     await client.close()
 
 
-async def publish_twice(dsn: str, nats_url: str, id_: str) -> None:
-    """Put a message into the stream, and then an event with its id into the outbox."""
-    client = await nats.connect(nats_url)
-    await client.jetstream().publish("orders.paid", b"1", headers={"Nats-Msg-Id": id_})
+async def publish_twice(dsn: str, nats_url: str, id_: str, kind: str) -> None:
+    """Put a message into the stream, and then an event with its id into the outbox.
+
+    The message is the event's own, another's, or it is gone by then.
+    """
+    client, event_id = await nats.connect(nats_url), str(uuid.uuid4())
+    headers = {"Nats-Msg-Id": id_, "Relay-Event-Id": event_id if kind == "ours" else "another"}
+    stored = await client.jetstream().publish("orders.paid", b"1", headers=headers)
+    if kind == "gone":
+        await client.jetstream().delete_msg(STREAM, stored.seq)
     await client.close()
     async with await psycopg.AsyncConnection.connect(dsn) as producer:
         await producer.execute(
-            "select relay.emit('orders.paid', '1'::json, idempotency_key => %s)", [id_]
+            "insert into relay.outbox (event_id, subject, payload, idempotency_key)"
+            " values (%s, 'orders.paid', '1', %s)",
+            [event_id, id_],
         )
 
 

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -70,9 +71,17 @@ def test_metrics_are_served_in_prometheus_format_without_a_collector(
         assert found is not None
 
         def scraped() -> str:
-            with urllib.request.urlopen(f"{found[1]}metrics", timeout=5) as answer:
-                assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-                return str(answer.read(), "utf-8")
+            try:
+                with urllib.request.urlopen(f"{found[1]}metrics", timeout=5) as answer:
+                    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+                    return str(answer.read(), "utf-8")
+            except urllib.error.HTTPError as error:
+                error.close()
+                if error.code != 429:  # more often than anybody scrapes
+                    raise
+                return ""
+
+        texts = list[str]()
 
         def names(text: str) -> set[str]:
             lines = (line for line in text.splitlines() if line[0] != "#")
@@ -80,7 +89,8 @@ def test_metrics_are_served_in_prometheus_format_without_a_collector(
 
         # the backlog is looked at beside the delivering: either can be first
         until(lambda: names(scraped()) >= wanted, 20)
-        text = scraped()
+        until(lambda: texts.append(scraped()) is None and bool(texts[-1]), 20)
+        text = texts[-1]
         assert relay.terminate() == 0
     known = {name for each in INSTRUMENTS for name in series(each)} | {"target_info"}
     assert names(text) <= known
@@ -145,7 +155,7 @@ def test_an_applications_own_providers_are_used_and_left_alone() -> None:
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1",
     )
     found = json.loads(told)
-    assert found["spans"] == ["publish"]
+    assert found["spans"] == ["publish memory"]
     assert "messaging.client.sent.messages" in found["metrics"]
 
 

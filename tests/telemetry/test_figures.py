@@ -7,6 +7,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from relay.core.breakers import State
+from relay.core.outcome import Fault
 from relay.core.storage import OutboxStorage, StreamStorage
 from relay.facts import (
     Asked,
@@ -120,19 +121,22 @@ def test_the_store_is_timed_by_operation(told: Told) -> None:
 def test_counters_count(told: Told) -> None:
     now = datetime.now(UTC)
     told(
-        PageDelivered(10, 3, 0.1, now),
-        PageDelivered(10, 0, 0.1, now),
-        Unparked(5, 1),
+        PageDelivered(10, 3, 2, 0.1, now),
+        PageDelivered(10, 0, 0, 0.1, now),
+        Unparked(5, 1, 1),
         Retried(7, "why", 1, 0.1),
         Parked(1, "e", "s", None, "too large", 10054, 1, None, dead=True),
         Parked(1, "e", "s", None, "ours", 0, 1, 1.0, dead=False),
+        Parked(2, "e", "s", None, "its id", 0, 1, None, dead=True, fault=Fault.COLLISION),
         Woken(Wake.BELL),
         Woken(Wake.BELL),
         Woken(Wake.POLL),
     )
     assert told["relay.duplicates"] == {(): 4}
+    assert told["relay.duplicates.unverified"] == {(): 3}
     assert told["relay.retries"] == {(): 7}
-    assert told["relay.refusals"] == {about(relay_code="10054"): 1, about(relay_code="0"): 1}
+    assert told["relay.refusals"] == {about(relay_code="10054"): 1, about(relay_code="0"): 2}
+    assert told["relay.collisions"] == {(): 1}
     assert told["relay.wakes"] == {about(relay_cause="bell"): 2, about(relay_cause="poll"): 1}
 
 
@@ -152,7 +156,7 @@ def test_a_standby_shows_that_it_does_not_lead_and_nothing_of_what_leaders_look_
 def test_a_leader_shows_what_it_saw_until_its_term_ends(told: Told) -> None:
     told(
         TermBegan("me", 7),
-        BacklogSeen(Backlog(12, 3.5, 4, 1)),
+        BacklogSeen(Backlog(12, 3.5, 4, 1, held=2, held_lag=1.5)),
         Looked(OutboxStorage(8192, 30, 1.5, {"term": 1, "reader": 1})),
         Looked([StreamStorage("ORDERS", 100, 4096)]),
         HoldBegan("stream ORDERS", "why"),
@@ -162,6 +166,8 @@ def test_a_leader_shows_what_it_saw_until_its_term_ends(told: Told) -> None:
         "relay.epoch": {(): 7},
         "relay.backlog": {(): 12},
         "relay.lag": {(): 3.5},
+        "relay.held": {(): 2},
+        "relay.held.lag": {(): 1.5},
         "relay.parked": {(): 4},
         "relay.dead": {(): 1},
         "relay.hold": {(): 1},

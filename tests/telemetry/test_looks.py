@@ -20,7 +20,6 @@ class Side:
     def __init__(self, *answers) -> None:
         self.answers = list(answers)
         self.asked = 0
-        self.closed = False
 
     async def look(self):
         self.asked += 1
@@ -29,18 +28,14 @@ class Side:
             raise answer
         return answer
 
-    def close(self) -> None:
-        self.closed = True
-
 
 async def kept_looking(side: Side, turns: int, leading=lambda: True):
     """Look for so many turns; what was told."""
     told = []
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(keep_looking, [Look("it", side.look, side.close)], leading, told.append)
+        tasks.start_soon(keep_looking, [Look("it", side.look)], leading, told.append)
         await anyio.sleep(looks.TURN * (turns + 0.5))
         tasks.cancel_scope.cancel()
-    assert side.closed
     return told
 
 
@@ -59,6 +54,11 @@ async def test_where_nothing_is_there_yet_it_looks_at_the_next_turn() -> None:
     streams = [StreamStorage("ORDERS", 1, 2)]
     told = await kept_looking(Side([], streams), 4)
     assert told == [Looked([]), Looked(streams)]
+
+
+async def test_what_has_nothing_to_be_seen_is_asked_again_and_not_told() -> None:
+    told = await kept_looking(Side(None, None, OUTBOX), 5)
+    assert told == [Looked(OUTBOX)]
 
 
 async def test_a_standby_does_not_look_and_a_new_leader_does_at_once() -> None:

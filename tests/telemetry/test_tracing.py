@@ -93,6 +93,28 @@ def test_what_is_not_stored_keeps_waiting(spans: Spans) -> None:
     assert publish.attributes["relay.not_stored"] == 2
 
 
+@pytest.mark.parametrize(
+    ("header", "kept"),
+    [
+        ("vendor=opaque, other=1", {"vendor": "opaque", "other": "1"}),
+        ("a@b=1,,\tc=2", {"a@b": "1", "c": "2"}),
+        ("c4n4ry", {}),
+        ("Vendor=c4n4ry", {}),
+        ("a=c4n4ry,a=c4n4ry", {}),
+        (f"a=c4n4ry{'x' * 300}", {}),
+        (",".join(f"k{number}=c4n4ry" for number in range(33)), {}),
+        ("a=c4n4ry\u00e9", {}),
+    ],
+)
+def test_a_tracestate_is_kept_or_dropped_and_never_logged(
+    spans: Spans, caplog: pytest.LogCaptureFixture, header: str, kept: dict[str, str]
+) -> None:
+    spans.publish([event(1, tracestate=header)])
+    (publish,) = spans.taken("publish")
+    assert dict(publish.links[0].context.trace_state) == kept
+    assert caplog.records == []
+
+
 def test_an_outage_is_an_error_of_the_batch_and_waits_go_on(spans: Spans) -> None:
     with pytest.raises(BusOutage), spans.traces.publishing([event(1)]):
         raise BusOutage("connection lost")

@@ -16,15 +16,20 @@ from tests.system.harness import RelayProcess, until
 TOKEN = "0123456789abcdef-test-token"
 
 DEAD = """
-insert into relay.parked (
-  id, event_id, created_at, subject, key, payload_bytes, attempts, last_error, last_code, dead_at,
-  next_attempt_at
+with written as (
+  -- older than every transaction: no relay takes the row for a new one
+  insert into relay.outbox (id, xid, subject, payload_bytes) overriding system value
+  select i, '0', 'orders.placed', 'c4n4ry-payload'
+    from unnest(%(ids)s::bigint[]) as i
+  returning id, event_id, created_at
 )
-select i, gen_random_uuid(), clock_timestamp(), %(subject)s, %(key)s, 'c4n4ry-payload', 10,
-       %(error)s, 10054,
+insert into relay.parked (
+  id, event_id, created_at, subject, key, attempts, last_error, last_code, dead_at, next_attempt_at
+)
+select w.id, w.event_id, w.created_at, %(subject)s, %(key)s, 10, %(error)s, 10054,
        case when %(dead)s then clock_timestamp() - interval '1 hour' end,
        case when not %(dead)s then clock_timestamp() + interval '1 hour' end
-  from unnest(%(ids)s::bigint[]) as i
+  from written as w
 """
 
 
@@ -135,12 +140,15 @@ def park(
     with psycopg.connect(dsn, autocommit=True) as look:
         given = {"ids": list(ids), "dead": dead, "key": key, "subject": subject, "error": error}
         look.execute(DEAD, given)
+        look.execute(
+            "select setval(pg_get_serial_sequence('relay.outbox', 'id'), max(id)) from relay.outbox"
+        )
 
 
 def emit(dsn: str, subject: str = "orders.placed", count: int = 1) -> None:
     with psycopg.connect(dsn, autocommit=True) as producer:
         producer.execute(
-            "select relay.emit(%s, 'x'::bytea, key => i::text) from generate_series(1, %s) as i",
+            "select relay.emit_bytes(%s, 'x', key => i::text) from generate_series(1, %s) as i",
             (subject, count),
         )
 
@@ -148,3 +156,12 @@ def emit(dsn: str, subject: str = "orders.placed", count: int = 1) -> None:
 def asked_for(dsn: str, statement: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(dsn, autocommit=True) as look:
         return look.execute(statement.encode()).fetchall()
+
+
+def settled(dsn: str, events: int) -> bool:
+    """Whether so many events are written, and all of them are stored."""
+    statement = (
+        "select (select count(*) from relay.outbox) - (select count(*) from relay.pending)"
+        " - (select count(*) from relay.parked)"
+    )
+    return asked_for(dsn, statement) == [(events,)]

@@ -8,12 +8,14 @@ import pytest
 
 from relay import devstack
 from relay.postgres import migrations
+from tests.conftest import let_test_roles_in
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[devstack.Postgres]:
     """One major version will do: nothing here depends on which."""
     with devstack.postgres(settings={"fsync": "off"}) as found:
+        let_test_roles_in(found)
         yield found
 
 

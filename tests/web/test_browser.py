@@ -55,7 +55,7 @@ async def test_it_renders_and_asks_nobody_else(browser: Browser, shown: Site) ->
         assert await seen.page.get_attribute("#verdict", "data-level") == "healthy"
         assert await seen.page.title() == "Healthy · relay"
         assert await seen.text("#contact") == "live"
-        assert f":{shown.relay.process.pid}:" in await seen.text("#who")
+        assert f":{shown.relay.process.pid}" in await seen.text("#who")
         assert "This relay leads" in await seen.text("#relays")
         await seen.has(
             "document.getElementById('relays').textContent.includes('nobody takes over')"

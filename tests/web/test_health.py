@@ -101,6 +101,49 @@ def test_who_is_not_ready_says_why(facts: tuple[Fact, ...], reasons: dict[str, s
     assert failing(health) == reasons
 
 
+TAKEN = (
+    "the lease of schema s is held by a session that is no relay's: pid 4711, login m; end it",
+    "the lease of schema s is held by a session that is no relay's: a prepared transaction; end it",
+    "LeaseTaken: the lease's lock is held by session 4711 of mallory, which is no relay",
+)
+
+
+@pytest.mark.parametrize("reason", TAKEN)
+@pytest.mark.parametrize("before", [(), STANDS_BY, (*LEADS, TermEnded(3, ""))])
+def test_a_stranger_who_holds_the_lease_makes_it_not_ready_and_is_named(
+    before: tuple[Fact, ...], reason: str
+) -> None:
+    health = healthy(*before, OutageBegan("postgres", reason))
+    assert not health.ready
+    checks = {check.name: check for check in health.checks()}
+    assert checks["postgres"].ok
+    assert checks["lease"].reason == f"for 0 s {wording.LEASE}"
+    verdict = judge(health, dead=0)
+    assert (verdict.level, verdict.headline) == (
+        Level.OUTAGE,
+        "Outage: a stranger holds the lease",
+    )
+    assert verdict.reasons[0] == f"Nobody can lead: {wording.LEASE}."
+    assert not any("away" in each for each in verdict.reasons)
+    health.tell(OutageEnded("postgres", 3.0, 2))
+    health.tell(StandingBy("me"))
+    assert health.ready
+
+
+def test_both_a_taken_lease_and_nats_away_are_told() -> None:
+    health = healthy(*LEADS, OutageBegan("nats", "x"), OutageBegan("postgres", TAKEN[0]))
+    assert set(failing(health)) == {"lease", "nats"}
+    assert "NATS is away" in judge(health, dead=0).reasons[1]
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["Postgres did not answer within 8 s", "canceling statement due to lock timeout", "released"],
+)
+def test_another_outage_of_postgres_is_no_taken_lease(reason: str) -> None:
+    assert not healthy(OutageBegan("postgres", reason)).lease_is_taken
+
+
 def test_an_outage_counts_its_time_and_is_over_when_it_ends() -> None:
     clock = Clock()
     health = Health(clock)
@@ -251,7 +294,7 @@ def test_the_loop_is_alive_as_long_as_it_turns() -> None:
 
 
 def delivered(age: float, events: int = 1) -> PageDelivered:
-    return PageDelivered(events, 0, 0.001, datetime.now(UTC) - timedelta(seconds=age))
+    return PageDelivered(events, 0, 0, 0.001, datetime.now(UTC) - timedelta(seconds=age))
 
 
 def test_the_latency_is_that_of_each_page_s_oldest_event() -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from relay import devstack
 from relay.postgres import migrations
-from relay.postgres.deadletters import DeadLetters
+from relay.postgres.operator import DeadEvents
 from relay.postgres.session import Session
 from relay.postgres.sqlfiles import load
-from relay.postgres.standing import Standby, standbys, status
+from relay.postgres.status import Standby, standbys, status
 from relay.web import wording
 from relay.web.feed import Feed
 from relay.web.lookout import LOOK_EVERY, Lookout
@@ -70,23 +70,24 @@ async def test_keys_wait_each_behind_its_first_event(dsn: str) -> None:
     park(dsn, 2, dead=False, key="b", subject="orders.paid")
     park(dsn, 3, 5, dead=False, key=None)
     park(dsn, 6, key="dead")
-    async with DeadLetters.open(dsn, "relay") as letters:
-        found = await letters.keys(10)
+    async with DeadEvents.open(dsn, "relay") as parked:
+        found = await parked.keys(10)
         assert [(each.key, each.events, each.id) for each in found] == [
             ("a", 3, 1),
             ("b", 1, 2),
             (None, 2, 3),
         ]
         assert (found[1].subject, found[0].error) == ("orders.paid", "first")
-        assert len(await letters.keys(1)) == 1
+        assert len(await parked.keys(1)) == 1
 
 
 async def test_very_many_waiting_events_are_looked_at_in_part(dsn: str) -> None:
     with connected(dsn) as owner:
         owner.execute(
-            "insert into relay.parked (id, event_id, created_at, subject, key, last_error)"
-            " select i, gen_random_uuid(), now(), 'a.b', 'k' || i % 100, 'no'"
-            " from generate_series(1, 50000) as i"
+            "insert into relay.parked (id, event_id, created_at, subject, key, last_error, dead_at)"
+            " select i, gen_random_uuid(), now(), 'a.b', 'k' || i % 100, 'no',"
+            "        case when i > 50000 then now() end"
+            " from generate_series(1, 100000) as i"
         )
         owner.execute("analyze relay.parked")
         query = load("queries/parked_keys", "relay").as_string().replace("%(limit_rows)s", "20")
@@ -94,8 +95,8 @@ async def test_very_many_waiting_events_are_looked_at_in_part(dsn: str) -> None:
     told = "\n".join(line for (line,) in plan)
     assert "Index Scan using parked_live" in told
     assert "Seq Scan" not in told
-    async with DeadLetters.open(dsn, "relay") as letters:
-        found = await letters.keys(20)
+    async with DeadEvents.open(dsn, "relay") as parked:
+        found = await parked.keys(20)
     assert [(each.key, each.events) for each in found] == [
         ("k1", 500),
         ("k10", 500),
@@ -129,9 +130,7 @@ async def test_it_looks_only_while_somebody_watches_and_once_for_all(dsn: str) -
         tasks.start_soon(looks.lookout.run)
         await anyio.sleep(0.1)
         assert (looks.sessions(), looks.lookout.sight) == (0, None)
-        first, second = looks.feed.join(), looks.feed.join()
-        assert first is not None
-        assert second is not None
+        first, second = looks.feed.join("a"), looks.feed.join("b")
         with first, second, anyio.fail_after(10):
             while looks.lookout.sight is None:
                 await anyio.sleep(0.01)
@@ -159,8 +158,7 @@ async def test_a_look_that_fails_is_told_and_tried_again_and_the_last_sight_stay
     looks = Looks(dsn)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(looks.lookout.run)
-        watcher = looks.feed.join()
-        assert watcher is not None
+        watcher = looks.feed.join("a")
         with watcher, anyio.fail_after(20):
             while looks.lookout.sight is None:
                 await anyio.sleep(0.01)

@@ -1,5 +1,6 @@
 """Real outages as the probes and the page tell them, a taken port, and the service manager."""
 
+import json
 import os
 import signal
 import socket
@@ -7,13 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from relay import devstack
+from relay.web import wording
 from tests.system.harness import RelayProcess, connected, until
-from tests.web.asking import Site, asked_for, emit, port_of, site
+from tests.web.asking import Site, emit, port_of, settled, site
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -56,7 +59,7 @@ def test_an_idle_leader_tells_that_nats_is_away_and_that_it_is_back(
         until(lambda: is_ready(shown), 10)
         until(lambda: headline(shown) == "Healthy", 5)
         emit(dsn)
-        until(lambda: asked_for(dsn, "select delivered from relay.cursor") == [(1,)], 10)
+        until(lambda: settled(dsn, 1), 10)
 
 
 def test_a_loop_that_does_not_turn_answers_no_probe(
@@ -113,6 +116,42 @@ def test_postgres_away_and_back_is_told_by_leader_and_standby(
         assert roles == {"leader", "standby"}
 
 
+@pytest.mark.parametrize("before", ["at the start", "while it stands by"])
+def test_a_stranger_who_holds_the_lease_is_told_and_ends_with_it(
+    dsn: str, own_nats: devstack.NatsServer, tmp_path: Path, before: str
+) -> None:
+    lease = "select pg_advisory_lock(1919247482, 'relay.outbox'::regclass::oid::int4)"
+    with ExitStack() as stack:
+        if before == "while it stands by":
+            leader = stack.enter_context(RelayProcess(dsn, own_nats.url, tmp_path / "leader.log"))
+            until(lambda: '"leading"' in leader.log.read_text(), 20)
+        else:
+            stranger = stack.enter_context(connected(dsn))
+            stranger.execute(lease)
+        shown = stack.enter_context(site(dsn, own_nats.url, tmp_path / "relay.log"))
+        if before == "while it stands by":
+            until(lambda: shown.is_role("standby"), 20)
+            stranger = stack.enter_context(connected(dsn))
+            leader.process.send_signal(signal.SIGSTOP)  # so that the stranger is the next in line
+            stranger.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where application_name = 'relay term' and datname = current_database()"
+            )
+            stranger.execute(lease)
+            leader.kill()
+        until(lambda: not is_ready(shown), 20)
+        until(lambda: wording.LEASE in shown.reason("lease"), 20)
+        checks = shown.ready[1]["checks"]
+        unseen = ["schema"] if before == "at the start" else []
+        assert [name for name, check in checks.items() if not check["ok"]] == [*unseen, "lease"]
+        assert headline(shown) == "Outage: a stranger holds the lease"
+        assert f"pid {stranger.info.backend_pid}" in (tmp_path / "relay.log").read_text()
+        assert shown.ask("/livez").status == 200
+        stranger.close()
+        until(lambda: leads(shown), 20)
+        until(lambda: is_ready(shown), 20)
+
+
 def test_a_schema_that_changes_under_a_relay_is_told_with_the_remedy(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
@@ -147,7 +186,7 @@ def test_the_page_of_a_stream_that_takes_nothing_says_which(
     with site(dsn, own_nats.url, tmp_path / "relay.log", **nats_settings) as shown:
         until(lambda: leads(shown), 20)
         emit(dsn)
-        until(lambda: asked_for(dsn, "select delivered from relay.cursor") == [(1,)], 10)
+        until(lambda: settled(dsn, 1), 10)
         delete_stream(own_nats)
         emit(dsn)
         with shown.watching() as snapshots:
@@ -173,7 +212,7 @@ def test_a_taken_default_port_is_a_warning_and_events_flow(
         with RelayProcess(dsn, own_nats.url, log, http="") as relay:
             until(lambda: "no status page" in log.read_text(), 20)
             emit(dsn)
-            until(lambda: asked_for(dsn, "select delivered from relay.cursor") == [(1,)], 20)
+            until(lambda: settled(dsn, 1), 20)
             assert port_of(log) is None
             taken.close()
             if ours:
@@ -192,11 +231,12 @@ def test_a_port_that_somebody_asked_for_and_is_taken_ends_it_with_2(
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with RelayProcess(dsn, own_nats.url, log, http=address) as relay:
             assert relay.process.wait(20) == 2
-    last = log.read_text().splitlines()[-1]
-    assert last == (
-        f"relay: http = {address} can't be listened on: Address already in use;"
+    last = json.loads(log.read_text().splitlines()[-1])
+    assert last["event"] == (
+        f"http = {address} can't be listened on: Address already in use;"
         " choose another address, or off"
     )
+    assert last["exit_code"] == 2
     for address, reason in (
         ("192.0.2.1:80", "Cannot assign requested address"),
         ("no-such-host.invalid:80", "can't be listened on: "),

@@ -68,13 +68,27 @@ def test_who_guesses_has_to_wait_and_others_need_not() -> None:
     right, wrong = f"Bearer {TOKEN}", "Bearer wrong"
     told = [status(doorman, wrong) for _ in range(MOST_FAILURES + 2)]
     assert told == [401] * MOST_FAILURES + [429] * 2
-    assert status(doorman, right) == 429, "the right one is not even compared"
+    assert status(doorman, right) == 200, "whatever came before from this address"
+    assert status(doorman, None) == 429
     assert status(doorman, right, "5.6.7.8") == 200
     clock.now += FORGIVEN_EVERY
     assert [status(doorman, wrong), status(doorman, wrong)] == [401, 429]
     clock.now += FORGIVEN_EVERY + 1
     assert status(doorman, right) == 200
+    assert status(doorman, wrong) == 401, "one is forgiven by time, and none by the right token"
+    assert status(doorman, wrong) == 429
+    clock.now += FORGIVEN_EVERY * MOST_FAILURES
     assert [status(doorman, wrong) for _ in range(MOST_FAILURES)] == [401] * MOST_FAILURES
+
+
+@pytest.mark.parametrize("every", [1.0, 0.1, 60.0])
+def test_who_guesses_from_a_proxy_s_address_shuts_nobody_out(every: float) -> None:
+    clock = Clock()
+    doorman = Doorman(TOKEN, clock)
+    for _ in range(100):
+        clock.now += every
+        assert status(doorman, "Bearer wrong") in {401, 429}
+        assert status(doorman, f"Bearer {TOKEN}") == 200
 
 
 def test_a_request_without_a_token_is_no_guess_and_guessers_take_no_memory() -> None:
@@ -86,21 +100,41 @@ def test_a_request_without_a_token_is_no_guess_and_guessers_take_no_memory() -> 
 
 
 @pytest.mark.anyio
-async def test_who_watches_gets_the_newest_and_only_so_many_may() -> None:
+async def test_who_watches_gets_the_newest() -> None:
     feed = Feed()
-    watchers = [feed.join() for _ in range(MOST_WATCHERS)]
-    assert feed.join() is None
-    slow = watchers[0]
-    assert slow is not None
+    slow = feed.join("1.2.3.4")
     for number in range(1000):
         feed.tell(b"%d" % number)
     assert await slow.next() == b"999"
     with anyio.move_on_after(0.05) as nothing:
         await slow.next()
     assert nothing.cancelled_caught
-    with slow:
-        pass
-    assert feed.join() is not None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("there", "newcomer", "leaving"),
+    [
+        ("a" * 16, "b", 0),
+        ("a" * 16, "a", 0),
+        ("b" + "a" * 15, "c", 1),
+        ("bcda" * 2 + "a" * 8, "e", 3),
+        ("abcdefghijklmnop", "q", 0),
+    ],
+)
+async def test_a_newcomer_takes_the_oldest_place_of_the_most_crowded_address(
+    there: str, newcomer: str, leaving: int
+) -> None:
+    feed = Feed()
+    watchers = [feed.join(address) for address in there]
+    assert len(watchers) == MOST_WATCHERS
+    watchers.append(feed.join(newcomer))
+    feed.tell(b"news")
+    with anyio.fail_after(1):
+        told = [await each.next() for each in watchers]
+    assert told == [None if number == leaving else b"news" for number in range(len(watchers))]
+    feed.leave(watchers[leaving])
+    assert len(feed._watchers) == MOST_WATCHERS
 
 
 @pytest.mark.anyio
@@ -111,8 +145,7 @@ async def test_it_is_known_whether_anybody_watches() -> None:
         with anyio.move_on_after(0.02) as nobody:
             await feed.until_watched()
         assert nobody.cancelled_caught
-        watcher = feed.join()
-        assert watcher is not None
+        watcher = feed.join("1.2.3.4")
         with watcher, anyio.fail_after(1):
             await feed.until_watched()
             assert feed.watched

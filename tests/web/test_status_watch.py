@@ -1,5 +1,7 @@
 """``relay status --watch``: on a terminal, in a pipe, over an outage, until Ctrl-C."""
 
+import io
+import logging
 import os
 import pty
 import re
@@ -12,9 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import pytest
+from rich.console import Console
 
 from relay import devstack
+from relay.commands.status_watch import _draw
+from relay.telemetry import logs
 from tests.system.harness import connected
 from tests.web.asking import park, site
 
@@ -59,7 +65,7 @@ def test_in_a_pipe_it_writes_a_line_a_second_until_it_is_interrupted(
     with site(dsn, own_nats.url, tmp_path / "relay.log"), piped(dsn) as process:
         line = line_with(process, "leader .*:")
         assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ leader \S+, epoch 1, ", line)
-        assert "parked 1, dead 1, breakers closed closed" in line
+        assert "parked 0, held 0, dead 1, breakers closed closed" in line
         assert "\x1b" not in line
         began = time.monotonic()
         for _ in range(2):
@@ -107,7 +113,7 @@ def test_what_a_person_has_to_change_ends_it(
 def test_on_a_terminal_it_is_drawn_in_place_until_ctrl_c(
     dsn: str, own_nats: devstack.NatsServer
 ) -> None:
-    with connected(dsn) as look:
+    with connected(f"{dsn} application_name='relay term'") as look:
         look.execute("update relay.cursor set holder = %s", ["evil\x1b[2J:1:x"])
         look.execute("select pg_advisory_lock(1919247482, 'relay.outbox'::regclass::oid::int4)")
         ours, theirs = pty.openpty()
@@ -132,6 +138,67 @@ def test_on_a_terminal_it_is_drawn_in_place_until_ctrl_c(
             assert "Traceback" not in rest
             assert "\x1b[?25h" in rest, "the cursor is left hidden"
         os.close(ours)
+
+
+class Terminal(io.StringIO):
+    """What a terminal would show of what is written to it."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def screen(self) -> list[str]:
+        lines, at = [""], 0
+        for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x1b\n\r]+|\n|\r", self.getvalue()):
+            if part == "\n":
+                at += 1
+                lines += [""] * (at == len(lines))
+            elif part == "\x1b[2K":
+                lines[at] = ""
+            elif part.endswith("A") and part.startswith("\x1b"):
+                at -= int(part[2:-1])
+            elif part == "\r" or part.startswith("\x1b"):
+                continue
+            else:
+                lines[at] += part
+        return [line.rstrip() for line in lines]
+
+
+class Still:
+    """A watch that sees the same for ever."""
+
+    def rows(self) -> list[tuple[str, str]]:
+        return [("schema", "relay"), ("leader", "a.host.example:4711:x"), ("lag", "0ms")]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("lines", [1, 3, 30])
+async def test_a_log_line_is_written_above_the_drawing_and_tears_no_frame(
+    lines: int, monkeypatch: pytest.MonkeyPatch, own_logging: None
+) -> None:
+    out, log = Terminal(), logging.getLogger("relay.test")
+    monkeypatch.setattr(sys, "stderr", out)
+    logs.configure("text", "info", stream=out)
+    console = Console(file=out, force_terminal=True, width=100, color_system=None)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_draw, Still(), console)
+        with anyio.fail_after(10):
+            while "Ctrl-C ends" not in out.getvalue():
+                await anyio.sleep(0.01)
+        for number in range(lines):
+            log.warning("away \x1b[2J", extra={"number": number, "side": str(number)})
+        frames = out.getvalue().count("Ctrl-C ends")
+        with anyio.fail_after(10):
+            while out.getvalue().count("Ctrl-C ends") < frames + 2:
+                await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+    shown = [line for line in out.screen() if line]
+    assert len(shown) == lines + 4
+    for number, line in enumerate(shown[:lines]):
+        assert re.fullmatch(rf".* WARNING relay.test away \\x1b\[2J number={number} .*", line)
+    assert [line.split()[0] for line in shown[lines:-1]] == ["schema", "leader", "lag"]
+    assert shown[-1].endswith("Ctrl-C ends")
+    log.warning("afterwards")
+    assert out.getvalue().endswith("afterwards\n")
 
 
 def read_until(terminal: int, wanted: str) -> str:
