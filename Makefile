@@ -6,14 +6,14 @@ PYTHON ?= python3
 UV ?= uv
 ARGS ?=
 MINUTES ?= 30
-WORKERS ?= 2
+WORKERS ?= 3
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := relay tests bench
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench soak bugs constraints clean
+.PHONY: help demo test lint bench soak bugs spec constraints clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ soak: $(VENV)/.relay-test ## All faults at random under load: make soak MINUTES=
 
 bugs: $(VENV)/.relay-test ## Show that the tests catch every seeded bug: make bugs ARGS="settle"
 	$(PY) -m tests.bugs $(ARGS)
+
+spec: $(VENV)/.relay-test ## Exhaust the models of bell, cursor and lease: make spec ARGS="bell"
+	$(PY) -m tests.spec $(ARGS)
 
 lint: $(VENV)/.relay-test ## Check style and types only
 	$(PY) -m ruff check $(SOURCES)
