@@ -20,11 +20,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bugs.catalogue import BUGS, Bug
+from tests.bugs.bug import Bug
+from tests.bugs.catalogue import BUGS
 
 TOP = Path(__file__).parents[2]
 PATIENCE = 600.0
 TESTS_FAILED = 1
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "--timeout", "60", "-o", "timeout_method=thread")
+"""A test that a bug makes wait for ever has caught it."""
 _LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "__pycache__")
 
 
@@ -103,7 +106,7 @@ def _run(tree: Path, tests: Sequence[str]) -> tuple[int, str, float]:
         "RELAY_TEST_UNSHRUNK": "1",
     }
     environment.pop("RELAY_TEST_REQUIRE", None)
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", *OPTIONS, *tests]
     try:
         ran = subprocess.run(
             command,

@@ -1,25 +1,21 @@
 """The state machine: producers, people, faults and time, drawn in any order, around real engines.
 
-    producers   begin, write, commit in any order, roll back
-    people      retry and drop the dead
-    the store   away and back; a session or a lease lost; a commit's answer lost; retention
-    the bus     away and back; messages lost, late, cut off; answers lost; subjects refused, held
-    processes   start, stop, die or freeze at a drawn gate, go on after another has led
+    producers   begin, write, commit in any order, roll back; rows that can't be read
+    people      retry and drop the dead; other clients use an id first
+    the store   away and back; a session or a lease lost; a commit's answer lost; no room, no lock
+    the bus     away and back; messages lost, late, cut off; answers lost or wrong; subjects
+                refused, held, flapping, not captured, answered by errors that nobody knows
+    calls       late by drawn times, on the way there or back
+    processes   start, stop, die noticed or not, freeze at a drawn gate for a drawn time, wake
     clocks      time passes; the wall clock is put forward and back
 
-After every step the promises are checked (see ``ledger`` and ``told``). At the end all faults stop,
-and within a bounded time everything has to be where it belongs.
+After every step the promises are checked (see ``ledger``, ``fates`` and ``told``), and now and then
+that nothing waits for what is not its own. At the end all faults stop: see ``world``.
 """
 
-import random
 import sys
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta, tzinfo
-from functools import partial
-from unittest.mock import patch
+from datetime import timedelta
 
-import anyio
-import trio
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -29,39 +25,28 @@ from hypothesis.stateful import (
     rule,
 )
 
-from relay.core.breakers import State
-from relay.core.event import Event
-from relay.core.outcome import Held, Refused, Unknown
-from relay.memory import MemoryBus, MemoryOutbox
-from relay.term import Policy
-from tests.model.clockwork import Clockwork
-from tests.model.faulty import Faults, FaultyBell, FaultyBus, FaultyOutbox, Wire, take
-from tests.model.ledger import Ledger
-from tests.model.process import Process
-from tests.model.told import Told
-
-LIVE_WITHIN = 40.0
-"""Virtual seconds in which all is delivered once the faults have stopped: the longest pause, a
-shutdown, a campaign and a few looks at the parked are a fraction of it."""
+from relay.core.outcome import Fault, Held, Outcome, Refused, Unknown
+from relay.errors import StoreBusy, StoreFull
+from tests.model.bus import stream_of
+from tests.model.faults import Delay, Mood, Wire
+from tests.model.world import World, same_stream
 
 SUBJECTS = ("a.one", "a.two", "b.one")
-BATCH = 4
+CALLS = (
+    *("settle", "look", "publish", "due", "blocked", "read") * 3,
+    *("renew", "watch", "tend", "connect", "campaign", "streams", "keep streams", "report"),
+)
 
 slots = st.integers(0, 1)
 gates = st.integers(0, 12)
 subjects = st.sampled_from(SUBJECTS)
 few = st.integers(0, 20)
+seconds_late = st.sampled_from([0.0, 0.02, 0.3, 1.1, 2.5, 4.5])
+keys = st.sampled_from(["k", "k", "l", None])
+written = st.lists(st.tuples(keys, subjects), max_size=6)
+passing = st.sampled_from([0.0, 0.3, 1.5, 4.0])
 
-
-class Wall:
-    """The wall clock: virtual time and what it is wrong by."""
-
-    def __init__(self) -> None:
-        self.wrong_by = timedelta()
-
-    def now(self, _zone: tzinfo) -> datetime:
-        begin = datetime(2026, 1, 1, tzinfo=UTC)
-        return begin + timedelta(seconds=anyio.current_time()) + self.wrong_by
+Written = list[tuple[str | None, str]]
 
 
 class Machine(RuleBasedStateMachine):
@@ -69,321 +54,256 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clockwork = Clockwork()
-        self.wall = Wall()
-        self._patch = patch("relay.memory.outbox.datetime", self.wall)
-        self._patch.start()
-        self.faults = Faults()
-        self.bells: list[FaultyBell] = []
-        self.slots: list[Process | None] = [None, None]
-        self.heard: list[tuple[Process, Told, int]] = []
-        self.writers: list[list[Event] | None] = [None, None, None]
-        self.processes = 0
+        self.world: World | None = None
 
     @initialize(
-        dead_blocks=st.booleans(), max_attempts=st.integers(1, 3), seed=st.integers(0, 2**16)
+        dead_blocks=st.booleans(),
+        max_attempts=st.integers(1, 3),
+        probe=st.integers(1, 3),
+        page=st.integers(1, 6),
+        sole=st.sampled_from([False, False, True]),
+        seed=st.integers(0, 2**16),
     )
-    def begin(self, dead_blocks: bool, max_attempts: int, seed: int) -> None:
-        self.chance = random.Random(seed)
-        self.outbox = MemoryOutbox(dead_blocks=dead_blocks)
-        self.broker = MemoryBus()
-        self.ledger = Ledger(
-            self.outbox, self.broker, max_attempts=max_attempts, dead_blocks=dead_blocks
-        )
-        self.policy = Policy(
-            batch_size=2,
-            max_batch_size=BATCH,
-            poll_interval=0.5,
-            max_retry_delay=2.0,
-            max_attempts=max_attempts,
-            retention=3.0,
-        )
-        self._start(0)
-        self._run_on(20)
+    def begin(  # noqa: PLR0917 - all of it is drawn
+        self, dead_blocks: bool, max_attempts: int, probe: int, page: int, sole: bool, seed: int
+    ) -> None:
+        self.world = World(dead_blocks, max_attempts, probe, page, sole, seed)
+        self.world.start(0)
+        self.world.run_on(20)
+
+    @property
+    def at(self) -> World:
+        assert self.world is not None
+        return self.world
 
     # Producers.
 
     @rule(
         writer=st.integers(0, 2),
-        writes=st.lists(
-            st.tuples(st.sampled_from(["k", "k", "l", None]), subjects), min_size=1, max_size=5
-        ),
+        writes=written,
         commit=st.sampled_from([True, True, False]),
         ticks=few,
     )
-    def write(
-        self, writer: int, writes: list[tuple[str | None, str]], commit: bool, ticks: int
-    ) -> None:
-        async def draw() -> None:
-            for key, subject in writes:
-                transaction = self.writers[writer] = self.writers[writer] or []
-                payload = b"%d" % self.chance.randrange(10**6)
-                transaction.append(self.outbox.draw(subject, payload, key=key))
-
-        self.clockwork.do(draw)
+    def write(self, writer: int, writes: Written, commit: bool, ticks: int) -> None:
+        self.at.write(writer, [(key, subject, None) for key, subject in writes])
         if commit:
-            self._commit(writer)
-        self._run_on(ticks)
+            self.at.commit(writer)
+        self.at.run_on(ticks)
 
-    @precondition(lambda self: any(self.writers))
+    @rule(number=st.integers(0, 3), key=keys, subject=subjects, stolen=st.booleans())
+    def write_with_an_id_of_the_producer_s(
+        self, number: int, key: str | None, subject: str, stolen: bool
+    ) -> None:
+        message_id = f"order-{number}"
+        used = {event.message_id for event in self.at.ledger.committed}
+        used |= {event.message_id for events in self.at.writers for event in events or ()}
+        if message_id in used:  # unique in the outbox
+            return
+        if stolen:
+            self.at.steal_an_id(message_id)
+        self.at.write(0, [(key, subject, message_id)])
+        self.at.commit(0)
+
+    @precondition(lambda self: any(self.at.writers))
     @rule(which=st.integers(0, 2), commit=st.sampled_from([True, True, False]), ticks=few)
     def end_transaction(self, which: int, commit: bool, ticks: int) -> None:
-        open_ = [writer for writer, events in enumerate(self.writers) if events]
+        open_ = [writer for writer, events in enumerate(self.at.writers) if events]
         writer = open_[which % len(open_)]
         if commit:
-            self._commit(writer)
-        self.writers[writer] = None
-        self._run_on(ticks)
+            self.at.commit(writer)
+        self.at.writers[writer] = None
+        self.at.run_on(ticks)
+
+    @precondition(lambda self: self.at.ledger.committed)
+    @rule(back=st.integers(0, 5), readable=st.booleans(), ticks=few)
+    def spoil_or_mend_a_row(self, back: int, readable: bool, ticks: int) -> None:
+        event = self.at.ledger.committed[-1 - back % len(self.at.ledger.committed)]
+        if readable:
+            self.at.faults.unreadable.clear()
+        else:
+            self.at.faults.unreadable.add(event.event_id)
+        self.at.run_on(ticks)
 
     # People.
 
-    @precondition(lambda self: self._dead())
+    @precondition(lambda self: self.at.dead())
     @rule(which=st.integers(0, 5), retry=st.booleans(), ticks=few)
     def decide_on_a_dead_one(self, which: int, retry: bool, ticks: int) -> None:
-        dead = self._dead()
-        self._decide(dead[which % len(dead)], retry)
-        self._run_on(ticks)
+        dead = self.at.dead()
+        self.at.decide(dead[which % len(dead)], retry=retry)
+        self.at.run_on(ticks)
 
     # The bus.
 
-    @rule(away=st.booleans(), ticks=few)
-    def lose_or_find_the_bus(self, away: bool, ticks: int) -> None:
-        self.faults.bus_away = away
-        self._run_on(ticks)
+    @rule(side=st.sampled_from(["bus", "store"]), away=st.booleans(), seconds=passing)
+    def lose_or_find_a_side(self, side: str, away: bool, seconds: float) -> None:
+        if side == "bus":
+            self.at.faults.bus_away = away
+        else:
+            self.at.faults.store_away = away
+            if away:
+                self.at.break_sessions()
+        self.at.sleep(seconds)
 
-    @rule(wire=st.lists(st.sampled_from(Wire), min_size=1, max_size=4))
-    def spoil_the_wire(self, wire: list[Wire]) -> None:
-        self.faults.wire = wire
+    @rule(
+        wire=st.lists(st.sampled_from(Wire), min_size=1, max_size=4),
+        times=st.sampled_from([1, 1, 6]),
+        writes=written,
+        seconds=passing,
+    )
+    def spoil_the_wire(self, wire: list[Wire], times: int, writes: Written, seconds: float) -> None:
+        self.at.faults.wire = wire * times
+        self._commit(writes, seconds)
 
     @rule(
         subject=subjects,
-        mood=st.sampled_from(["fine", "refused", "held", "held alone", "unknown"]),
-        ticks=few,
+        mood=st.sampled_from(
+            ["fine", "refused", "held", "held partly", "silent", "unknown", "flaps", "nowhere"]
+        ),
+        writes=written,
+        seconds=passing,
     )
-    def change_what_a_subject_gets(self, subject: str, mood: str, ticks: int) -> None:
-        stream = subject.partition(".")[0]
-        answers = {
-            "refused": Refused("too large", 10054),
-            "held": Held(f"stream {stream}", "full", 10077),
-            "held alone": Held(f"stream {stream}", "full", 10077, alone=True),
-            "unknown": Unknown("something new", 777),
+    def change_what_a_subject_gets(
+        self, subject: str, mood: str, writes: Written, seconds: float
+    ) -> None:
+        stream = stream_of(subject)
+        held = Held(self.at.sole_hold or f"stream {stream}", "full", 10077)
+        silent = Held(f"silent subjects of {stream}", "no answer")
+        moods: dict[str, tuple[Outcome | None, ...]] = {
+            "refused": (Refused("too large", 10054),),
+            "held": (held,),
+            "held partly": (Held(f"full subjects of {stream}", "full", 10077),),
+            "silent": (silent,),
+            "unknown": (Unknown("something new", 777),),
+            "flaps": (None, held, silent, None, None, Unknown("no answer")),
+            "nowhere": (Refused("no stream captures it", 503, Fault.UNCAPTURED),),
         }
-        self.faults.moods.pop(subject, None)
-        if mood in answers:
-            self.faults.moods[subject] = answers[mood]
-        self._run_on(ticks)
+        whole = mood in ("held", "nowhere", "fine", "flaps")
+        all_of_it = same_stream(subject, SUBJECTS, sole=self.at.sole_hold is not None)
+        for each in all_of_it if whole else [subject]:
+            self.at.faults.moods.pop(each, None)
+            if mood in moods:
+                self.at.faults.moods[each] = Mood(moods[mood], nowhere=mood == "nowhere")
+        self._commit(writes, seconds)
 
-    @precondition(lambda self: self.faults.late)
+    @precondition(lambda self: self.at.faults.late)
     @rule(ticks=few)
     def let_a_late_message_arrive(self, ticks: int) -> None:
-        self._arrive()
-        self._run_on(ticks)
+        self.at.arrive()
+        self.at.run_on(ticks)
 
     # The store.
 
-    @rule(away=st.booleans(), ticks=few)
-    def lose_or_find_the_store(self, away: bool, ticks: int) -> None:
-        self.faults.store_away = away
-        if away:
-            self._break_sessions()
-        self._run_on(ticks)
-
-    @rule(how=st.sampled_from(["session", "lease", "answer", "bell"]), ticks=few)
-    def spoil_the_store(self, how: str, ticks: int) -> None:
+    @rule(
+        how=st.sampled_from(["session", "lease", "answer", "bell", "busy", "full"]),
+        writes=written,
+        seconds=passing,
+    )
+    def spoil_the_store(self, how: str, writes: Written, seconds: float) -> None:
         if how == "session":
-            self._break_sessions()
-        elif how == "lease":  # the server forgets it; the session goes on, and knows nothing
-            self.outbox.leader = None
+            self.at.break_sessions()
+        elif how == "lease":  # a failover: the session goes on, and knows nothing
+            self.at.take_the_lease(ended=False)
         elif how == "answer":
-            self.faults.commits_unheard = 1
+            self.at.faults.commits_unheard = 1
+        elif how == "bell":
+            self.at.faults.deaf = not self.at.faults.deaf
         else:
-            self.faults.deaf = not self.faults.deaf
-        self._run_on(ticks)
+            error = StoreBusy("lock timeout") if how == "busy" else StoreFull("no space left")
+            self.at.faults.unwilling = [error, error]
+        self._commit(writes, seconds)
+
+    @rule(
+        calls=st.lists(st.sampled_from(CALLS), min_size=1, max_size=3),
+        before=seconds_late,
+        after=seconds_late,
+        writes=written,
+        seconds=passing,
+    )
+    def be_late(
+        self, calls: list[str], before: float, after: float, writes: Written, seconds: float
+    ) -> None:
+        for call in calls:
+            self.at.faults.delays[call] = [Delay(before, after)] * 2
+        self._commit(writes, seconds)
 
     # Processes.
 
-    @rule(slot=slots, ticks=few)
-    def start(self, slot: int, ticks: int) -> None:
-        process = self.slots[slot]
+    @rule(
+        slot=slots,
+        what=st.sampled_from(["start", "start", "stop", "kill", "vanish", "freeze", "thaw"]),
+        after=gates,
+        ticks=few,
+    )
+    def do_with_a_relay(self, slot: int, what: str, after: int, ticks: int) -> None:
+        process = self.at.slots[slot]
+        if what == "start":
+            self.at.start(slot)
+        elif process is not None and not process.dead:
+            self.at.act(
+                {
+                    "stop": process.stop,
+                    "kill": lambda: process.die(after),
+                    "vanish": lambda: process.die(after, noticed=False),
+                    "freeze": lambda: process.freeze(after),
+                    "thaw": process.thaw,
+                }[what]
+            )
+        self.at.run_on(ticks)
+
+    @rule(
+        slot=slots,
+        after=gates,
+        seconds=st.sampled_from([0.5, 3.0, 4.5, 7.0]),
+        writes=written,
+        ticks=few,
+    )
+    def stand_still(
+        self, slot: int, after: int, seconds: float, writes: Written, ticks: int
+    ) -> None:
+        """One relay stands still, the other may take over, the first one wakes."""
+        process = self.at.slots[slot]
         if process is None or process.dead:
-            self._start(slot)
-        self._run_on(ticks)
-
-    @rule(slot=slots, after=gates, ticks=few)
-    def kill(self, slot: int, after: int, ticks: int) -> None:
-        process = self.slots[slot]
-        if process is not None and not process.dead:
-            self._do(lambda: process.die(after))
-        self._run_on(ticks)
-
-    @rule(slot=slots, after=gates, ticks=few)
-    def freeze_or_thaw(self, slot: int, after: int, ticks: int) -> None:
-        process = self.slots[slot]
-        if process is not None and process.frozen:
-            self._do(process.thaw)
-        elif process is not None:
-            process.freeze(after)
-        self._run_on(ticks)
-
-    @rule(slot=slots, ticks=few)
-    def stop(self, slot: int, ticks: int) -> None:
-        process = self.slots[slot]
-        if process is not None:
-            self._do(process.stop)
-        self._run_on(ticks)
+            return
+        self.at.start(1 - slot)
+        process.freeze(after)
+        self._commit(writes, seconds)
+        self.at.act(process.thaw)
+        self.at.run_on(ticks)
 
     # Time.
 
-    @rule(seconds=st.sampled_from([0.01, 0.06, 0.25, 1.0, 4.0]))
-    def let_time_pass(self, seconds: float) -> None:
-        self.clockwork.do(partial(trio.sleep, seconds))
-
-    @rule(ticks=st.integers(1, 100))
-    def go_on(self, ticks: int) -> None:
-        self._run_on(ticks)
+    @rule(seconds=st.sampled_from([0.0, 0.01, 0.06, 0.25, 1.0, 4.0]), ticks=st.integers(0, 100))
+    def let_time_pass(self, seconds: float, ticks: int) -> None:
+        self.at.sleep(seconds)
+        self.at.run_on(ticks)
 
     @rule(seconds=st.sampled_from([-3600, -5, 5, 3600]))
     def set_the_wall_clock(self, seconds: float) -> None:
-        self.wall.wrong_by += timedelta(seconds=seconds)
+        self.at.wall.wrong_by += timedelta(seconds=seconds)
+
+    def _commit(self, writes: Written, seconds: float) -> None:
+        """Have events committed at once, and let time pass."""
+        self.at.write(2, [(key, subject, None) for key, subject in writes])
+        self.at.commit(2)
+        self.at.sleep(seconds)
 
     # The promises.
 
+    @rule()
+    def the_others_flow(self) -> None:
+        self.at.the_others_flow()
+
     @invariant()
     def the_promises_hold(self) -> None:
-        if not hasattr(self, "ledger"):
-            return
-        self.ledger.check()
-        assert not self.ledger.violations, self.ledger.violations
-        for place, (process, told, heard) in enumerate(self.heard):
-            if process.error is not None:
-                raise process.error
-            for fact in process.facts[heard:]:
-                told.hear(fact)
-            self.heard[place] = (process, told, len(process.facts))
-            assert not told.violations, told.violations
+        if self.world is not None:
+            self.world.check()
 
     def teardown(self) -> None:
-        try:
-            if sys.exc_info()[0] is None and hasattr(self, "ledger"):
-                self._end_well()
-        finally:
-            self._patch.stop()
-            self.clockwork.close(self._let_all_die)
-
-    def _end_well(self) -> None:
-        """Stop all faults; then everything is delivered, and once more when people said so."""
-        self.faults.store_away = self.faults.bus_away = self.faults.deaf = False
-        self.faults.commits_unheard = 0
-        self.faults.wire.clear()
-        self.faults.moods.clear()
-        for writer in range(3):
-            self._commit(writer)
-        for process in self.slots:
-            if process is not None:
-                process.calm_down()
-                self._do(process.thaw)
-        if all(process is None or process.dead or process.stopping for process in self.slots):
-            self.slots = [None, None]
-            self._start(0)
-        self._until_nothing_is_left()
-        while self.faults.late:
-            self._arrive()
-        for id_ in self._dead():
-            self._decide(id_, retry=True)
-        self._until_nothing_is_left()
-        assert not self.outbox.parked.rows, self.outbox.parked.rows
-        for process, told, _ in self.heard:
-            if not process.dead:
-                assert not told.outages, (process.name, told.outages)
-                assert not told.holds, (process.name, told.holds)
-                assert set(told.breakers.values()) == {State.CLOSED}, told.breakers
-
-    def _let_all_die(self) -> None:
-        """Leave nobody frozen in a place from which no cancellation gets him."""
-        for process, _, _ in self.heard:
-            process.calm_down()
-            process.die()
-
-    def _until_nothing_is_left(self) -> None:
-        for _ in range(int(LIVE_WITHIN)):
-            self.clockwork.do(partial(trio.sleep, 1.0))
-            self.the_promises_hold()
-            live = [id_ for id_, row in self.outbox.parked.rows.items() if not row.dead]
-            behind_the_dead = self.outbox.parked.blocking and self._dead()
-            if not self.ledger.missing() and (not live or behind_the_dead):
-                break
-        else:
-            raise AssertionError(
-                f"not delivered: {self.ledger.missing()}; parked: {self.outbox.parked.rows}"
-            )
-        self.clockwork.do(partial(trio.sleep, 3.0))  # for the last settlement and the last words
-        self.the_promises_hold()
-
-    # Helpers.
-
-    def _start(self, slot: int) -> None:
-        self.processes += 1
-        process = Process(f"relay {self.processes}")
-        bell = FaultyBell(process, self.faults)
-
-        async def begin() -> None:
-            process.begin(
-                (
-                    FaultyOutbox(self.outbox, process, self.faults, self.ledger),
-                    FaultyBus(self.broker, process, self.faults, self.ledger),
-                    bell,
-                ),
-                self.policy,
-                self.chance.random,
-                self.clockwork.nursery,
-            )
-
-        self.clockwork.do(begin)
-        self.bells.append(bell)
-        self.slots[slot] = process
-        self.heard.append((process, Told(max_batch_size=BATCH), 0))
-
-    def _run_on(self, ticks: int) -> None:
-        """Let everybody take about so many steps, in no time."""
-
-        async def wait() -> None:
-            for _ in range(ticks):
-                await trio.lowlevel.checkpoint()
-
-        self.clockwork.do(wait)
-
-    def _do(self, act: Callable[[], object]) -> None:
-        async def work() -> None:
-            act()
-
-        self.clockwork.do(work)
-
-    def _commit(self, writer: int) -> None:
-        events, self.writers[writer] = self.writers[writer], None
-        if not events:
+        if self.world is None:
             return
-        self.ledger.commit(events)
-        self._do(lambda: self.outbox.commit(events))
-        for bell in self.bells:
-            self._do(bell.ring)
-
-    def _dead(self) -> list[int]:
-        if not hasattr(self, "outbox"):
-            return []
-        return [id_ for id_, row in self.outbox.parked.rows.items() if row.dead]
-
-    def _decide(self, id_: int, retry: bool) -> None:
-        self._do(lambda: (self.ledger.retry if retry else self.ledger.drop)(id_))
-
-    def _arrive(self) -> None:
-        event = self.faults.late.pop(0)
-
-        async def arrive() -> None:
-            await take(self.broker, event, self.faults, self.ledger)
-
-        work: Callable[[], Awaitable[None]] = arrive
-        self.clockwork.do(work)
-
-    def _break_sessions(self) -> None:
-        self.faults.session += 1
-        self.outbox.leader = None
+        try:
+            if sys.exc_info()[0] is None:
+                self.world.end_well()
+        finally:
+            self.world.close()

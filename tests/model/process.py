@@ -15,10 +15,10 @@ from collections.abc import Callable
 import trio
 import trio.lowlevel
 
-from relay.engine import Engine
+from relay.engine.lead import Engine
+from relay.engine.term import Policy
 from relay.facts import Fact
 from relay.ports import EventBus, Outbox, WakeSource
-from relay.term import Policy
 
 
 class Process:
@@ -30,6 +30,8 @@ class Process:
         self.facts: list[Fact] = []
         self.error: BaseException | None = None
         self.on_death: Callable[[], None] = lambda: None
+        self.on_fact: Callable[[Fact], None] = lambda _fact: None
+        self._vanishes = False
         self._die_in: int | None = None
         self._freeze_in: int | None = None
         self._thawed: trio.Event | None = None
@@ -59,15 +61,17 @@ class Process:
         self.stopping = True
         self._engine.stop()
 
-    def die(self, after: int = 0) -> None:
-        """Die at the gate after ``after`` others; with 0 at once."""
+    def die(self, after: int = 0, *, noticed: bool = True) -> None:
+        """Die at the gate after ``after`` others; with 0 at once. Does the server notice?"""
+        if not noticed:
+            self._vanishes = True
         if after:
             self._die_in = after
             return
         self.dead = True
         self.thaw()
         self._scope.cancel()
-        self.on_death()
+        self._leave()
 
     def freeze(self, after: int = 0) -> None:
         """Stand still at the gate after ``after`` others; with 0 at the next."""
@@ -89,7 +93,8 @@ class Process:
         if self._freeze_in is not None:
             self._freeze_in -= 1
             if self._freeze_in <= 0:
-                self._freeze_in, self._thawed = None, trio.Event()
+                self._freeze_in = None
+                self._thawed = trio.Event() if self._thawed is None else self._thawed
         if self._die_in is not None:
             self._die_in -= 1
             if self._die_in <= 0:
@@ -111,8 +116,14 @@ class Process:
             except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
                 self.error = error
             self.dead = True
+            self._leave()
+
+    def _leave(self) -> None:
+        """Let go of the server, unless the whole machine has vanished."""
+        if not self._vanishes:
             self.on_death()
 
     def _hear(self, fact: Fact) -> None:
         if not self.dead:
             self.facts.append(fact)
+            self.on_fact(fact)

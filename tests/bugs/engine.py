@@ -1,0 +1,334 @@
+"""Bugs of the core, the engine and the models."""
+
+from tests.bugs.bug import Bug
+
+MODEL = "tests/model"
+STEADY = "tests/engine/test_engine.py"
+FAULTS = "tests/engine/test_faults.py"
+SEAMS = "tests/engine/test_seams.py"
+FATES = "tests/core/test_disposition.py"
+MEMORY = "tests/contract/test_memory.py"
+
+DELIVER = "relay/engine/deliver.py"
+DISPOSITION = "relay/core/disposition.py"
+
+LOSS = (
+    Bug(
+        "a page is settled before its answers are there",
+        DELIVER,
+        "        began, events = anyio.current_time(), page.events\n",
+        "        began, events = anyio.current_time(), page.events\n"
+        "        self._settler.add(Done(page.position))\n",
+        (MODEL,),
+    ),
+    Bug(
+        "no answer is taken for an ack",
+        DISPOSITION,
+        "        if isinstance(fate, Stored):\n            fates.stored += 1\n",
+        "        if isinstance(fate, Unknown) and fate is not WAITS:\n"
+        "            fates.stored += 1\n            continue\n"
+        "        if isinstance(fate, Stored):\n            fates.stored += 1\n",
+        (MODEL,),
+    ),
+    Bug(
+        "a row that can't be read is skipped",
+        DELIVER,
+        '                return [Refused(f"the row can\'t be read: {unreadable[events[0].id]}")]\n',
+        "                return [Stored()]\n",
+        (MODEL,),
+    ),
+    Bug(
+        "a parked row that can't be read is published",
+        DELIVER,
+        "{each.event.id: each.unreadable for each in due if each.unreadable}",
+        "{each.event.id: each.unreadable for each in due if not each.event}",
+        (MODEL,),
+    ),
+    Bug(
+        "where the parked are locked, their page is settled without them",
+        "relay/engine/settle.py",
+        "                await anyio.sleep(self._outage.failed(str(why)))\n",
+        "                await anyio.sleep(self._outage.failed(str(why)))\n"
+        "                settlement = Settlement(settlement.position)\n",
+        (SEAMS + "::test_a_refused_event_is_kept_though_the_parked_are_locked", MODEL),
+    ),
+    Bug(
+        "an event that was stored stays parked",
+        DELIVER,
+        "                done.unparked.append(each.event.event_id)\n",
+        "                done.unparked.extend([])\n",
+        (MODEL,),
+    ),
+)
+
+ORDER = (
+    Bug(
+        "a new event overtakes its key's parked one",
+        DELIVER,
+        "        if self.parked.maybe and events:\n",
+        "        if self.parked.maybe and not events:\n",
+        (MODEL,),
+    ),
+    Bug(
+        "the next page is published before the parking of this one is settled",
+        DELIVER,
+        "            with self.parked.changing():\n"
+        "                await self._settler.add_and_wait(done)\n"
+        "        else:\n",
+        "            with self.parked.changing():\n"
+        "                self._settler.add(done)\n"
+        "        else:\n",
+        (MODEL,),
+    ),
+    Bug(
+        "a look during a settlement counts as none parked",
+        "relay/engine/parked.py",
+        "        counts = token == self._changes and not self._open and not self._promised\n",
+        "        counts = True\n",
+        (MODEL,),
+    ),
+    Bug(
+        "a look that began before a settlement counts as none parked",
+        "relay/engine/parked.py",
+        "            self._changes += 1\n",
+        "            self._changes += 0\n",
+        (SEAMS + "::test_a_look_that_began_before_a_settlement_does_not_open_the_fence", MODEL),
+    ),
+    Bug(
+        "the fence is opened before the settlement is written",
+        "relay/engine/parked.py",
+        "        self.maybe = True\n        self._open += 1\n",
+        "        self._open += 1\n",
+        (MODEL,),
+    ),
+    Bug(
+        "an event of the same page passes a refused one of its key",
+        DISPOSITION,
+        "            fates.refused.append((event, parking, fate))\n"
+        "            fence.close(event.key)\n",
+        "            fates.refused.append((event, parking, fate))\n",
+        (FATES,),
+    ),
+    Bug(
+        "an event of the same page passes one that is held up, of its key",
+        DISPOSITION,
+        "append(held(event, fate))\n            fence.close(event.key)\n",
+        "append(held(event, fate))\n",
+        (FATES, MODEL),
+    ),
+    Bug(
+        "those behind an event that was not stored are not put behind it",
+        "relay/core/order.py",
+        "            outcomes[place] = WAITS\n",
+        "            outcomes[place] = outcomes[place]\n",
+        ("tests/core/test_order.py",),
+    ),
+    Bug(
+        "a blocked chain lets go of its second event",
+        "relay/core/order.py",
+        "        while after >= 0:\n            behind.append(after)\n",
+        "        while after >= 0 and not behind:\n            behind.append(after)\n",
+        ("tests/core/test_order.py",),
+    ),
+)
+
+FATE = (
+    Bug(
+        "an outage costs an attempt",
+        DISPOSITION,
+        "        attempts,\n        pause,\n        held_by=outcome.by,",
+        "        attempts + 1,\n        pause,\n        held_by=outcome.by,",
+        (MODEL,),
+    ),
+    Bug(
+        "events without a clear answer are never set aside",
+        DISPOSITION,
+        "PUZZLED_AFTER: Final = 5\n",
+        "PUZZLED_AFTER: Final = 1 << 60\n",
+        (FATES, MODEL),
+    ),
+    Bug(
+        "an error that nobody knows is asked about without a pause that grows",
+        "relay/core/holds.py",
+        "        most = PAUSE_PUZZLED_MOST if by.startswith(PUZZLED) else PAUSE_MOST\n",
+        "        most = PAUSE_MOST\n",
+        (FAULTS + "::test_events_with_an_answer_that_nobody_knows_leave_room_for_the_others",),
+    ),
+    Bug(
+        "a hold ends though no event of it was stored",
+        DELIVER,
+        '        self._end_holds(freed - held, "an event of it was stored")\n',
+        "        if done.unparked:\n"
+        '            self._end_holds(self.holds.aside() - held, "an event of it was stored")\n',
+        (MODEL,),
+    ),
+    Bug(
+        "a hold goes on though nothing waits for it",
+        DELIVER,
+        '        self._end_holds(self.holds.aside(), "nothing waits for it any more")\n',
+        '        self._end_holds((), "nothing waits for it any more")\n',
+        (MODEL,),
+    ),
+    Bug(
+        "a hold ends while its events wait to be parked",
+        "relay/engine/parked.py",
+        "        self._promised = True\n",
+        "        self._promised = False\n",
+        (SEAMS + "::test_a_hold_lasts_while_its_events_wait_for_their_page_to_be_settled",),
+    ),
+    Bug(
+        "a hold that ended while its events were on their way ends the process",
+        "relay/core/holds.py",
+        "        return 0.0 if hold is None else max(0.0, hold.closed_until - now)\n",
+        "        return max(0.0, hold.closed_until - now)\n",
+        (SEAMS + "::test_a_hold_that_is_over_while_its_events_are_on_their_way_is_asked_again",),
+    ),
+    Bug(
+        "pages ask a stream that is set aside",
+        DELIVER,
+        "            closed = self.holds.aside() if self.holds.any else ()\n",
+        "            closed = set[str]()\n",
+        (FAULTS + "::test_pages_do_not_ask_a_stream_that_is_set_aside",),
+    ),
+    Bug(
+        "all that is due asks a stream that takes nothing, and not a few",
+        DELIVER,
+        "        limit = min(PROBE, self._batch) if self.holds.askable(now) else self._batch\n",
+        "        limit = self._batch\n",
+        (FAULTS + "::test_pages_do_not_ask_a_stream_that_is_set_aside",),
+    ),
+    Bug(
+        "the same parked events are tried over and over",
+        "relay/memory/parked.py",
+        "            (place, self.rows[due.event.event_id].waits_since, due.event.id)\n",
+        "            (place, 0.0, due.event.id)\n",
+        (MEMORY,),
+    ),
+    Bug(
+        "a single lost connection parks the event that was alone in the call",
+        "relay/core/halving.py",
+        "CUTS_ALONE: Final = 3\n",
+        "CUTS_ALONE: Final = 1\n",
+        (MODEL,),
+    ),
+    Bug(
+        "an event that cuts the connection is looked for among all, for ever",
+        "relay/core/halving.py",
+        "            self._most = sent // 2\n",
+        "            self._most = sent\n",
+        ("tests/core/test_halving.py",),
+    ),
+    Bug(
+        "an event that collided is tried again",
+        DISPOSITION,
+        "    elif outcome.fault is Fault.COLLISION:\n        dead = True\n",
+        "    elif outcome.fault is Fault.COLLISION:\n        pass\n",
+        (MODEL,),
+    ),
+    Bug(
+        "an event that no stream captures dies at once",
+        DISPOSITION,
+        "        dead = dead and age >= UNCAPTURED_LEAST\n",
+        "        dead = dead and age >= 0\n",
+        (MODEL,),
+    ),
+    Bug(
+        "events are parked though nothing can flow past their stream",
+        DELIVER,
+        "self.holds.lasting(anyio.current_time()) - {self._link.bus.sole_hold}",
+        "self.holds.lasting(anyio.current_time())",
+        (STEADY + "::test_the_only_stream_is_waited_for_with_the_page_in_hand", MODEL),
+    ),
+    Bug(
+        "a full stream's events are refused where another one fits in",
+        "relay/core/disposition.py",
+        "isinstance(fate, Held) and not fate.code and fate.by == held_by",
+        "isinstance(fate, Held) and fate.by == held_by",
+        (SEAMS + "::test_a_full_stream_with_room_for_small_events_refuses_none",),
+    ),
+    Bug(
+        "an event that alone gets no answer is tried for ever",
+        DELIVER,
+        "disposition.is_alone(each.event.subject, each.held_by, fate, answered)",
+        "disposition.is_alone(each.event.subject, each.held_by, fate, ())",
+        (FAULTS + "::test_an_event_held_alone_while_its_subject_is_stored_is_refused",),
+    ),
+    Bug(
+        "the streams that were learnt are not recalled",
+        "relay/engine/term.py",
+        "        self._link.bus.recall(await self._store.streams())\n",
+        "        await self._store.streams()\n        self._link.bus.recall({})\n",
+        (FAULTS + "::test_streams_that_were_learnt_are_kept_and_recalled", MODEL),
+    ),
+    Bug(
+        "what was learnt of streams is lost with the term",
+        "relay/engine/link.py",
+        "        return dict(self._learnt)\n",
+        "        learnt, self._learnt = self._learnt, {}\n        return learnt\n",
+        (SEAMS + "::test_what_was_learnt_of_streams_outlives_a_term_that_could_not_keep_it",),
+    ),
+    Bug(
+        "a lock on the parked ends the term",
+        "relay/engine/settle.py",
+        "            except (StoreFull, StoreBusy) as why:\n",
+        "            except StoreFull as why:\n",
+        (FAULTS + "::test_a_lock_on_the_parked_is_waited_for_within_the_term",),
+    ),
+)
+
+TERM = (
+    Bug(
+        "nobody looks at the permit",
+        "relay/memory/bus.py",
+        "                if not permit.granted():\n",
+        "                if permit is None:\n",
+        (
+            MEMORY,
+            FAULTS + "::test_a_relay_that_has_lost_its_lease_sends_nothing_of_the_page_in_hand",
+        ),
+    ),
+    Bug(
+        "the loss of the term is taken for a failed look",
+        "relay/engine/housekeeping.py",
+        "        except StoreOutage as outage:\n",
+        "        except Exception as outage:\n",
+        (STEADY + "::test_a_leader_whose_epoch_has_passed_stops_leading_even_when_idle",),
+    ),
+    Bug(
+        "nobody watches the lease",
+        "relay/engine/term.py",
+        "            tasks.start_soon(self._store.watch)\n",
+        "",
+        (SEAMS + "::test_a_lease_that_is_lost_ends_the_term_of_an_idle_leader",),
+    ),
+    Bug(
+        "a term that is over settles",
+        "relay/memory/outbox.py",
+        "        self._fence()\n        outbox = self._outbox\n        unsettled",
+        "        outbox = self._outbox\n        unsettled",
+        (MEMORY, MODEL),
+    ),
+    Bug(
+        "a term that is over leaves its connection open",
+        "relay/engine/lead.py",
+        "                await self._link.close()  # at once",
+        "                # at once",
+        (STEADY,),
+    ),
+    Bug(
+        "a new term finds the breaker as the last one left it",
+        "relay/engine/link.py",
+        "        self._outage.trying()  # a new term does not wait for the last one's pause\n",
+        "",
+        (STEADY, MODEL),
+    ),
+    Bug(
+        "pages are read ahead without a bound",
+        "relay/engine/term.py",
+        "create_memory_object_stream[Page](0)",
+        "create_memory_object_stream[Page](9)",
+        (MODEL,),
+    ),
+)
+
+BUGS: tuple[Bug, ...] = LOSS + ORDER + FATE + TERM

@@ -1,0 +1,233 @@
+"""Bugs of the JetStream adapter."""
+
+from tests.bugs.bug import Bug
+
+PROOF = "tests/jetstream/test_jetstream_proof.py"
+PATHS = "tests/jetstream/test_jetstream_paths.py"
+IDENTITY = "tests/jetstream/test_jetstream_identity.py"
+ROUTING = "tests/jetstream/test_jetstream_routing.py"
+OUTAGES = "tests/jetstream/test_jetstream_outages.py"
+READ = "tests/jetstream/test_jetstream_answers.py"
+FRAMES = "tests/jetstream/test_jetstream_frames.py"
+PERMIT = "tests/jetstream/test_jetstream_permit.py"
+FAULTS = "tests/jetstream/test_jetstream_faults.py"
+
+ANSWERS = "relay/jetstream/answers.py"
+WINDOWED = "relay/jetstream/windowed.py"
+DUPLICATES = "relay/jetstream/duplicates.py"
+ERRORS = "relay/jetstream/error_codes.py"
+DELIVERY = "relay/jetstream/delivery.py"
+
+LOSS = (
+    Bug(
+        "an error answer is taken for an ack",
+        ANSWERS,
+        "        return read_error(error, _name(answer) if by else asked.stream, asked.stream)\n",
+        "        return Stored(asked.stream, 1)\n",
+        (PROOF, PATHS),
+    ),
+    Bug(
+        "another stream's answer is proof",
+        ANSWERS,
+        "        if home and self.stream in {HIDDEN, name}:\n            return True\n",
+        "        if home:\n            return True\n",
+        (PROOF,),
+    ),
+    Bug(
+        "another domain's answer is proof",
+        ANSWERS,
+        "        home = self.domain is None or domain == self.domain or unsaid\n",
+        "        home = True\n",
+        (PROOF,),
+    ),
+    Bug(
+        "an answer without a sequence is proof",
+        ANSWERS,
+        "    if not by or not seq:\n",
+        "    if not by or seq is None:\n",
+        (READ,),
+    ),
+    Bug(
+        "a batch counts for more than was sent of it",
+        ANSWERS,
+        " or seq is None or not count or count > sent:\n",
+        " or seq is None or not count:\n",
+        (READ,),
+    ),
+    Bug(
+        "another batch's final answer is proof",
+        ANSWERS,
+        '    if not by or answer.get("batch") != batch or seq is None',
+        "    if not by or seq is None",
+        (PROOF,),
+    ),
+    Bug(
+        "a batch of duplicates alone is never proven",
+        ANSWERS,
+        "!= batch or seq is None or not count",
+        "!= batch or not seq or not count",
+        (PROOF,),
+    ),
+    Bug(
+        "an ack is matched to the wrong event",
+        WINDOWED,
+        "        place = int(rest)\n        ack = self._quick(payload)\n",
+        "        place = max(self._in_flight, default=int(rest))\n"
+        "        ack = self._quick(payload)\n",
+        (PATHS,),
+    ),
+    Bug(
+        "where an answer goes can be guessed",
+        "relay/jetstream/connection.py",
+        "    return secrets.token_urlsafe(_TOKEN_BYTES)\n",
+        '    return "a" * _TOKEN_BYTES\n',
+        (PROOF,),
+    ),
+    Bug(
+        "two answers that can't both be true prove something",
+        WINDOWED,
+        "            self.sent.contradicted = True\n",
+        "            return\n",
+        (PROOF,),
+    ),
+)
+
+ORDER = (
+    Bug(
+        "a key's event for one stream passes its earlier one for another",
+        DELIVERY,
+        "            turn += before != lane\n",
+        "            turn += 0\n",
+        (OUTAGES, ROUTING),
+    ),
+    Bug(
+        "those behind a refused event of their key are sent",
+        WINDOWED,
+        "            behind = self._chains.block(place)\n",
+        "            behind: list[int] = []\n            self._chains.release(place)\n",
+        (PATHS,),
+    ),
+    Bug(
+        "behind a probe a key goes on past what the probe did not store",
+        DELIVERY,
+        "        fence.note(events[:PROBE], [outcome for outcome in outcomes"
+        " if outcome is not None])\n",
+        "",
+        (OUTAGES,),
+    ),
+)
+
+ONCE = (
+    Bug(
+        "nobody looks whose message a duplicate is",
+        DUPLICATES,
+        "        return bool(stored.duplicate) and not",
+        "        return place < 0 and not",
+        (IDENTITY,),
+    ),
+    Bug(
+        "any message under a producer's key is taken for the event's own",
+        DUPLICATES,
+        "        if found.event_id == event.event_id:\n",
+        "        if found.message_id == event.message_id:\n",
+        (IDENTITY,),
+    ),
+    Bug(
+        "events with a producer's key go by batches, where duplicates have no name",
+        DELIVERY,
+        "            or not event.message_id.startswith(self._options.own_ids)\n",
+        "",
+        (IDENTITY,),
+    ),
+)
+
+TERM = (
+    Bug(
+        "it writes without a look at the permit",
+        "relay/jetstream/connection.py",
+        "        if not self._permit.granted():\n            scope.deadline",
+        "        if self._permit is None:\n            scope.deadline",
+        (PERMIT,),
+    ),
+    Bug(
+        "what was buffered goes out when the connection is closed",
+        "relay/jetstream/wire.py",
+        "    transport.abort()\n",
+        "    transport.close()\n",
+        (FAULTS, "tests/jetstream/test_jetstream_connection.py"),
+    ),
+)
+
+FATE = (
+    Bug(
+        "the size of an event is checked without its headers",
+        "relay/jetstream/frames.py",
+        "    if length > MAX_HEADER_BYTES or size > max_bytes:\n"
+        "        return _oversize(length, len(payload), max_bytes)\n"
+        "    return frame.encode()",
+        "    if length > MAX_HEADER_BYTES or len(payload) > max_bytes:\n"
+        "        return _oversize(length, len(payload), max_bytes)\n"
+        "    return frame.encode()",
+        (PATHS, FRAMES),
+    ),
+    Bug(
+        "an error that nobody knows is a refusal",
+        ERRORS,
+        "    kind = KINDS.get(code, Kind.NOT_NOW)\n",
+        "    kind = KINDS.get(code, Kind.THIS_EVENT)\n",
+        (FRAMES,),
+    ),
+    Bug(
+        "a full subject holds up its stream",
+        ERRORS,
+        '    if code == _FULL and "per subject" in text:\n',
+        '    if code == 0 and "per subject" in text:\n',
+        (FRAMES,),
+    ),
+    Bug(
+        "an event is refused by a limit that was raised since",
+        DELIVERY,
+        "        if ours and (limit < stream.max_bytes or not stream.max_bytes):\n",
+        "        if ours and limit < 0:\n",
+        (PATHS + "::test_a_limit_that_was_raised_behind_the_bus_s_back_refuses_nothing",),
+    ),
+    Bug(
+        "a subject that once was captured is refused where its stream is gone",
+        "relay/jetstream/routing.py",
+        "        once = self.streams.once(subject, only)\n",
+        "        once = None\n",
+        (ROUTING,),
+    ),
+    Bug(
+        "another stream than the configured one is published to",
+        "relay/jetstream/routing.py",
+        "            if only is None or stream.name == only:\n",
+        "            if only is None or stream.name:\n",
+        (ROUTING,),
+    ),
+    Bug(
+        "the streams are asked for once a subject",
+        "relay/jetstream/routing.py",
+        "            await self.look()\n            for subject in unsure:\n"
+        "                routes[subject] = self._resolve(subject)\n",
+        "            for subject in unsure:\n                await self.look()\n"
+        "                routes[subject] = self._resolve(subject)\n",
+        (ROUTING, "tests/jetstream/test_jetstream_streams.py"),
+    ),
+    Bug(
+        "a stream that took nothing is sent all there is",
+        DELIVERY,
+        "        if stream.held is None or len(events) <= PROBE:\n",
+        "        if True:\n",
+        (OUTAGES,),
+    ),
+    Bug(
+        "a denial beats a proof",
+        WINDOWED,
+        "            self._denied.discard(place)\n            self._outcomes[place] = answer\n",
+        "            self._denied.discard(place)\n",
+        (PROOF,),
+    ),
+)
+
+BUGS: tuple[Bug, ...] = LOSS + ORDER + ONCE + TERM + FATE

@@ -1,0 +1,305 @@
+"""Bugs of the schema and of the Postgres adapter."""
+
+from tests.bugs.bug import Bug
+
+CONTRACT = "tests/contract/test_postgres.py"
+CURSOR = "tests/postgres/test_cursor.py"
+PARKED = "tests/postgres/test_parked.py"
+READING = "tests/postgres/test_reading.py"
+RING = "tests/postgres/test_ring.py"
+BELL = "tests/postgres/test_bell.py"
+LEASE = "tests/postgres/test_lease.py"
+STORE = "tests/postgres/test_store.py"
+VERIFY = "tests/postgres/test_verify.py"
+EMIT = "tests/postgres/test_emit.py"
+
+LOSS = (
+    Bug(
+        "the cursor forgets who was late to commit",
+        "sql/queries/recent.sql",
+        "      from pg_snapshot_xip(%(base)s::pg_snapshot) as straggler (xid)\n",
+        "      from (select 0::text::xid8 as xid where %(base)s::text is null) as straggler\n",
+        (CURSOR,),
+    ),
+    Bug(
+        "it reads on behind the last id, not behind the last snapshot",
+        "relay/postgres/reading.py",
+        "        # Even an empty read moves the place: a base with no transactions in flight reads"
+        " faster.\n",
+        "        last = getattr(self, 'last', 0)\n"
+        "        events = [event for event in events if event.id > last]\n"
+        "        self.last = events[-1].id if events else last\n",
+        (CURSOR,),
+    ),
+    Bug(
+        "rows of the future are not stamped anew when a term begins",
+        "relay/postgres/outbox.py",
+        "        if not all_rows and await held.row(foreign, {}) is None:\n",
+        "        if not all_rows:\n",
+        (READING + "::test_rows_from_the_future_are_read_once_by_the_next_term",),
+    ),
+    Bug(
+        "a parked event is forgotten with its page",
+        "relay/postgres/store.py",
+        "                await self._parked.write(session, done.parked, done.unparked)\n",
+        "                pass\n",
+        (CONTRACT,),
+    ),
+    Bug(
+        "a page is settled past an event that could not be kept",
+        "relay/postgres/parked.py",
+        "            if lost:\n",
+        "            if lost and not new:\n",
+        (PARKED,),
+    ),
+    Bug(
+        "an event is passed over though another one is parked under its id",
+        "relay/postgres/parked.py",
+        "            lost = [each for each in new if each.event_id not in kept]\n",
+        "            lost = [each for each in new if not kept]\n",
+        (PARKED,),
+    ),
+    Bug(
+        "a parked row whose outbox row is gone is skipped",
+        "sql/queries/due.sql",
+        '      left join :"schema".outbox as o on o.id = p.id and o.event_id = p.event_id\n',
+        '      join :"schema".outbox as o on o.id = p.id and o.event_id = p.event_id\n',
+        (PARKED + "::test_a_reference_whose_row_was_deleted_is_due_and_said_aloud",),
+    ),
+    Bug(
+        "retention deletes what is not settled",
+        "sql/queries/prune.sql",
+        "            where pg_visible_in_snapshot(c.xid, m.base)\n",
+        "            where m.base is not null\n",
+        (CONTRACT, STORE),
+    ),
+    Bug(
+        "retention deletes that to which a parked event refers",
+        "sql/queries/prune.sql",
+        '              and not exists (select from :"schema".parked as p where p.id = c.id)\n',
+        "",
+        (PARKED + "::test_what_something_parked_refers_to_stays_past_retention",),
+    ),
+    Bug(
+        "a row that can't be read is left out of its page",
+        "relay/postgres/reading.py",
+        "                events.append(unreadable_event(known.id, known.event_id, known.key))\n",
+        "                continue\n",
+        (READING + "::test_a_row_that_cannot_be_read_is_its_own_fate",),
+    ),
+    Bug(
+        "rows that a policy hides are no fault",
+        "sql/queries/verify_rights.sql",
+        " where row_security_active(f.oid)\n",
+        " where row_security_active(f.oid) is null\n",
+        (VERIFY,),
+    ),
+    Bug(
+        "an outbox that a subscription fills is led",
+        "sql/queries/verify_facts.sql",
+        " where r.srrelid = (select o.oid from outbox as o)\n",
+        " where r.srrelid = 0\n",
+        (VERIFY,),
+    ),
+)
+
+ORDER = (
+    Bug(
+        "a retry overtakes an earlier event of its key",
+        "sql/queries/due.sql",
+        "   where not h.blocked\n   order by",
+        "   order by",
+        (CONTRACT,),
+    ),
+    Bug(
+        "a retry does not wait for its own time behind another one of its key",
+        "sql/queries/due.sql",
+        "     and not r.stopped\n",
+        "",
+        (CONTRACT,),
+    ),
+    Bug(
+        "a parked event blocks no key",
+        "sql/views/fence.sql",
+        " where p.key is not null;\n",
+        " where p.key is not null and p.dead_at is not null;\n",
+        (CONTRACT,),
+    ),
+    Bug(
+        "a sequence that hands out ids in blocks is not refused",
+        "sql/queries/verify_facts.sql",
+        " where s.seqcache <> 1\n",
+        " where s.seqcache < 1\n",
+        (VERIFY,),
+    ),
+)
+
+ONCE = (
+    Bug(
+        "a person's retry carries the old message id",
+        "sql/functions/message_id.sql",
+        "  when retries > 0 then 'relay-' || event_id::text || '-' || retries::text\n",
+        "",
+        (CONTRACT, EMIT),
+    ),
+    Bug(
+        "a producer's key may be another event's message id",
+        "sql/functions/publishable.sql",
+        "             and not pg_catalog.starts_with(idempotency_key, 'relay-'))\n",
+        "             )\n",
+        (EMIT + "::test_a_key_that_could_be_another_event_s_message_id_is_refused",),
+    ),
+    Bug(
+        "a message id is without its prefix",
+        "sql/functions/message_id.sql",
+        "return prefix || case\n",
+        "return case\n",
+        (EMIT, READING),
+    ),
+)
+
+TERM = (
+    Bug(
+        "the trust in the lease is counted from the answer",
+        "relay/postgres/lease.py",
+        "        self._proof = asked\n        return found\n",
+        "        self._proof = self._now()\n        return found\n",
+        (LEASE + "::test_the_trust_is_counted_from_when_the_proof_was_asked_for",),
+    ),
+    Bug(
+        "a lease whose session is seen to be gone is trusted",
+        "relay/postgres/lease.py",
+        "            and not hung_up(self.session)\n        )\n",
+        "        )\n",
+        (LEASE + "::test_a_lost_session_grants_nothing_even_before_anybody_has_asked",),
+    ),
+    Bug(
+        "an idle leader does not speak",
+        "relay/postgres/lease.py",
+        "            if self._now() >= self._proof + beat or hung_up(self.session):\n",
+        "            if hung_up(self.session) and beat:\n",
+        (LEASE + "::test_watching_keeps_the_lease_alive_and_young",),
+    ),
+    Bug(
+        "the loss of the reader's session is not noticed",
+        "relay/postgres/lease.py",
+        "            if any(hung_up(other) for other in others):\n",
+        "            if others is None:\n",
+        (LEASE + "::test_a_session_of_the_term_that_is_lost_ends_it_at_once",),
+    ),
+    Bug(
+        "the server is not told to end a silent session",
+        "relay/postgres/lease.py",
+        '        "idle_session_timeout": whole,\n',
+        '        "idle_session_timeout": "0",\n',
+        (LEASE + "::test_a_leader_that_stands_still_loses_the_lease_within_its_lifetime",),
+    ),
+    Bug(
+        "somebody else's lock on the lease has no name",
+        "relay/postgres/outbox.py",
+        "        if self._foreign_holder:\n            raise LeaseTaken",
+        "        if self._foreign_holder is None:\n            raise LeaseTaken",
+        (LEASE + "::test_a_lock_held_by_somebody_who_is_no_relay_is_named",),
+    ),
+    Bug(
+        "a relay that slept through its own death settles",
+        "sql/queries/settle.sql",
+        " where epoch = %(epoch)s::bigint\n   and holder = %(holder)s::text\n",
+        " where %(epoch)s::bigint > 0\n   and %(holder)s::text <> ''\n",
+        (CONTRACT, STORE),
+    ),
+    Bug(
+        "a statement waits for ever",
+        "relay/postgres/session.py",
+        "            with anyio.fail_after(deadline):\n"
+        "                cursor = self.connection.cursor(binary=True)\n",
+        "            with anyio.fail_after(deadline * 1000):\n"
+        "                cursor = self.connection.cursor(binary=True)\n",
+        (STORE + "::test_a_statement_without_an_answer_is_an_outage_within_its_deadline",),
+    ),
+)
+
+FATE = (
+    Bug(
+        "those who wait longest for a try do not come first",
+        "sql/queries/due.sql",
+        "   order by h.next_attempt_at, h.id\n   limit %(limit_rows)s::bigint\n",
+        "   order by h.id\n   limit %(limit_rows)s::bigint\n",
+        (CONTRACT, PARKED),
+    ),
+    Bug(
+        "what is behind a refused event counts for no lag",
+        "sql/queries/look.sql",
+        "           where p.dead_at is null\n           order by p.created_at\n",
+        "           where p.dead_at is not null\n           order by p.created_at\n",
+        (CONTRACT,),
+    ),
+    Bug(
+        "a row that is refused in a settlement is not named",
+        "relay/postgres/store.py",
+        "            refused = await self._refused_one(done.parked)\n",
+        "            refused = await self._refused_one(())\n",
+        (PARKED + "::test_an_event_that_the_database_refuses_to_keep_is_named",),
+    ),
+)
+
+FIRST = (
+    Bug(
+        "N is the snapshot's xmax, and not the next transaction id",
+        "relay/postgres/bell.py",
+        "                return xmax + int(ahead)\n",
+        "                return xmax\n",
+        (BELL + "::test_n_is_the_next_transaction_id",),
+    ),
+    Bug(
+        "every commit rings, asleep or not",
+        "sql/triggers/relay_notify.sql",
+        "         when (not (pg_try_advisory_lock_shared",
+        "         when (true or not (pg_try_advisory_lock_shared",
+        (RING,),
+    ),
+    Bug(
+        "a full queue of notifications fails the producers",
+        "sql/functions/notify.sql",
+        "  if pg_catalog.pg_notification_queue_usage() operator(pg_catalog.<) 0.5\n",
+        "  if pg_catalog.pg_notification_queue_usage() operator(pg_catalog.<) 1.5\n",
+        (RING,),
+    ),
+    Bug(
+        "it believes at once that nobody is silent any more",
+        "relay/engine/bell.py",
+        "        elif not self._sure and page.xmin < self._silent_below:\n",
+        "        elif not self._sure and page.xmin < 0:\n",
+        ("tests/engine/test_bell.py",),
+    ),
+    Bug(
+        "it waits to be rung without a last read",
+        "relay/engine/bell.py",
+        "            await self._arm(now)\n",
+        "            await self._arm(now)\n            await self._wait(self._poll_interval)\n",
+        ("tests/engine/test_bell.py",),
+    ),
+    Bug(
+        "it does not listen again when the session is gone",
+        "relay/postgres/bell.py",
+        "            await anyio.sleep(self._retry.failed(self._jitter()))\n",
+        "            await anyio.sleep_forever()\n",
+        (BELL + "::test_a_killed_listener_is_made_anew_and_rings_again",),
+    ),
+    Bug(
+        "an arm that comes first loses the lock to the release behind it",
+        "relay/postgres/bell.py",
+        "                if self._leaving:\n                    self._held",
+        "                if True:\n                    self._held",
+        ("tests/postgres/test_bell_turns.py",),
+    ),
+    Bug(
+        "what the parked refer to can be truncated away",
+        "sql/functions/refuse_truncate.sql",
+        "  if is_referred_to then\n",
+        "  if not is_referred_to and is_referred_to then\n",
+        ("tests/postgres/test_restore.py",),
+    ),
+)
+
+BUGS: tuple[Bug, ...] = LOSS + ORDER + ONCE + TERM + FATE + FIRST
