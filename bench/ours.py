@@ -10,17 +10,8 @@ from bench.processes import python
 from relay import __version__
 from relay.postgres import migrations
 
-BARE = """
-    alter table relay.outbox
-      alter column xid set default pg_current_xact_id(),
-      alter column subject type text,
-      alter column key type text,
-      alter column idempotency_key type text,
-      alter column payload type json,
-      alter column payload_bytes type bytea,
-      alter column headers type jsonb,
-      drop constraint outbox_one_of_payload_and_payload_bytes_is_given
-"""
+BELL_ALONE = "alter table relay.outbox drop constraint outbox_publishable"
+BARE = f"{BELL_ALONE}; drop trigger relay_notify on relay.outbox"
 
 
 class Ours:
@@ -31,7 +22,7 @@ class Ours:
     lacks = "one relay delivers at a time; the others stand by"
 
     def __init__(self, *, notify: bool = True) -> None:
-        """With ``notify`` off the outbox has no doorbell, and the relay polls every 100 ms."""
+        """With ``notify`` off the trigger is disabled, and the relay polls every 100 ms."""
         self._notify = notify
         self.name = "this relay" if notify else "this relay, poll only"
 
@@ -43,11 +34,10 @@ class Ours:
         """Migrate."""
         asyncio.run(migrations.migrate(dsn, "relay", notify=self._notify))
 
-    def unburden(self, dsn: str) -> None:
-        """Take the rules and the doorbell away: poison gets in, and nobody is woken."""
+    def unburden(self, dsn: str, *, bell: bool = False) -> None:
+        """Take the rules away, and the trigger unless ``bell`` is to stay: poison gets in."""
         with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute("drop view relay.pending")  # it depends on the columns
-            connection.execute(BARE)
+            connection.execute(BELL_ALONE if bell else BARE)
 
     def events_from(self, rows: str) -> str:
         """Return the INSERT."""
@@ -58,8 +48,7 @@ class Ours:
 
     def command(self, dsn: str, nats_url: str, stream: str) -> Sequence[str]:
         """Return the command of the measured relay."""
-        switch = [] if self._notify else ["--no-notify"]
-        return [*python("bench.subject", dsn, nats_url, stream), *switch]
+        return python("bench.subject", dsn, nats_url, stream)
 
     def environment(self) -> Mapping[str, str]:
         """Add nothing."""

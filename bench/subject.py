@@ -12,7 +12,7 @@ import resource
 import signal
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -28,15 +28,17 @@ from relay.core.event import Event
 from relay.core.outcome import Outcome
 from relay.facts import Fact, PageDelivered, TermBegan
 from relay.jetstream.bus import JetStreamBus
+from relay.jetstream.options import BusOptions
+from relay.ports import Permit
 from relay.telemetry.export import exported
 
 
-class Stopwatch:
-    """Times the bus, and notes what the relay tells."""
+class Stopwatch(JetStreamBus):
+    """The bus with a stopwatch, which notes what the relay tells as well."""
 
-    def __init__(self, bus: JetStreamBus, *, sample: bool, delays: bool) -> None:
-        """Time ``bus``; with ``sample`` note every event's PubAck, with ``delays`` its delay."""
-        self._bus = bus
+    def __init__(self, options: BusOptions, *, sample: bool, delays: bool) -> None:
+        """With ``sample`` note every event's PubAck, with ``delays`` its delay."""
+        super().__init__(options)
         self._sample = sample
         self._note_delays = delays
         self.acked_at: dict[str, float] = {}
@@ -44,12 +46,12 @@ class Stopwatch:
         self.began = self.ended = self.cpu_began = self.cpu_ended = 0.0
         self.first_ended = 0.0
         self.delivered = self.first_delivered = 0
-        self.connect, self.close = bus.connect, bus.close
-        self.stream_of = bus.stream_of
 
-    async def publish(self, events: Sequence[Event]) -> Sequence[Outcome]:
+    async def publish(
+        self, events: Sequence[Event], permit: Permit, *, closed: Collection[str] = ()
+    ) -> Sequence[Outcome]:
         """Publish, and note when the answers had come."""
-        outcomes = await self._bus.publish(events)
+        outcomes = await super().publish(events, permit, closed=closed)
         if self._sample:
             now = time.time()
             for event in events:
@@ -88,7 +90,7 @@ class Stopwatch:
 
 async def measure(settings: Settings, events: int, samples: bool, delays: bool) -> None:
     """Run the relay until SIGTERM or until ``events`` are delivered, and report."""
-    watch = Stopwatch(JetStreamBus(bus_options(settings)), sample=samples, delays=delays)
+    watch = Stopwatch(bus_options(settings), sample=samples, delays=delays)
 
     def observe(fact: Fact) -> None:
         watch.note(fact)
@@ -130,11 +132,8 @@ def main(  # noqa: PLR0917 - a command line
     events: Annotated[int, typer.Option()] = 0,
     samples: Annotated[bool, typer.Option()] = False,
     delays: Annotated[bool, typer.Option()] = False,
-    notify: Annotated[bool, typer.Option()] = True,
 ) -> None:
-    settings = Settings(
-        postgres_dsn=dsn, nats_url=nats_url, stream=stream, retention="1h", notify=notify
-    )
+    settings = Settings(postgres_dsn=dsn, nats_url=nats_url, stream=stream, retention="1h")
     uvloop = {"use_uvloop": True}
     with exported(serving=False):
         freeze()

@@ -11,12 +11,14 @@ from bench.scenarios import (
     producers,
     steady,
     telemetry,
+    writing,
 )
 
 SCENARIOS = (
     Scenario("drain", "how fast waiting events drain, beside what is possible here", drain.run),
     Scenario("latency", "from a producer's commit to the stored message", latency.run),
     Scenario("producers", "what the outbox and the relay cost the producers", producers.run),
+    Scenario("writing", "what the outbox costs one writer, and a bulk INSERT", writing.run),
     Scenario("steady", "producers as fast as they go, for minutes", steady.run),
     Scenario("long-transaction", "the same with an old snapshot held", long_transaction.run),
     Scenario("backlog", "the same rate whatever waits", backlog.run),

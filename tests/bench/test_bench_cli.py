@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -66,18 +67,26 @@ def test_an_unknown_scenario_is_refused_with_the_known_ones(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interruption_ends_all_that_it_started(tmp_path: Path) -> None:
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may enter: run by root, Postgres is somebody else."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_an_interruption_ends_all_that_it_started(tmp_path: Path, open_folder: Path) -> None:
     command = python("bench", "--scenario", "idle", "--out", tmp_path / "out")
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, "TMPDIR": str(open_folder)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 30
-        while not processes_with("bench.subject", tmp_path):
+        while not processes_with("bench.subject", open_folder):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
-    assert not processes_with("", tmp_path)
-    assert not list(tmp_path.glob("relay-*"))
+    assert not processes_with("", open_folder)
+    assert not list(open_folder.glob("relay-*"))
 
 
 def processes_with(words: str, folder: Path) -> list[str]:

@@ -29,9 +29,9 @@ def test_a_count_that_exceeds_its_tolerance_is_named() -> None:
         assert fault.startswith(count.name)
 
 
-def test_one_more_statement_or_copy_an_event_would_fail() -> None:
+def test_one_more_read_or_copy_an_event_would_fail() -> None:
     for name in (
-        "draining: statements per 1,000 events",
+        "draining: reads per 1,000 events",
         "draining: messages to NATS per event",
         "draining: dead rows of the outbox per event",
         "one by one: messages to NATS per event",

@@ -5,6 +5,7 @@ administrator. The server takes a changed configuration by SIGHUP.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import nats
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
@@ -49,6 +51,18 @@ SHAPE: dict[str, Any] = {
 AWAY = (NatsError, OSError, TimeoutError)
 """What a server that is down or starting raises."""
 
+_THEIRS = "orders.theirs"
+_LIES = (
+    b'{"seq": 1}',
+    b'{"seq": 1, "count": 1}',
+    b'{"stream": "ELSEWHERE", "seq": 7, "count": 1, "batch": "x"}',
+    b'{"stream": "EVENTS"}',
+    b'{"stream": "EVENTS", "seq": 0}',
+    b'{"stream": "EVENTS", "seq": "1"}',
+    b"[]",
+    b"no JSON",
+    b"",
+)
 _TIMEOUT = 3.0
 _BATCH = 1000
 
@@ -80,6 +94,36 @@ class Broker:
         with suppress(devstack.DevstackError):  # it is down, and reads the file when it starts
             os.kill(self._server.pid, signal.SIGHUP)
 
+    def publish_theirs(self, message_id: str) -> None:
+        """Publish another application's message into the stream, under its id. Raises AWAY."""
+
+        async def publish(jetstream: JetStreamContext) -> None:
+            await jetstream.publish(_THEIRS, b"theirs", headers={"Nats-Msg-Id": message_id})
+
+        asyncio.run(self._with(publish))
+
+    def lie(self, seconds: float) -> bool:
+        """Answer every message as if it had been stored, for so long; False if it is away."""
+
+        async def answer(message: Msg) -> None:
+            if message.reply:
+                await message.respond(next(lies))
+
+        async def serve() -> None:
+            client = await nats.connect(self._server.url, allow_reconnect=False)
+            try:
+                await client.subscribe("orders.>", cb=answer)
+                await asyncio.sleep(seconds)
+            finally:
+                await client.close()
+
+        lies = itertools.cycle(_LIES)
+        try:
+            asyncio.run(serve())
+        except AWAY:
+            return False
+        return True
+
     def messages(self, first_seq: int) -> Iterator[StreamMessage]:
         """Read the stream from ``first_seq`` to its present end, by and by."""
         last_seq = self.held()[1]
@@ -92,7 +136,7 @@ class Broker:
                     for message in runner.run(consumer.fetch(_BATCH, timeout=10)):
                         found = understood(message)
                         seq = found.seq
-                        if seq <= last_seq:
+                        if seq <= last_seq and found.subject != _THEIRS:
                             yield found
             finally:
                 runner.run(client.close())

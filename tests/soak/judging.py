@@ -42,16 +42,23 @@ class Judge:
         return judge(self._storable(world.ledger.committed.values()), world.broker.messages(1))
 
     def _storable(self, committed: Iterable[Committed]) -> Iterable[Committed]:
-        unstorable = self._world.ledger.unstorable
-        return (event for event in committed if event.event_id not in unstorable)
+        ledger = self._world.ledger
+        never = ledger.unstorable | ledger.unclaimed
+        return (event for event in committed if event.event_id not in never)
 
 
 def wrong_dead(world: World) -> list[str]:
     """Compare the dead letters with what could never be stored; one line for each difference."""
-    dead, unstorable = world.dead(), world.ledger.unstorable
-    killed = {event_id: dead[event_id] for event_id in dead.keys() - unstorable}
-    alive = unstorable - dead.keys()
+    ledger = world.ledger
+    parked, dead = world.parked(), world.dead()
+    never = ledger.unstorable | ledger.unclaimed
+    killed = {event_id: dead[event_id] for event_id in dead.keys() - never}
+    alive = ledger.unstorable - dead.keys()
+    gone = ledger.unclaimed - parked.keys()
     lines = []
+    if gone:
+        few = ", ".join(islice(gone, _MOST_SHOWN))
+        lines.append(f"{len(gone)} events that no stream captures are not kept: {few}")
     if killed:
         few = "; ".join(f"{each}: {error}" for each, error in islice(killed.items(), _MOST_SHOWN))
         lines.append(f"{len(killed)} events are dead, but could be stored: {few}")

@@ -25,8 +25,18 @@ INSERT = (
     "insert into relay.outbox (event_id, idempotency_key, subject, key, payload_bytes, headers)"
     " values (%s, %s, %s, %s, %s, %s)"
 )
+FOREIGN_INSERT = (
+    "insert into relay.outbox"
+    " (event_id, idempotency_key, subject, key, payload_bytes, headers, xid)"
+    " values (%s, %s, %s, %s, %s, %s, (pg_current_xact_id()::text::bigint + 1000000)::text::xid8)"
+)
+"""As ``INSERT``, by an owner who brings a transaction id that no transaction has had yet."""
+
 SUBJECT = "orders.placed"
 UNCLAIMED = "nobody.listens"
+THEIRS = "theirs/"
+"""What the message ids begin with that another application has used before us."""
+
 TOO_LARGE = 1 << 20
 """Bytes: with its headers above the limit of the server itself, which nobody changes."""
 
@@ -45,24 +55,27 @@ class Draft(NamedTuple):
 
 
 class Ledger:
-    """What was committed. ``unstorable`` are those that must end as dead letters."""
+    """What was committed.
+
+    Attributes:
+        unstorable: those that must end as dead events.
+        unclaimed: those that no stream captures: kept, and not dead before ten minutes are over.
+    """
 
     def __init__(self) -> None:
         self.committed: dict[str, Committed] = {}
         self.unstorable: set[str] = set()
+        self.unclaimed: set[str] = set()
         self.rolled_back = 0
 
     def add(self, drafts: Sequence[Draft]) -> None:
         self.committed |= {draft.committed.event_id: draft.committed for draft in drafts}
+        self.unclaimed |= {d.committed.event_id for d in drafts if d.row[2] == UNCLAIMED}
         self.unstorable |= {
             draft.committed.event_id
             for draft in drafts
-            if draft.row[2] == UNCLAIMED or len(draft.row[4]) >= TOO_LARGE
+            if len(draft.row[4]) >= TOO_LARGE or (draft.row[1] or "").startswith(THEIRS)
         }
-
-    @property
-    def storable(self) -> int:
-        return len(self.committed) - len(self.unstorable)
 
 
 class Producer:
@@ -75,7 +88,14 @@ class Producer:
         self._chance = chance
         self._sequence = itertools.count(1)
 
-    def draft(self, *, subject: str = SUBJECT, key: str | None = None, size: int = 0) -> Draft:
+    def draft(
+        self,
+        *,
+        subject: str = SUBJECT,
+        key: str | None = None,
+        size: int = 0,
+        message_id: str | None = None,
+    ) -> Draft:
         """Make the next event; without a ``key`` or a ``size`` chance gives one, or no key."""
         chance = self._chance
         event_id = str(uuid.UUID(int=chance.getrandbits(128), version=4))
@@ -83,6 +103,7 @@ class Producer:
             key = f"{self._name}-{key or chance.randrange(KEYS)}"
         payload = chance.randbytes(size or chance.choice(SIZES))
         named = f"order/{event_id}" if chance.random() < 0.1 else None
+        named = message_id or named
         headers = json.dumps({"traceparent": event_id}) if chance.random() < 0.2 else None
         sent = Committed(event_id, key, next(self._sequence), digest(payload))
         return Draft(sent, (event_id, named, subject, key, payload, headers))
@@ -98,11 +119,12 @@ class Producer:
             except psycopg.OperationalError:
                 stop.wait(RECONNECT_PAUSE)  # the server is away, which is wanted
 
-    def write(self, drafts: Sequence[Draft], *, hold: float = 0.0) -> bool:
+    def write(self, drafts: Sequence[Draft], *, hold: float = 0.0, foreign: bool = False) -> bool:
         """Commit ``drafts`` in one transaction, open for ``hold`` s; False if it failed."""
+        insert = FOREIGN_INSERT if foreign else INSERT
         try:
             with self._connect() as connection:
-                self.transact(connection, drafts, commit=True, hold=hold)
+                self.transact(connection, drafts, commit=True, hold=hold, insert=insert)
         except psycopg.OperationalError:
             return False
         return True
@@ -114,8 +136,9 @@ class Producer:
         *,
         commit: bool,
         hold: float = 0.0,
+        insert: str = INSERT,
     ) -> None:
-        connection.cursor().executemany(INSERT, [draft.row for draft in drafts])
+        connection.cursor().executemany(insert, [draft.row for draft in drafts])
         threading.Event().wait(hold)
         if not commit:
             self._ledger.rolled_back += len(drafts)

@@ -4,20 +4,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
-import psycopg
-
-from relay.postgres.locks import LEASE_CLASS
-from tests.soak.fleet import Slot
+from tests.soak.fleet import VANISHING, Slot
 from tests.soak.registry import fault, rest
 from tests.soak.schedule import Params
 from tests.soak.world import World
 
-END_LEASE = """
-select pg_terminate_backend(l.pid) from pg_locks as l
- where l.locktype = 'advisory' and l.classid = %s and l.granted
-"""
 _STOPS_WITHIN = 15.0
 _TAKEOVER_WITHIN = 10.0
 
@@ -56,11 +48,38 @@ def _sleep_through_takeover(world: World, params: Params) -> bool:
         return False
     with slot.lock:
         slot.pause()
-        unseat(world)
         taken = _wait(lambda: world.fleet.leader() not in {None, slot}, _TAKEOVER_WITHIN)
         rest(params)
         slot.resume()
     return taken
+
+
+@fault("host vanished", "relays")
+def _vanish(world: World, params: Params) -> bool:
+    """All that the host sends and is sent is swallowed, and nobody hears that it is gone."""
+    slot = world.fleet.slots[VANISHING]
+    cables = [proxy for name, proxy in world.proxies.items() if name.startswith("cable")]
+
+    def leads() -> bool:
+        leader = world.fleet.leader()
+        if leader is not None and leader is not slot:
+            world.begin_another_term()
+        return leader is slot
+
+    led = _wait(leads, _TAKEOVER_WITHIN)
+    with slot.lock:
+        for cable in cables:
+            cable.freeze()
+        slot.kill()
+        slot.relay.process.wait(_STOPS_WITHIN)
+        if led:
+            _wait(lambda: world.fleet.leader() not in {None, slot}, _TAKEOVER_WITHIN)
+        rest(params)
+        for cable in cables:
+            cable.reset()
+            cable.heal()
+        slot.begin()
+    return True
 
 
 @fault("failpoint", "relays")
@@ -71,7 +90,7 @@ def _failpoint(world: World, params: Params) -> bool:
         slot.kill()
         slot.relay.process.wait(_STOPS_WITHIN)
         slot.begin(f"{place}={params['action']}:{params['visit']}")
-    unseat(world)
+    world.begin_another_term()
     return True
 
 
@@ -113,7 +132,7 @@ def _leader_to_end(world: World) -> Slot | None:
         if slot is None:
             return False
         if slot.survives:
-            unseat(world)
+            world.begin_another_term()
             return False
         found.append(slot)
         return True
@@ -124,12 +143,6 @@ def _leader_to_end(world: World) -> Slot | None:
 def _standby_to_end(world: World) -> Slot:
     leader = world.fleet.leader()
     return next(slot for slot in world.fleet.slots if not slot.survives and slot is not leader)
-
-
-def unseat(world: World) -> None:
-    """End the session that holds the lease, as Postgres does with a peer that has vanished."""
-    with suppress(psycopg.OperationalError), world.admin() as admin:
-        admin.execute(END_LEASE, (LEASE_CLASS,))
 
 
 def _wait(fact: Callable[[], bool], seconds: float) -> bool:

@@ -98,6 +98,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "kill -9 of a standby": Kind(2, _nothing),
     "SIGSTOP of the leader": Kind(4, _lasting(0.1, 4.0)),
     "SIGSTOP of the leader past a takeover": Kind(4, _lasting(0.0, 4.0)),
+    "host vanished": Kind(4, _lasting(0.0, 4.0)),
     "failpoint": Kind(8, _failpoint),
     "SIGTERM of the leader": Kind(3, _nothing),
     "SIGTERM of all relays, one by one": Kind(1, _nothing),
@@ -107,7 +108,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         lambda c: {"mode": c.choice(["fast", "immediate", "kill"]), **_lasting(0.0, 4.0)(c)},
     ),
     "Postgres sessions terminated": Kind(
-        4, lambda c: {"duty": c.choice(["term", "reader", "housekeeper", "bell", "all"])}
+        4, lambda c: {"duty": c.choice(["term", "reader", "listener", "pool", "all"])}
     ),
     "Postgres statements cancelled": Kind(2, _nothing),
     "long transaction": Kind(
@@ -116,6 +117,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     "table locked": Kind(
         2, lambda c: {"table": c.choice(["outbox", "cursor", "parked"]), **_lasting(0.5, 6.0)(c)}
     ),
+    "row security on the outbox": Kind(2, _lasting(0.5, 4.0)),
+    "NOTIFY queue above half": Kind(2, _lasting(1.0, 6.0)),
     # NATS
     "nats-server restarted": Kind(
         5, lambda c: {"mode": c.choice(["stop", "kill"]), **_lasting(0.0, 5.0)(c)}
@@ -124,6 +127,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "stream full": Kind(4, _lasting(0.5, 8.0)),
     "stream takes small messages only": Kind(3, _lasting(0.2, 1.5)),
     "stream without fast ingest": Kind(1, _lasting(1.0, 6.0)),
+    "lying answers": Kind(3, _lasting(1.0, 8.0)),
     # the network
     "frozen": Kind(6, _network(1.0, 12.0)),
     "bytes dropped": Kind(6, _network(0.5, 6.0)),
@@ -136,5 +140,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "slow": Kind(3, lambda c: {"delay": round(c.uniform(0.01, 0.2), 3), **_network(1, 8)(c)}),
     # producers
     "burst": Kind(2, lambda c: {"events": c.choice([500, 2000])}),
+    "rows of another cluster": Kind(2, lambda c: {"events": c.choice([1, 3, 50])}),
+    "another application's message id": Kind(2, _nothing),
     "unstorable events": Kind(3, lambda c: {"why": c.choice(["no stream", "too large"])}),
 }

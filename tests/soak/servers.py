@@ -1,15 +1,19 @@
 """Faults of Postgres, of NATS and of its stream, and what producers may do to a relay."""
 
+from functools import partial
 from typing import Literal, cast
 
 import psycopg
 from psycopg import sql
 
 from tests.soak.broker import AWAY
-from tests.soak.load import TOO_LARGE, UNCLAIMED
+from tests.soak.load import THEIRS, TOO_LARGE, UNCLAIMED
 from tests.soak.registry import fault, rest
 from tests.soak.schedule import Params
 from tests.soak.world import World
+
+_SCHEMA = 3
+_MOST_LOUD = 500
 
 # Postgres.
 
@@ -66,6 +70,37 @@ def _lock_table(world: World, params: Params) -> bool:
     return True
 
 
+@fault("row security on the outbox", "outbox")
+def _hide_rows(world: World, params: Params) -> bool:
+    """A relay that begins meanwhile ends with 3: a person has to change something."""
+    world.fleet.excused.add(_SCHEMA)
+    try:
+        world.hide_rows(hide=True)
+    except psycopg.OperationalError:
+        return False
+    rest(params)
+    world.restore(partial(world.hide_rows, hide=False))
+    return True
+
+
+@fault("NOTIFY queue above half", "NOTIFY queue")
+def _fill_queue(world: World, params: Params) -> bool:
+    """Another application listens, and takes nothing: so what it was told can't be forgotten."""
+    try:
+        with world.admin() as deaf, world.admin() as loud:
+            for statement in ("listen soak", "begin", "select 1"):
+                deaf.execute(statement)
+            for _ in range(_MOST_LOUD):
+                loud.execute("select pg_notify('soak', repeat(md5(random()::text), 200))")
+                row = loud.execute("select pg_notification_queue_usage() > 0.5").fetchone()
+                if row and row[0]:
+                    rest(params)
+                    return True
+    except psycopg.OperationalError:
+        return False
+    return False
+
+
 # NATS.
 
 
@@ -108,6 +143,26 @@ def _without_fast_ingest(world: World, params: Params) -> bool:
     return _stream_changed(world, params, allow_batched=False)
 
 
+@fault("lying answers", "liar")
+def _lie(world: World, params: Params) -> bool:
+    return world.broker.lie(float(params["seconds"]))
+
+
+@fault("another application's message id")
+def _foreign_id(world: World, _: Params) -> bool:
+    """Its event is never stored: it has to be found, kept and said."""
+    producer = world.single()
+    taken = f"{THEIRS}{producer.draft().committed.event_id}"
+    try:
+        world.broker.publish_theirs(taken)
+    except AWAY:
+        return False
+    drafts = [producer.draft(key="taken") for _ in range(3)]
+    drafts[1] = producer.draft(key="taken", message_id=taken)
+    drafts[2] = producer.draft(key="taken")
+    return producer.write(drafts)
+
+
 def _stream_changed(world: World, params: Params, **config: object) -> bool:
     try:
         world.broker.change(**config)
@@ -128,14 +183,20 @@ def _burst(world: World, params: Params) -> bool:
     return producer.write([producer.draft() for _ in range(int(params["events"]))])
 
 
+@fault("rows of another cluster")
+def _foreign(world: World, params: Params) -> bool:
+    """They wait for the next term, which takes them in before it reads."""
+    producer = world.single()
+    drafts = [producer.draft(key="foreign") for _ in range(int(params["events"]))]
+    return producer.write(drafts, foreign=True)
+
+
 @fault("unstorable events")
 def _unstorable(world: World, params: Params) -> bool:
-    """One amid others of its key, which have to wait for its death."""
+    """One amid others of its key, which have to wait for its death; or one that lives on."""
     producer = world.single()
     drafts = [producer.draft(key="unstorable") for _ in range(3)]
-    bad = (
-        producer.draft(subject=UNCLAIMED, key="unstorable")
-        if params["why"] == "no stream"
-        else producer.draft(key="unstorable", size=TOO_LARGE)
-    )
+    if params["why"] == "no stream":
+        return producer.write([*drafts, producer.draft(subject=UNCLAIMED, key="unstorable")])
+    bad = producer.draft(key="unstorable", size=TOO_LARGE)
     return producer.write([*drafts[:1], bad, *drafts[1:]])

@@ -14,10 +14,10 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import psycopg
 
@@ -38,8 +38,10 @@ class RelayProcess:
         log: Path,
         *,
         variables: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
         **settings: str,
     ) -> None:
+        """Start it, ``within`` what runs a command elsewhere; a setting of "" is left out."""
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(__file__).parents[2]),
@@ -53,10 +55,14 @@ class RelayProcess:
             "RELAY_HTTP": "off",
         } | {f"RELAY_{name.upper()}": value for name, value in settings.items()}
         environment |= variables or {}
+        environment = {name: value for name, value in environment.items() if value}
         self.log = log
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "relay", "run"], env=environment, stdout=out, stderr=out
+                [*within, sys.executable, "-m", "relay", "run"],
+                env=environment,
+                stdout=out,
+                stderr=out,
             )
 
     def said(self) -> list[dict[str, Any]]:
@@ -72,12 +78,63 @@ class RelayProcess:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(10)
 
+    def end(self) -> None:
+        """Leave nothing of it."""
+        if self.process.poll() is None:
+            self.kill()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.kill()
+        self.end()
+
+
+class Start(Protocol):
+    """Starts a relay that ends with the test."""
+
+    def __call__(self, dsn: str, nats_url: str, **settings: str) -> RelayProcess:
+        """Start one."""
+        ...
+
+
+EMIT = (
+    "insert into relay.outbox (subject, key, payload, idempotency_key) values (%s, %s, %s, %s)"
+    " returning event_id::text"
+)
+
+
+def emit(
+    where: str | psycopg.Connection,
+    subject: str,
+    key: str | None = None,
+    *,
+    number: int = 0,
+    message_id: str | None = None,
+) -> str:
+    """Write one event, in a transaction of its own if ``where`` is a database; its event_id."""
+    if isinstance(where, str):
+        with psycopg.connect(where) as connection:
+            return emit(connection, subject, key, number=number, message_id=message_id)
+    values = (subject, key, json.dumps({"number": number}), message_id)
+    row = where.execute(EMIT, values).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def alone(dsn: str, query: str, *values: object) -> Any:
+    """Ask for one value."""
+    with connected(dsn) as look:
+        row = look.execute(query.encode(), values or None).fetchone()
+    return None if row is None else row[0]
+
+
+def leader(dsn: str) -> tuple[int, int]:
+    """The epoch, and the process that began the present term; 0 if none did."""
+    with connected(dsn) as look:
+        row = look.execute("select epoch, holder from relay.cursor").fetchone()
+    assert row is not None
+    return row[0], int(row[1].split(":")[1]) if row[1] else 0
 
 
 class Load:
@@ -168,9 +225,14 @@ def connected(dsn: str) -> Iterator[psycopg.Connection]:
 
 
 def delivered(dsn: str) -> int:
-    """How many events the relays have settled as stored."""
+    """How many of the events in the outbox are settled as stored; nothing may have been pruned."""
     with connected(dsn) as look:
-        row = look.execute("select delivered from relay.cursor").fetchone()
+        look.execute("set max_parallel_workers_per_gather = 0")  # a full disk has no room for them
+        row = look.execute(
+            "select (select count(*) from relay.outbox)"
+            " - (select count(*) from relay.pending)"
+            " - (select count(*) from relay.parked)"
+        ).fetchone()
     assert row is not None
     return row[0]
 

@@ -53,14 +53,15 @@ class _Link:
 
 
 class Proxy:
-    """``with Proxy("127.0.0.1", 5432) as proxy:`` listens on ``proxy.port`` of the loopback.
+    """``with Proxy("127.0.0.1", 5432) as proxy:`` listens on ``proxy.port``, of the loopback.
 
     Every fault counts in ``counts`` when it is switched on; ``bytes swallowed`` as they are.
     """
 
-    def __init__(self, host: str, port: int, *, seed: int = 0) -> None:
+    def __init__(self, host: str, port: int, *, seed: int = 0, listen: str = "127.0.0.1") -> None:
         """Stand before the server at ``host``:``port``; ``seed`` draws the jitter."""
         self.port = 0
+        self._listens_at = listen
         self.counts: Counter[str] = Counter()
         self._target = (host, port)
         self._chance = random.Random(seed)
@@ -191,7 +192,7 @@ class Proxy:
         for way in BOTH:
             self._flowing[way] = asyncio.Event()
             self._flowing[way].set()
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, self._listens_at, 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _end(self) -> None:

@@ -55,7 +55,7 @@ def emit(dsn: str, *events: tuple[str, str, bytes]) -> dict[str, str]:
     with psycopg.connect(dsn) as producer:
         rows = [
             producer.execute(
-                "select relay.emit(%s, %s::bytea, key => %s)::text",
+                "select relay.emit_bytes(%s, %s, key => %s)::text",
                 (f"orders.{name}", payload, key),
             ).fetchone()
             for name, key, payload in events
@@ -113,7 +113,7 @@ async def test_a_retry_inside_the_duplicate_window_is_stored_before_the_later_on
         assert sorted(message.subject for message in before) == ["orders.a", "orders.y", "orders.z"]
 
         # Somebody brought it in by hand: the stream remembers the event's own message id.
-        await jetstream.publish("orders.by_hand", b"", headers={"Nats-Msg-Id": ids["b"]})
+        await jetstream.publish("orders.by_hand", b"", headers={"Nats-Msg-Id": f"relay-{ids['b']}"})
         await jetstream.update_stream(WIDE)
         told = dead(dsn, "retry", "--subject", "orders.b", "--yes", "--by", "anna")
         assert (told.returncode, told.stdout) == (0, "retried 1 dead event\n"), told.stderr
@@ -122,10 +122,10 @@ async def test_a_retry_inside_the_duplicate_window_is_stored_before_the_later_on
         of_key = [message for message in after if message.key == "k"]
         assert [message.subject[-1] for message in of_key] == ["a", "b", "c", "d"]
         assert [message.message_id for message in of_key] == [
-            ids["a"],
-            f"{ids['b']}-retry-1",
-            ids["c"],
-            ids["d"],
+            f"relay-{ids['a']}",
+            f"relay-{ids['b']}-1",
+            f"relay-{ids['c']}",
+            f"relay-{ids['d']}",
         ]
         until(lambda: parked(dsn) == [], 20)
         assert len(await read_stream(own_nats.url, STREAM)) == 7

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nats
 import psycopg
 import pytest
 
@@ -68,41 +69,86 @@ async def test_a_second_relay_stands_by_and_takes_over_when_the_first_ends(
 async def test_what_cannot_be_stored_is_dead_with_the_reason_and_its_key_moves_on(
     outbox_dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
-    """The server's limit is 1 MiB for headers and payload together."""
+    """R-FATE. The server's limit is 1 MiB for headers and payload together."""
     wide = {"filler": "x" * 1000}
     with psycopg.connect(outbox_dsn) as producer:
-        for name, size, headers in [
-            ("under", MIB - 2048, wide),
-            ("over", MIB - 512, wide),
-            ("unclaimed", 10, {}),
-            ("after", 10, {}),
-        ]:
-            subject = "nobody.listens" if name == "unclaimed" else f"orders.{name}"
-            producer.execute(
-                "insert into relay.outbox (subject, key, payload_bytes, headers)"
-                " values (%s, 'k', %s, %s)",
-                (subject, b"y" * size, json.dumps(headers)),
-            )
+        write(producer, "orders.under", "k", MIB - 2048, wide)
+        write(producer, "orders.over", "k", MIB - 512, wide)
+        write(producer, "orders.after", "k", 10, {})
     with RelayProcess(outbox_dsn, own_nats.url, tmp_path / "relay.log", max_attempts="2") as relay:
         until(lambda: delivered(outbox_dsn) == 2, 20)
         stored = await read_stream(own_nats.url, STREAM)
         assert [message.subject for message in stored] == ["orders.under", "orders.after"]
         assert stored[0].digest == digest(b"y" * (MIB - 2048))
-        with connected(outbox_dsn) as look:
-            parked = look.execute(
-                "select subject, last_error, octet_length(payload_bytes) from relay.parked"
-                " order by id"
-            ).fetchall()
-        assert [(subject, size) for subject, _, size in parked] == [
-            ("orders.over", MIB - 512),
-            ("nobody.listens", 10),
-        ]
-        assert "1048576" in parked[0][1]
-        assert "no stream" in parked[1][1]
+        ((subject, error, size),) = parked(outbox_dsn)
+        assert (subject, size) == ("orders.over", MIB - 512)
+        assert "1048576" in error
         status = ask_status(outbox_dsn, own_nats.url)
-        assert (status["parked"], status["dead"], status["circuit_breaker"]) == (2, 2, "closed")
+        assert (status["parked"], status["dead"], status["circuit_breaker"]) == (0, 1, "closed")
         assert status["backlog"] == 0
         assert relay.terminate() == 0
+
+
+async def test_what_no_stream_ever_captured_outlives_its_attempts_and_comes_in_order(
+    outbox_dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
+) -> None:
+    """R-FATE, R-ORDER. A person may be about to make the stream, so it is not dead yet."""
+    with psycopg.connect(outbox_dsn) as producer:
+        write(producer, "nobody.listens", "k", 10, {})
+        write(producer, "orders.after", "k", 10, {})
+        write(producer, "orders.other", "other", 10, {})
+    settings = {"max_attempts": "2", "max_retry_delay": "500ms"}
+    with RelayProcess(outbox_dsn, own_nats.url, tmp_path / "relay.log", **settings) as relay:
+
+        def attempts() -> int:
+            with connected(outbox_dsn) as look:
+                row = look.execute("select max(attempts) from relay.parked").fetchone()
+            return (row and row[0]) or 0
+
+        until(lambda: attempts() > 2, 20)
+        stored = await read_stream(own_nats.url, STREAM)
+        assert [message.subject for message in stored] == ["orders.other"]
+        (unclaimed, behind) = parked(outbox_dsn)
+        assert (unclaimed[0], behind[0]) == ("nobody.listens", "orders.after")
+        assert "no stream captures" in unclaimed[1]
+        status = ask_status(outbox_dsn, own_nats.url)
+        assert (status["parked"], status["dead"]) == (2, 0)
+
+        await capture(own_nats.url, ["orders.>", "nobody.>"])
+        until(lambda: delivered(outbox_dsn) == 3, 20)
+        stored = await read_stream(own_nats.url, STREAM)
+        assert [message.subject for message in stored][1:] == ["nobody.listens", "orders.after"]
+        assert relay.terminate() == 0
+
+
+def write(
+    producer: psycopg.Connection, subject: str, key: str, size: int, headers: dict[str, str]
+) -> None:
+    producer.execute(
+        "insert into relay.outbox (subject, key, payload_bytes, headers) values (%s, %s, %s, %s)",
+        (subject, key, b"y" * size, json.dumps(headers)),
+    )
+
+
+def parked(dsn: str) -> list[tuple[str, str, int]]:
+    """Subject, reason and size of what is parked, in the order of id."""
+    with connected(dsn) as look:
+        return look.execute(
+            "select p.subject, p.last_error, octet_length(o.payload_bytes)"
+            "  from relay.parked as p join relay.outbox as o using (id, event_id) order by id"
+        ).fetchall()
+
+
+async def capture(url: str, subjects: list[str]) -> None:
+    """Have the stream capture ``subjects``."""
+    client = await nats.connect(url)
+    try:
+        jetstream = client.jetstream()
+        config = (await jetstream.stream_info(STREAM)).config
+        config.subjects = subjects
+        await jetstream.update_stream(config)
+    finally:
+        await client.close()
 
 
 def ask_status(dsn: str, nats_url: str) -> dict[str, object]:
@@ -116,8 +162,9 @@ def ask_status(dsn: str, nats_url: str) -> dict[str, object]:
         },
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    assert answer.returncode == 0, answer.stderr
     return json.loads(answer.stdout)
 
 

@@ -16,6 +16,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from relay import devstack
+from relay.postgres.locks import BELL_CLASS
 from tests.system.harness import Load, RelayProcess, connected, delivered, until, verdict
 from tests.system.proxy import Direction, Proxy
 
@@ -170,10 +171,12 @@ async def test_jitter_half_closed_and_refused_connections_repeat_nothing(between
 
 
 def listeners(look: psycopg.Connection) -> set[int]:
-    """The backends that wait for the doorbell."""
+    """The backends that wait to be rung: they listen, and hold the bell's lock."""
     rows = look.execute(
-        "select pid from pg_stat_activity where datname = current_database()"
-        " and application_name = 'relay doorbell listener' and query ilike '%listen%'"
+        "select a.pid from pg_stat_activity as a join pg_locks as l using (pid)"
+        " where a.datname = current_database() and a.application_name = 'relay listener'"
+        "   and l.locktype = 'advisory' and l.classid = %s and l.granted",
+        (BELL_CLASS,),
     )
     return {pid for (pid,) in rows}
 

@@ -251,7 +251,7 @@ def test_streams_sealed_read_and_deleted_under_load_hold_every_event_between_the
     [
         (
             CONFIG.replace("permissions: { }", 'permissions: { publish: { deny: ["orders.>"] } }'),
-            'permissions violation for publish to \\"orders.placed\\"',
+            'Permissions Violation for Publish to \\"orders.placed\\"',
         ),
         (CONFIG.replace("password: relay", "password: changed"), "Authorization Violation"),
     ],
