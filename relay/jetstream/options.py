@@ -47,7 +47,7 @@ class BusOptions:
     stream_create: bool = False
     js_domain: str | None = None
     message_id_prefix: str = ""
-    ack_timeout: float = 5.0
+    ack_timeout: float = 4.0
     connect_timeout: float = 5.0
     ping_interval: float = 1.5
     window: int = 1000

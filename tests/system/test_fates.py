@@ -131,9 +131,9 @@ def test_what_waits_behind_a_parked_event_counts_for_the_lag_and_its_breaker(
     for number in range(50):
         emit(one_dsn, "orders.behind", "K", number=number)
     lag = "select lag_seconds from relay.status"
+    until(lambda: alone(one_dsn, PARKED) == 51, 20)
     until(lambda: alone(one_dsn, lag) > limit, 20)
     until(lambda: "lag breaker is open" in relay.log.read_text(), 20)
-    assert alone(one_dsn, PARKED) == 51
     assert streams.held(own_nats.url, STREAM) == 0
     streams.change(own_nats.url, STREAM, subjects=["orders.>", "nowhere.>"])
     until(lambda: streams.held(own_nats.url, STREAM) == 51, 40)
