@@ -238,6 +238,24 @@ def subjects_stored(events: Sequence[Event], outcomes: Sequence[Outcome]) -> set
     }
 
 
+def stored_since(
+    before: set[str], events: Sequence[Event], outcomes: Sequence[Outcome]
+) -> set[str]:
+    """Return the subjects of which something was stored after, or when, one was held last.
+
+    Args:
+        before: the same, as it was before this call.
+        events: those of the call.
+        outcomes: one an event.
+    """
+    held = {
+        event.subject
+        for event, outcome in zip(events, outcomes, strict=True)
+        if not isinstance(outcome, Stored)
+    }
+    return (before - held) | subjects_stored(events, outcomes)
+
+
 def is_alone(subject: str, held_by: str, fate: Outcome, answered: Collection[str]) -> bool:
     """Say whether an event gets no answer again while another one of its subject is stored.
 

@@ -24,7 +24,7 @@ import anyio
 
 from relay.core import disposition
 from relay.core.backoff import Backoff
-from relay.core.disposition import Fates, Limits, Parking, all_stored, sort, subjects_stored
+from relay.core.disposition import Fates, Limits, Parking, all_stored, sort
 from relay.core.event import Event
 from relay.core.halving import Halving
 from relay.core.holds import Holds
@@ -171,7 +171,7 @@ class Delivery:
                 )
             self._note(fates, closed)
             if self.holds.any:
-                self._answered |= subjects_stored(sent, outcomes)
+                self._answered = disposition.stored_since(self._answered, sent, outcomes)
             total.stored += fates.stored
             total.duplicates += fates.duplicates
             total.unverified += fates.unverified
@@ -245,7 +245,9 @@ class Delivery:
     ) -> bool:
         """Settle what came of the tries; say whether anything was stored."""
         done, total = Done(), Fates()
-        answered = self._answered | subjects_stored([each.event for each in due], outcomes)
+        answered = self._answered | disposition.subjects_stored(
+            [each.event for each in due], outcomes
+        )
         self._answered = set()
         held: set[str] = set()
         freed: set[str] = set()
