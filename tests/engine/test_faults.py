@@ -1,7 +1,7 @@
 """One event's fault is one event's fate, and nothing passes it: the engine over lying models."""
 # R-FATE, R-ORDER, R-LOSS
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import anyio
@@ -9,7 +9,7 @@ import pytest
 
 from relay.core.event import Event
 from relay.core.outcome import Fault, Held, Outcome, Refused, Unknown
-from relay.errors import BusOutage, StoreBusy, StoreReadOnly
+from relay.errors import BusOutage, StoreBusy
 from relay.facts import HoldBegan, HoldEnded, OutageBegan, Parked, TermBegan
 from relay.memory import MemoryBus, MemoryOutbox, MemoryStore
 from relay.ports import Due, Page, Permit, Settlement
@@ -450,99 +450,6 @@ async def test_streams_that_were_learnt_are_kept_and_recalled() -> None:
 
         await running(World(outbox, bus), work)
     assert recalled == [{}, {"ORDERS": {"orders.>"}}]
-
-
-class Slow(MemoryBus):
-    """Answers ``seconds`` late."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds = 0.0
-
-    async def publish(
-        self, events: Sequence[Event], permit: Permit, *, closed: Collection[str] = ()
-    ) -> Sequence[Outcome]:
-        await anyio.sleep(self.seconds)
-        return await super().publish(events, permit, closed=closed)
-
-
-async def test_a_hold_that_is_over_while_its_events_are_on_their_way_is_asked_again() -> None:
-    bus = Slow()
-    world = World(MemoryOutbox(), bus)
-    full = Held("stream A", "full", 10077)
-    bus.hold["a.full"] = full
-
-    async def work() -> None:
-        world.outbox.emit("a.full", b"1")
-        await until(lambda: len(world.outbox.parked.rows) == 1)
-        bus.hold.clear()
-        bus.refuse["a.full"] = "too large"
-        await until(lambda: bool(world.told(Parked)))
-        bus.refuse.clear()
-        bus.hold["a.full"] = full
-        bus.seconds = 3.0
-        world.outbox.emit("a.full", b"2")
-        await until(lambda: bool(world.told(HoldEnded)))
-        bus.seconds = 0.0
-        await anyio.sleep(10)
-        bus.hold.clear()
-        await until(lambda: len(bus.messages) == 2)
-
-    await running(world, work)
-
-
-async def test_a_hold_lasts_while_its_events_wait_for_their_page_to_be_settled() -> None:
-    bus = Slow()
-    world = World(MemoryOutbox(), bus)
-    bus.hold["a.full"] = Held("stream A", "full", 10077)
-    bus.seconds = 1.3
-    answer = bus.answer
-
-    def puzzle(event: Event) -> Outcome:
-        return Unknown("what?", 10999) if event.subject == "a.odd" else answer(event)
-
-    bus.answer = puzzle  # type: ignore[method-assign]
-    draw = world.outbox.draw
-    world.outbox.commit([draw("a.full", b"1"), draw("a.odd", b"2")])
-
-    async def work() -> None:
-        await until(lambda: len(world.outbox.parked.rows) == 2)
-        await anyio.sleep(30)
-        assert [fact for fact in world.told(HoldEnded) if fact.by == "stream A"] == []
-
-    await running(world, work)
-
-
-async def test_what_was_learnt_of_streams_outlives_a_term_that_could_not_keep_it(
-    world: World,
-) -> None:
-    learnt = [{"ORDERS": {"orders.>"}}]
-    world.bus.learnt = lambda: learnt.pop() if learnt else {}  # type: ignore[method-assign]
-    campaign, failures = world.outbox.campaign, 1
-
-    async def campaign_for_a_failing_store(holder: str) -> MemoryStore | None:
-        store = await campaign(holder)
-        if store is not None:
-            keep = store.keep_streams
-
-            async def fail(streams: Mapping[str, Collection[str]]) -> None:
-                nonlocal failures
-                if failures:
-                    failures -= 1
-                    raise StoreReadOnly("read-only")
-                await keep(streams)
-
-            store.keep_streams = fail  # type: ignore[method-assign]
-        return store
-
-    world.outbox.campaign = campaign_for_a_failing_store  # type: ignore[method-assign]
-
-    async def work() -> None:
-        await until(lambda: len(world.told(TermBegan)) == 2)
-        await anyio.sleep(5)
-        assert world.outbox.learnt == {"ORDERS": {"orders.>"}}
-
-    await running(world, work)
 
 
 class SilentStream(MemoryBus):
