@@ -40,8 +40,8 @@ from relay.facts import (
     TermEnded,
 )
 from relay.memory import MemoryBus, MemoryOutbox, MemoryStore
-from relay.ports import OutboxStore, Page, Permit, Settlement
-from tests.engine.world import World, running, until
+from relay.ports import OutboxStore, Page, Permit
+from tests.engine.world import World, running, settle_once, until
 
 pytestmark = pytest.mark.anyio
 
@@ -384,22 +384,7 @@ async def test_an_outage_of_the_store_ends_the_term_and_the_next_one_reads_on() 
 
 async def test_want_of_room_for_a_settlement_is_waited_for_within_the_term(world: World) -> None:
     full = True
-    campaign = world.outbox.campaign
-
-    async def campaign_for_a_full_store(holder: str) -> MemoryStore | None:
-        store = await campaign(holder)
-        if store is not None:
-            settle = store.settle
-
-            async def settle_if_there_is_room(done: Settlement) -> None:
-                if full:
-                    raise StoreFull("no space left")
-                await settle(done)
-
-            store.settle = settle_if_there_is_room  # type: ignore[method-assign]
-        return store
-
-    world.outbox.campaign = campaign_for_a_full_store  # type: ignore[method-assign]
+    settle_once(world.outbox, lambda: not full, StoreFull("no space left"))
 
     async def work() -> None:
         nonlocal full

@@ -13,7 +13,7 @@ from relay.errors import BusOutage, StoreBusy
 from relay.facts import HoldBegan, HoldEnded, OutageBegan, Parked, TermBegan
 from relay.memory import MemoryBus, MemoryOutbox, MemoryStore
 from relay.ports import Due, Page, Permit, Settlement
-from tests.engine.world import World, running, until
+from tests.engine.world import World, running, settle_once, until
 
 pytestmark = pytest.mark.anyio
 
@@ -376,22 +376,9 @@ async def test_a_collision_is_dead_at_once_and_its_key_moves_on(world: World) ->
 
 async def test_a_lock_on_the_parked_is_waited_for_within_the_term(world: World) -> None:
     busy = True
-    campaign = world.outbox.campaign
-
-    async def campaign_for_a_busy_store(holder: str) -> MemoryStore | None:
-        store = await campaign(holder)
-        if store is not None:
-            settle = store.settle
-
-            async def settle_if_free(done: Settlement) -> None:
-                if busy:
-                    raise StoreBusy("canceling statement due to lock timeout")
-                await settle(done)
-
-            store.settle = settle_if_free  # type: ignore[method-assign]
-        return store
-
-    world.outbox.campaign = campaign_for_a_busy_store  # type: ignore[method-assign]
+    settle_once(
+        world.outbox, lambda: not busy, StoreBusy("canceling statement due to lock timeout")
+    )
 
     async def work() -> None:
         nonlocal busy
@@ -518,22 +505,9 @@ async def test_no_more_is_published_than_the_duplicate_window_drops_while_nothin
     # R-ONCE
     world.bus.duplicate_window = window
     busy = True
-    campaign = world.outbox.campaign
-
-    async def campaign_for_a_busy_store(holder: str) -> MemoryStore | None:
-        store = await campaign(holder)
-        if store is not None:
-            settle = store.settle
-
-            async def settle_if_free(done: Settlement) -> None:
-                if busy:
-                    raise StoreBusy("canceling statement due to lock timeout")
-                await settle(done)
-
-            store.settle = settle_if_free  # type: ignore[method-assign]
-        return store
-
-    world.outbox.campaign = campaign_for_a_busy_store  # type: ignore[method-assign]
+    settle_once(
+        world.outbox, lambda: not busy, StoreBusy("canceling statement due to lock timeout")
+    )
 
     async def work() -> None:
         nonlocal busy

@@ -9,7 +9,8 @@ from relay.core.breakers import State
 from relay.engine.lead import Engine
 from relay.engine.term import Policy
 from relay.facts import BreakerChanged, Fact
-from relay.memory import MemoryBus, MemoryOutbox
+from relay.memory import MemoryBus, MemoryOutbox, MemoryStore
+from relay.ports import Settlement
 
 
 class World:
@@ -51,3 +52,23 @@ async def running(world: World, work: Callable[[], Awaitable[None]]) -> None:
 async def until(fact: Callable[[], bool]) -> None:
     while not fact():
         await anyio.sleep(0.01)
+
+
+def settle_once(outbox: MemoryOutbox, may: Callable[[], bool], error: Exception) -> None:
+    """Have every settlement fail by ``error`` until ``may`` says otherwise."""
+    campaign = outbox.campaign
+
+    async def campaign_for_it(holder: str) -> MemoryStore | None:
+        store = await campaign(holder)
+        if store is not None:
+            settle = store.settle
+
+            async def settle_if_it_may(done: Settlement) -> None:
+                if not may():
+                    raise error
+                await settle(done)
+
+            store.settle = settle_if_it_may  # type: ignore[method-assign]
+        return store
+
+    outbox.campaign = campaign_for_it  # type: ignore[method-assign]
