@@ -5,9 +5,9 @@ both publishing paths, for rounds over several streams, and for the memory adapt
 the process is the view ``fence`` over ``relay.parked`` (sql/views/fence.sql), whose keys come into
 the engine's ``KeyFence`` before a page is published.
 
-    KeyFence    closed keys. An event closes its key when it is not stored; the key opens when
-                that event is stored, or when the settlement that parks it has been written and
-                the view answers for it.
+    KeyFence    closed keys, of one page or call. An event closes its key when it is not stored.
+                The next page has a fence of its own, made when the settlement that parks the
+                event has been written and the view answers for it.
     KeyChains   the windowed path: one event of each key on the wire at a time
 
             waiting ──the one before it stored──► ready ──taken──► in flight
@@ -46,10 +46,6 @@ class KeyFence:
         """Let nothing more of ``key`` pass: an event of it is not stored."""
         if key is not None:
             self._closed.add(key)
-
-    def open(self, keys: Iterable[str]) -> None:
-        """Let ``keys`` pass again."""
-        self._closed.difference_update(keys)
 
     def passes(self, key: str | None) -> bool:
         """Say whether an event of ``key`` may be sent."""
