@@ -29,8 +29,8 @@ from relay.core.outcome import Outcome
 from relay.facts import Fact, PageDelivered, TermBegan
 from relay.jetstream.bus import JetStreamBus
 from relay.jetstream.options import BusOptions
+from relay.otel.export import exported
 from relay.ports import Permit
-from relay.telemetry.export import exported
 
 
 class Stopwatch(JetStreamBus):

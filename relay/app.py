@@ -15,17 +15,17 @@ from relay.engine.bell import PollOnly
 from relay.engine.lead import Engine
 from relay.engine.term import Policy
 from relay.errors import AlreadyRunning
-from relay.facts import Tell
+from relay.facts import FactSink
 from relay.meter import Meter, Metrics
+from relay.otel import factlog
+from relay.otel.export import is_set_up
+from relay.otel.sinks import Sinks
 from relay.ports import EventBus, Outbox, WakeSource
 from relay.settings import Settings
-from relay.telemetry import factlog
-from relay.telemetry.export import is_set_up
-from relay.telemetry.sinks import Sinks
 
 if TYPE_CHECKING:
     from relay.jetstream.options import BusOptions
-    from relay.telemetry.observing import Observation
+    from relay.otel.observing import Observation
 
 
 class Relay:
@@ -40,7 +40,7 @@ class Relay:
     ``outbox``, ``bus`` and ``wake_source`` stand in for Postgres and NATS: ``relay.memory`` has
     models of them for an application's own tests. Runs on asyncio (psycopg and nats-py do);
     with the models on any backend of anyio. It is measured where the process has providers of
-    OpenTelemetry: an application's own, or those of ``relay.telemetry.export``.
+    OpenTelemetry: an application's own, or those of ``relay.otel.export``.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Relay:
         outbox: Outbox | None = None,
         bus: EventBus | None = None,
         wake_source: WakeSource | None = None,
-        observer: Tell | None = None,
+        observer: FactSink | None = None,
     ) -> None:
         """Take the settings; connect to nothing yet.
 
@@ -61,7 +61,7 @@ class Relay:
         self._outbox = outbox
         self._bus = bus
         self._wake_source = wake_source
-        self._sinks = Sinks([self._meter.tell, factlog.tell])
+        self._sinks = Sinks([self._meter.record, factlog.record])
         if observer is not None:
             self._sinks.add(observer)
         self._observation: Observation | None = None
@@ -84,10 +84,10 @@ class Relay:
         outbox = self._outbox or _outbox(settings)
         self._bus = self._bus or _jetstream(settings)
         if is_set_up():
-            from relay.telemetry.observing import Observation
+            from relay.otel.observing import Observation
 
-            self._observation = Observation(self._sinks.tell)
-            self._sinks.add(self._observation.tell)
+            self._observation = Observation(self._sinks.record)
+            self._sinks.add(self._observation.record)
         self._engine = engine = self._assemble(outbox, self._bus)
         if self._stopped_early:
             engine.stop()
@@ -135,7 +135,7 @@ class Relay:
                 retention=settings.retention,
                 circuit_breaker_lag=settings.circuit_breaker_lag,
             ),
-            tell=self._sinks.tell,
+            record=self._sinks.record,
             shutdown_timeout=settings.shutdown_timeout,
         )
 

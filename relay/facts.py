@@ -97,7 +97,7 @@ class Parked:
 
     @classmethod
     def of(cls, event: Event, parked: Parking, fault: Fault) -> "Parked":
-        """Tell how ``event`` is parked."""
+        """FactSink how ``event`` is parked."""
         parent = parent_of(event.headers)
         return cls(
             event.id,
@@ -204,7 +204,7 @@ class HousekeepingFailed:
     reason: str
 
 
-# Told only while somebody measures: see ``relay.telemetry``.
+# Told only while somebody measures: see ``relay.otel``.
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,5 +272,5 @@ Fact = (
     | Looked
 )
 
-Tell = Callable[[Fact], None]
+FactSink = Callable[[Fact], None]
 """A sink: called at once, from the loop; it must not block."""

@@ -57,7 +57,7 @@ class Metrics(TypedDict):
 
 
 class Meter:
-    """Adds facts up. Call ``tell`` with each; ``metrics`` at any time."""
+    """Adds facts up. Call ``record`` with each; ``metrics`` at any time."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         """Begin at zero, on the clock ``now``."""
@@ -73,7 +73,7 @@ class Meter:
         self._recent_sum = 0
         self._since = now()
 
-    def tell(self, fact: Fact) -> None:
+    def record(self, fact: Fact) -> None:
         """Take note of one fact."""
         match fact:
             case PageDelivered(delivered=events) | Unparked(events=events):

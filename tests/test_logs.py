@@ -22,8 +22,8 @@ from relay.core.disposition import Parking
 from relay.core.event import Event
 from relay.core.outcome import Fault
 from relay.facts import Parked
-from relay.telemetry import factlog, logs
-from relay.telemetry.repeats import REPEAT_EVERY, Repeats
+from relay.otel import factlog, logs
+from relay.otel.repeats import REPEAT_EVERY, Repeats
 
 CANARY = "c4n4ry-in-the-mine"
 
@@ -355,7 +355,7 @@ def test_a_refused_event_names_its_producers_trace(configure):
         {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-00", "secret": CANARY},
         CANARY.encode(),
     )
-    factlog.tell(Parked.of(event, Parking(7, "e", 1, delay=None, error="too large"), Fault.EVENT))
+    factlog.record(Parked.of(event, Parking(7, "e", 1, delay=None, error="too large"), Fault.EVENT))
     assert json.loads(out.getvalue())["trace_id"] == trace_id
     assert CANARY not in out.getvalue()
 

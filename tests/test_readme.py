@@ -6,8 +6,8 @@ from pathlib import Path
 import psycopg
 import yaml
 
+from relay.otel.instruments import INSTRUMENTS
 from relay.settings import Settings
-from relay.telemetry.instruments import INSTRUMENTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -23,11 +23,11 @@ from typing import Annotated, Any, Final, cast
 import typer
 
 from relay.errors import Misconfigured, RelayError, sole
+from relay.otel import logs
+from relay.otel.tracebacks import without_rows
 from relay.settings import Settings
 from relay.settings.described import CONFIG_FILE, Described, describe
 from relay.settings.sources import gather
-from relay.telemetry import logs
-from relay.telemetry.tracebacks import without_rows
 
 log = logging.getLogger("relay.cli")
 
@@ -43,7 +43,7 @@ NATS: Final = tuple(name for name, setting in _SETTINGS.items() if setting.topic
 
 @contextmanager
 def exit_codes(log_format: str = "text") -> Iterator[None]:
-    """Tell what went wrong and exit with its code; what is no error is let through.
+    """FactSink what went wrong and exit with its code; what is no error is let through.
 
     Args:
         log_format: in which form it is told, as the setting of this name.
@@ -57,12 +57,12 @@ def exit_codes(log_format: str = "text") -> Iterator[None]:
     except BaseExceptionGroup as group:
         if group.subgroup(KeyboardInterrupt) is not None:
             sys.exit(INTERRUPTED)
-        sys.exit(_tell(sole(group), log_format))
+        sys.exit(_record(sole(group), log_format))
     except Exception as error:  # noqa: BLE001 - told below, and the exit code is 1
-        sys.exit(_tell(error, log_format))
+        sys.exit(_record(error, log_format))
 
 
-def _tell(error: BaseException, log_format: str) -> int:
+def _record(error: BaseException, log_format: str) -> int:
     if not isinstance(error, RelayError):
         _log_anew(log_format)
         log.critical("ended by a bug: please report it", exc_info=error)

@@ -5,8 +5,8 @@ settled, exit 0. The second one lets go at once; what was not settled is publish
 same message ids, by the next term. What a stop waits for is the engine's affair:
 ``shutdown_timeout``.
 
-Beside it are looked after: probes, the status page and the service manager by ``relay.web``, what
-OTEL_* ask for by ``relay.telemetry.export``.
+Beside it are looked after: probes, the status page and the service manager by ``relay.http``, what
+OTEL_* ask for by ``relay.otel.export``.
 """
 
 import logging
@@ -24,7 +24,7 @@ from relay.settings import Settings
 
 if TYPE_CHECKING:
     from relay.app import Relay
-    from relay.telemetry.plan import Scrape
+    from relay.otel.plan import Scrape
 
 log = logging.getLogger("relay.run")
 
@@ -48,7 +48,7 @@ def run_relay(settings: Settings) -> bool:
         SchemaError, StreamError: a person has to change something first.
     """
     from relay.app import Relay
-    from relay.telemetry.export import exported
+    from relay.otel.export import exported
 
     log.info(
         "starting",
@@ -66,10 +66,10 @@ def run_relay(settings: Settings) -> bool:
 
 
 async def _main(make: "type[Relay]", settings: Settings, scrape: "Scrape | None") -> bool:
-    from relay.web.station import Station
+    from relay.http.station import Station
 
     station = Station(settings, scrape=scrape)
-    relay = make(settings, observer=station.tell)
+    relay = make(settings, observer=station.record)
     async with station.attend(relay):
         return await until_stopped(relay, station.stopping)
 

@@ -21,8 +21,8 @@ from relay.commands.status import lines, look_at_nats, look_at_outbox, report_of
 from relay.core import durations
 from relay.core.breakers import State
 from relay.errors import LoginRefused, Outage
+from relay.otel import logs
 from relay.settings import Settings
-from relay.telemetry import logs
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -4,7 +4,7 @@ Pauses are exponential with full jitter and a cap; chance and time are arguments
 moment between now and the ceiling) spreads a herd of relays that lost the same server best.
 Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 
-``Outage`` gives the pause, the breaker's label and what is told of one side, Postgres or NATS:
+``ConsecutiveFailures`` gives the pause and the breaker's label of one side, Postgres or NATS:
 
     there ──failed──► away ──failed──► away ──answered──► there
 
@@ -66,7 +66,7 @@ class Lasted:
     attempts: int
 
 
-class Outage:
+class ConsecutiveFailures:
     """The book of one side's failures in a row."""
 
     __slots__ = ("_backoff", "_failures", "_since", "state")

@@ -6,7 +6,7 @@
     files/otel-collector.yaml       OTLP in; metrics out to Prometheus, traces on
 
 The files are authoritative for what a person gets; for the names in them it is
-``relay.telemetry.instruments``, and the tests compare the two.
+``relay.otel.instruments``, and the tests compare the two.
 """
 
 from importlib.resources import files

@@ -99,7 +99,7 @@ class Nest:
                 extra_groups=None if user is None else [],
             )
         self._live[process] = tidy_end
-        self._tell(f"watch {process.pid} {int(tidy_end)}\n")
+        self._record(f"watch {process.pid} {int(tidy_end)}\n")
         return process
 
     def reap(self, process: subprocess.Popen[bytes], timeout: float) -> int:
@@ -110,10 +110,10 @@ class Nest:
             process.kill()
             process.wait()
         self._live.pop(process, None)
-        self._tell(f"unwatch {process.pid}\n")
+        self._record(f"unwatch {process.pid}\n")
         return process.returncode
 
-    def _tell(self, line: str) -> None:
+    def _record(self, line: str) -> None:
         assert self._reaper.stdin is not None
         self._reaper.stdin.write(line.encode())
         self._reaper.stdin.flush()

@@ -23,7 +23,7 @@ from collections.abc import Callable
 import anyio
 
 from relay.core.pace import Pace
-from relay.facts import Tell, Woken
+from relay.facts import FactSink, Woken
 from relay.ports import Page, Wake, WakeSource
 
 RING_MOST = 700.0
@@ -67,7 +67,7 @@ class Bell:
         *,
         poll_interval: float,
         idle: Callable[[], None],
-        tell: Tell,
+        record: FactSink,
         now: Callable[[], float] = anyio.current_time,
     ) -> None:
         """Rest at most ``poll_interval`` s; ``idle`` is called when a poll found nothing."""
@@ -75,7 +75,7 @@ class Bell:
         self._source = source
         self._poll_interval = poll_interval
         self._idle = idle
-        self._tell = tell
+        self._record = record
         self._now = now
         self._pace = self._mean = Pace(at=now())
         self._newest_ring = self._mean_ring = 0.0
@@ -155,7 +155,7 @@ class Bell:
         if quiet and cause is Wake.POLL:
             return
         self.wakes[cause] += 1
-        self._tell(Woken(cause))
+        self._record(Woken(cause))
 
     def _disarm(self) -> None:
         if self._silent_below is not None:

@@ -35,13 +35,13 @@ from relay.engine.parked import ParkedWatch
 from relay.engine.settle import Done, Settler
 from relay.errors import StoreBusy
 from relay.facts import (
+    FactSink,
     HoldBegan,
     HoldEnded,
     PageDelivered,
     Parked,
     Retried,
     SetAside,
-    Tell,
     Unparked,
 )
 from relay.ports import Due, OutboxStore, Page
@@ -75,7 +75,7 @@ class Delivery:
         *,
         batch: int,
         jitter: Callable[[], float],
-        tell: Tell,
+        record: FactSink,
     ) -> None:
         """Publish over ``link``, and have ``settler`` write down what is done.
 
@@ -91,7 +91,7 @@ class Delivery:
         self._limits = limits
         self._batch = batch
         self._jitter = jitter
-        self._tell = tell
+        self._record = record
         self._halving = Halving()
         self._answered: set[str] = set()
         self._took = 0.0
@@ -116,7 +116,7 @@ class Delivery:
         if done.parked:
             set_aside = sum(1 for each in done.parked if not each.attempts)
             if set_aside:
-                self._tell(SetAside(set_aside))
+                self._record(SetAside(set_aside))
             with self.parked.changing():
                 await self._settler.add_and_wait(done)
         else:
@@ -124,7 +124,7 @@ class Delivery:
         if events:
             took, oldest_at = anyio.current_time() - began, events[0].created_at
             counts = total.stored, total.duplicates, total.unverified
-            self._tell(PageDelivered(*counts, took, oldest_at))
+            self._record(PageDelivered(*counts, took, oldest_at))
 
     async def _fence(self, events: Sequence[Event], stop: anyio.Event) -> KeyFence:
         """Return the fence of those keys that have a parked event."""
@@ -194,7 +194,7 @@ class Delivery:
         return passing
 
     def _note(self, fates: Fates, closed: Collection[str]) -> None:
-        """Tell what was refused or is held up."""
+        """FactSink what was refused or is held up."""
         for held in fates.held.values():
             self._held(held, closed)
         if fates.parkings:
@@ -205,7 +205,7 @@ class Delivery:
         self.delivered += fates.stored
         self.refused += len(fates.refused)
         for event, parking, refused in fates.refused:
-            self._tell(Parked.of(event, parking, refused.fault))
+            self._record(Parked.of(event, parking, refused.fault))
 
     def _pause(self, fates: Fates, retry: Backoff) -> float:
         """Return the seconds to wait before those left are published again."""
@@ -213,7 +213,7 @@ class Delivery:
             now = anyio.current_time()
             return max(self.holds.pause(by, now) for by in fates.left_by)
         delay = retry.failed(self._jitter())
-        self._tell(Retried(len(fates.left), fates.why, retry.attempts, delay))
+        self._record(Retried(len(fates.left), fates.why, retry.attempts, delay))
         return delay
 
     # The parked.
@@ -273,7 +273,7 @@ class Delivery:
                 await self._settler.add_and_wait(done)
         if done.unparked:
             self.delivered += len(done.unparked)
-            self._tell(Unparked(len(done.unparked), total.duplicates, total.unverified))
+            self._record(Unparked(len(done.unparked), total.duplicates, total.unverified))
         self._end_holds(freed - held, "an event of it was stored")
         for by in freed & held:
             self.holds.progress(by, anyio.current_time())
@@ -289,7 +289,7 @@ class Delivery:
             jitter=self._jitter(),
         )
         self.refused += 1
-        self._tell(Parked.of(each.event, parking, refused.fault))
+        self._record(Parked.of(each.event, parking, refused.fault))
         return parking
 
     def _hold(self, each: Due, held: Held, closed: Collection[str], *, again: bool) -> Parking:
@@ -334,17 +334,17 @@ class Delivery:
             if self._halving.cut(len(head)):
                 self._halving.answered()
                 return [Refused(CUTS)]
-            self._tell(Retried(len(head), LOST, 1, 0.0))
+            self._record(Retried(len(head), LOST, 1, 0.0))
 
     def _held(self, held: Held, closed: Collection[str]) -> None:
         """Note a hold that an answer speaks of; told once. Nobody was asked for ``closed`` ones."""
         if held.by in closed:
             return
         if self.holds.held(held.by, anyio.current_time(), self._jitter(), took=self._took):
-            self._tell(HoldBegan(held.by, held.reason))
+            self._record(HoldBegan(held.by, held.reason))
 
     def _end_holds(self, names: Collection[str], reason: str) -> None:
         for by in names:
             seconds = self.holds.ended(by, anyio.current_time())
             if seconds is not None:
-                self._tell(HoldEnded(by, seconds, reason))
+                self._record(HoldEnded(by, seconds, reason))

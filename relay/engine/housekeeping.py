@@ -13,7 +13,7 @@ from relay.engine.deliver import Delivery
 from relay.engine.link import BusLink
 from relay.engine.settle import Settler
 from relay.errors import StoreOutage, StoreReadOnly
-from relay.facts import BacklogSeen, BreakerChanged, HousekeepingFailed, Pruned, Tell
+from relay.facts import BacklogSeen, BreakerChanged, FactSink, HousekeepingFailed, Pruned
 from relay.ports import OutboxStore, Report, Wake
 
 BACKLOG_EVERY = 1.0
@@ -35,7 +35,7 @@ class Housekeeping:
         *,
         retention: float,
         lag_breaker: LagBreaker,
-        tell: Tell,
+        record: FactSink,
     ) -> None:
         """Keep house for ``store``; ``retention`` is in s, ``wakes`` counts by cause."""
         self._store = store
@@ -45,7 +45,7 @@ class Housekeeping:
         self._wakes = wakes
         self._retention = retention
         self._lag_breaker = lag_breaker
-        self._tell = tell
+        self._record = record
         self._reported: Report | None = None
 
     async def look(self) -> None:
@@ -68,14 +68,14 @@ class Housekeeping:
         watch = self._delivery.parked
         token = watch.begin_look()
         backlog = await self._store.look(self._settler.position)
-        self._tell(BacklogSeen(backlog))
+        self._record(BacklogSeen(backlog))
         if watch.end_look(token, blocking=backlog.blocking) and not backlog.held:
             self._delivery.nothing_held()
         before = self._lag_breaker.state
         self._lag_breaker.saw(backlog.lag)
         if self._lag_breaker.state is not before:
             reason = f"the oldest undelivered event is {backlog.lag:.1f} s old"
-            self._tell(BreakerChanged("lag", before, self._lag_breaker.state, reason))
+            self._record(BreakerChanged("lag", before, self._lag_breaker.state, reason))
 
     async def _report(self) -> None:
         report = Report(
@@ -98,7 +98,7 @@ class Housekeeping:
 
     async def _prune_all(self) -> None:
         while pruned := await self._store.tend(self._retention):
-            self._tell(Pruned(pruned))
+            self._record(Pruned(pruned))
             await anyio.sleep(TEND_PAUSE)
 
     async def _careful(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -107,4 +107,4 @@ class Housekeeping:
         except StoreReadOnly:
             raise  # nothing could be settled either: the term is over
         except StoreOutage as outage:
-            self._tell(HousekeepingFailed(str(outage)))
+            self._record(HousekeepingFailed(str(outage)))

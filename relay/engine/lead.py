@@ -35,7 +35,7 @@ from relay.errors import (
     TermLost,
     sole,
 )
-from relay.facts import BreakerChanged, StandingBy, Tell, TermBegan, TermEnded
+from relay.facts import BreakerChanged, FactSink, StandingBy, TermBegan, TermEnded
 from relay.ports import EventBus, Outbox, OutboxStore, WakeSource
 
 CAMPAIGN_EVERY = 0.2
@@ -57,27 +57,27 @@ class Engine:
         *,
         holder: str,
         policy: Policy,
-        tell: Tell,
+        record: FactSink,
         shutdown_timeout: float = 8.0,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """Lead under the name ``holder``, to which each try for a term adds a random part.
 
         ``shutdown_timeout`` bounds, in seconds, how long a stop waits for the page in hand; every
-        fact goes to ``tell``.
+        fact goes to ``record``.
         """
         self._outbox = outbox
         longest = policy.max_retry_delay
-        self._link = BusLink(bus, jitter=jitter, tell=tell, longest_pause=longest)
+        self._link = BusLink(bus, jitter=jitter, record=record, longest_pause=longest)
         self._source = source
         self._holder = holder
         self._policy = policy
-        self._tell = tell
+        self._record = record
         self._shutdown_timeout = shutdown_timeout
         self._jitter = jitter
         self._stop = anyio.Event()
         self._let_in = False
-        self._outage = OutageBook("postgres", jitter=jitter, tell=tell, longest_pause=longest)
+        self._outage = OutageBook("postgres", jitter=jitter, record=record, longest_pause=longest)
         self.lag_breaker = LagBreaker(policy.circuit_breaker_lag)
 
     def stop(self) -> None:
@@ -135,7 +135,7 @@ class Engine:
                 return store
             if not standing_by:
                 standing_by = True
-                self._tell(StandingBy(self._holder))
+                self._record(StandingBy(self._holder))
                 self._link.stand_by()
                 self._forget_the_lag()
             await self._rest(CAMPAIGN_EVERY)
@@ -147,11 +147,11 @@ class Engine:
         self.lag_breaker.forget()
         if self.lag_breaker.state is not before:
             reason = "another relay leads, and watches the lag"
-            self._tell(BreakerChanged("lag", before, self.lag_breaker.state, reason))
+            self._record(BreakerChanged("lag", before, self.lag_breaker.state, reason))
 
     async def _lead(self, store: OutboxStore) -> None:
         """Run one term, and leave nothing of it behind, whatever ends it."""
-        self._tell(TermBegan(self._holder, store.epoch))
+        self._record(TermBegan(self._holder, store.epoch))
         began, reason = anyio.current_time(), ""
         try:
             term = Term(
@@ -162,7 +162,7 @@ class Engine:
                 outage=self._outage,
                 lag_breaker=self.lag_breaker,
                 jitter=self._jitter,
-                tell=self._tell,
+                record=self._record,
             )
             await term.run(self._stop)
         except BaseExceptionGroup as group:
@@ -178,7 +178,7 @@ class Engine:
                 await store.close()
             if anyio.current_time() - began >= LASTING:
                 self._outage.answered()
-            self._tell(TermEnded(store.epoch, reason))
+            self._record(TermEnded(store.epoch, reason))
 
     async def _limit_stop(self, work: anyio.CancelScope) -> None:
         """Give a stop its time, then cut off whatever is waited for: nothing is lost by that."""

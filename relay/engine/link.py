@@ -19,7 +19,7 @@ from relay.core.event import Event
 from relay.core.outcome import Outcome
 from relay.engine.outage import OutageBook
 from relay.errors import BusLoginRefused, BusOutage, Misconfigured, SettingsError, StreamError
-from relay.facts import BusConnected, Tell
+from relay.facts import BusConnected, FactSink
 from relay.failpoints import reach
 from relay.ports import EventBus, Permit
 
@@ -39,14 +39,14 @@ class BusLink:
         bus: EventBus,
         *,
         jitter: Callable[[], float],
-        tell: Tell,
+        record: FactSink,
         longest_pause: float,
     ) -> None:
         """Begin with the breaker closed."""
         self.bus = bus
-        self._tell = tell
+        self._record = record
         self._outage = OutageBook(
-            "nats", jitter=jitter, tell=tell, longest_pause=longest_pause, breaker="bus"
+            "nats", jitter=jitter, record=record, longest_pause=longest_pause, breaker="bus"
         )
         self._worked_before = False
         self._connected = False
@@ -138,7 +138,7 @@ class BusLink:
         self._worked_before = True
         if not self._connected:
             self._connected = True
-            self._tell(BusConnected())
+            self._record(BusConnected())
         self._outage.answered()
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import anyio
 
-from relay.core.backoff import Outage
+from relay.core.backoff import ConsecutiveFailures
 from relay.core.breakers import State
-from relay.facts import BreakerChanged, OutageBegan, OutageEnded, Tell
+from relay.facts import BreakerChanged, FactSink, OutageBegan, OutageEnded
 
 PAUSE_FIRST = 0.05
 PAUSE_MOST = 0.5
@@ -25,16 +25,16 @@ class OutageBook:
         side: str,
         *,
         jitter: Callable[[], float],
-        tell: Tell,
+        record: FactSink,
         longest_pause: float = PAUSE_MOST,
         breaker: str = "",
     ) -> None:
         """Begin with the side there; ``breaker`` names the breaker whose label this book is."""
         self._side = side
         self._jitter = jitter
-        self._tell = tell
+        self._record = record
         self._breaker = breaker
-        self._outage = Outage(base=PAUSE_FIRST, cap=min(PAUSE_MOST, longest_pause))
+        self._outage = ConsecutiveFailures(base=PAUSE_FIRST, cap=min(PAUSE_MOST, longest_pause))
 
     @property
     def lasts(self) -> bool:
@@ -51,7 +51,7 @@ class OutageBook:
         began, before = not self._outage.lasts, self._outage.state
         pause = self._outage.failed(anyio.current_time(), self._jitter())
         if began:
-            self._tell(OutageBegan(self._side, reason))
+            self._record(OutageBegan(self._side, reason))
         self._changed(before, reason)
         return pause
 
@@ -66,7 +66,7 @@ class OutageBook:
         before = self._outage.state
         lasted = self._outage.answered(anyio.current_time(), forget_pauses=forget_pauses)
         if lasted is not None:
-            self._tell(OutageEnded(self._side, lasted.seconds, lasted.attempts))
+            self._record(OutageEnded(self._side, lasted.seconds, lasted.attempts))
         self._changed(before, f"{self._side} answers again")
 
     def forget(self) -> None:
@@ -77,4 +77,4 @@ class OutageBook:
 
     def _changed(self, before: State, reason: str) -> None:
         if self._breaker and self._outage.state is not before:
-            self._tell(BreakerChanged(self._breaker, before, self._outage.state, reason))
+            self._record(BreakerChanged(self._breaker, before, self._outage.state, reason))

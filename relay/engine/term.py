@@ -32,7 +32,7 @@ from relay.engine.housekeeping import BACKLOG_EVERY, Housekeeping
 from relay.engine.link import BusLink, Stopped
 from relay.engine.outage import OutageBook
 from relay.engine.settle import Settler
-from relay.facts import Tell
+from relay.facts import FactSink
 from relay.failpoints import reach
 from relay.ports import OutboxStore, Page, WakeSource
 
@@ -68,7 +68,7 @@ class Term:
         outage: OutageBook,
         lag_breaker: LagBreaker,
         jitter: Callable[[], float],
-        tell: Tell,
+        record: FactSink,
     ) -> None:
         """Lead over ``store`` until stopped; ``jitter`` gives chance in [0, 1)."""
         self._store = store
@@ -77,7 +77,7 @@ class Term:
         self._policy = policy
         self._settler = Settler(store, outage, duplicate_window=lambda: link.bus.duplicate_window)
         self._bell = Bell(
-            source, poll_interval=policy.poll_interval, idle=self._settler.idle, tell=tell
+            source, poll_interval=policy.poll_interval, idle=self._settler.idle, record=record
         )
         self._delivery = Delivery(
             store,
@@ -86,7 +86,7 @@ class Term:
             policy.limits,
             batch=policy.max_batch_size,
             jitter=jitter,
-            tell=tell,
+            record=record,
         )
         self._housekeeping = Housekeeping(
             store,
@@ -96,7 +96,7 @@ class Term:
             self._bell.wakes,
             retention=policy.retention,
             lag_breaker=lag_breaker,
-            tell=tell,
+            record=record,
         )
 
     async def run(self, stop: anyio.Event) -> None:

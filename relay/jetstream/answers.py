@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
 from relay.core.outcome import Stored
-from relay.jetstream.error_codes import HIDDEN, NO_RESPONDERS, Verdict, judge
+from relay.jetstream.error_codes import HIDDEN, NO_RESPONDERS, Meaning, judge
 
 Json = dict[str, Any]
 
@@ -131,7 +131,7 @@ def whole(value: object) -> int | None:
 
 def read_puback(
     payload: bytes, headers: bytes | None, asked: Asked
-) -> Stored | Verdict | Elsewhere | None:
+) -> Stored | Meaning | Elsewhere | None:
     """Read the answer to one message; None if it says nothing.
 
     The usual answer is found by ``asked.quick`` before, which costs one regular expression.
@@ -154,10 +154,10 @@ def read_puback(
 
 def read_batch(
     payload: bytes, headers: bytes | None, asked: Asked, batch: str, sent: int
-) -> BatchAck | Verdict | tuple[int, Verdict] | Elsewhere | str | None:
+) -> BatchAck | Meaning | tuple[int, Meaning] | Elsewhere | str | None:
     """Read an answer to a message of ``batch``, of which ``sent`` messages were sent.
 
-    A tuple names the number of the message that the error is about; a bare ``Verdict`` is about
+    A tuple names the number of the message that the error is about; a bare ``Meaning`` is about
     the one that was answered. ``FLOW`` says that the server is at it. None says nothing.
     """
     if not payload and headers is not None:
@@ -177,7 +177,7 @@ def read_batch(
     return BatchAck(count, seq, duplicate=answer.get("duplicate") is True)
 
 
-def _progress(kind: str, answer: Json, stream: str) -> tuple[int, Verdict] | str | None:
+def _progress(kind: str, answer: Json, stream: str) -> tuple[int, Meaning] | str | None:
     """Read what a server says of a batch under way."""
     if kind in {"ack", "gap"}:
         return FLOW
@@ -185,7 +185,7 @@ def _progress(kind: str, answer: Json, stream: str) -> tuple[int, Verdict] | str
     return None if kind != "err" or number is None or verdict is None else (number, verdict)
 
 
-def read_status(headers: bytes, stream: str) -> Verdict | None:
+def read_status(headers: bytes, stream: str) -> Meaning | None:
     """Read an answer that is only a status line; only ``NATS/1.0 503`` means anything here."""
     if status_of(headers) != b"503":
         return None
@@ -197,7 +197,7 @@ def status_of(headers: bytes) -> bytes:
     return headers[9:12]
 
 
-def read_error(error: object, stream: str, asked: str) -> Verdict | None:
+def read_error(error: object, stream: str, asked: str) -> Meaning | None:
     """Read the ``error`` object of an answer of ``stream``; None if it is none."""
     if not isinstance(error, dict):
         return None

@@ -19,7 +19,7 @@ from relay.core.order import KeyFence
 from relay.core.outcome import Held, Refused
 from relay.failpoints import reach
 from relay.jetstream.answers import BatchAck, Elsewhere, read_batch
-from relay.jetstream.error_codes import FORBIDDEN, Kind, Verdict
+from relay.jetstream.error_codes import FORBIDDEN, Kind, Meaning
 from relay.jetstream.frames import CHUNK_BYTES, CHUNK_EVENTS, FIRST_CHUNK_EVENTS, frame_of
 from relay.jetstream.streams import Stream
 
@@ -66,7 +66,7 @@ class Batch:
         """
         self.sent: list[int] = []
         self.unfit: dict[int, Refused] = {}
-        self.errors: dict[int, Verdict] = {}
+        self.errors: dict[int, Meaning] = {}
         self.found: dict[str, Held] = {}
         self.ack: BatchAck | None = None
         self.lost = False
@@ -123,7 +123,7 @@ class Batch:
         await self._changed.wait()
         self._changed = anyio.Event()
 
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> Meaning | None:
         """Find the first answer that speaks of the stream as a whole."""
         for number in sorted(self.errors):
             if self.errors[number].kind is Kind.STREAM and number > self.proven:
@@ -205,13 +205,13 @@ class Batch:
             return
         if isinstance(answer, BatchAck):
             self._take(answer)
-        elif isinstance(answer, Verdict):
+        elif isinstance(answer, Meaning):
             self._fail(number, answer)
         elif isinstance(answer, tuple):
             self._fail(*answer)
         if isinstance(answer, Elsewhere) and not answer.home:
             self.strangers.add(answer.stream)
-        if isinstance(answer, Verdict | Elsewhere) and self._committed and number == self._numbers:
+        if isinstance(answer, Meaning | Elsewhere) and self._committed and number == self._numbers:
             self._end_it()
         self.answered_at_all = True
         self.postpone()
@@ -221,7 +221,7 @@ class Batch:
         self.ack = None if self.contradicted else ack
         self._end_it()
 
-    def _fail(self, number: int, verdict: Verdict) -> None:
+    def _fail(self, number: int, verdict: Meaning) -> None:
         self.errors.setdefault(number, verdict)
         if verdict.kind is Kind.SUBJECT and 1 <= number <= len(self.sent):
             assert isinstance(verdict.outcome, Held)

@@ -101,14 +101,14 @@ KINDS: Final[dict[int, Kind]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Meaning:
     """An error answer, read: what its event came to and how far it reaches."""
 
     outcome: Refused | Held | Unknown
     kind: Kind
 
 
-def judge(code: int, text: str, stream: str, asked: str) -> Verdict:
+def judge(code: int, text: str, stream: str, asked: str) -> Meaning:
     """Read one error answer by its ``err_code``.
 
     Where the streams are hidden, an outage is believed only of the subject that met it: its
@@ -123,11 +123,11 @@ def judge(code: int, text: str, stream: str, asked: str) -> Verdict:
     elif asked == HIDDEN and kind in WHOLE_STREAM:
         kind = Kind.SUBJECT
     if kind in {Kind.SUBJECT, Kind.STREAM, Kind.NOBODY}:
-        return Verdict(Held(by, f"{by}: {text} (JetStream error {code})", code), kind)
+        return Meaning(Held(by, f"{by}: {text} (JetStream error {code})", code), kind)
     reason = f"{text} (JetStream error {code})"
     if kind is Kind.THIS_EVENT:
-        return Verdict(Refused(reason, code), kind)
-    return Verdict(Unknown(reason, code), kind)
+        return Meaning(Refused(reason, code), kind)
+    return Meaning(Unknown(reason, code), kind)
 
 
 # The names of holds.

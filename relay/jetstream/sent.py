@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from relay.core.outcome import Held, Outcome, Stored
-from relay.jetstream.error_codes import Verdict
+from relay.jetstream.error_codes import Meaning
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class Sent:
     """
 
     outcomes: list[Outcome | None]
-    verdict: Verdict | None = None
+    verdict: Meaning | None = None
     found: dict[str, Held] = field(default_factory=dict)
     quiet: dict[str, Held] = field(default_factory=dict)
     moved: dict[str, str] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Sent:
         """Whether every event is stored, and there is nothing else to say."""
         return set(map(type, self.outcomes)) == {Stored} and not self.strangers
 
-    def halt(self, verdict: Verdict) -> None:
+    def halt(self, verdict: Meaning) -> None:
         """Let ``verdict`` be the outcome of all that has none."""
         self.verdict = verdict
         self.fill(verdict.outcome)

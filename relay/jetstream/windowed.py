@@ -34,7 +34,7 @@ from relay.failpoints import reach
 from relay.jetstream.answers import Elsewhere, read_puback
 from relay.jetstream.connection import Sender
 from relay.jetstream.duplicates import UNDECIDED, Concluded, Duplicates
-from relay.jetstream.error_codes import FORBIDDEN, WHOLE_STREAM, Kind, Verdict, silent
+from relay.jetstream.error_codes import FORBIDDEN, WHOLE_STREAM, Kind, Meaning, silent
 from relay.jetstream.frames import CHUNK_BYTES, CHUNK_EVENTS, frame_of
 from relay.jetstream.options import BusOptions
 from relay.jetstream.sent import Sent
@@ -248,7 +248,7 @@ class _Window:
         elif place in self._in_flight:
             self._elsewhere[place] = answer.stream
 
-    def _second(self, place: int, answer: Stored | Verdict) -> None:
+    def _second(self, place: int, answer: Stored | Meaning) -> None:
         """Compare a second answer to one token with the first."""
         if place >= len(self._events):
             return
@@ -298,7 +298,7 @@ class _Window:
 
     # Conclusions.
 
-    def _take_verdict(self, place: int, answer: Verdict) -> None:
+    def _take_verdict(self, place: int, answer: Meaning) -> None:
         subject, kind, outcome = self._events[place].subject, answer.kind, answer.outcome
         self._in_flight.discard(place)
         self._settle(place, outcome)
@@ -328,7 +328,7 @@ class _Window:
                 outcomes[each] = WAITS
             self.unsent -= len(behind)
 
-    def _halt(self, verdict: Verdict) -> None:
+    def _halt(self, verdict: Meaning) -> None:
         """Send nothing more: all that is not in flight shares the first such verdict."""
         if self._halted:
             return

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.backoff import TRIP_AFTER, Outage
+from relay.core.backoff import TRIP_AFTER, ConsecutiveFailures
 from relay.core.breakers import State
 
 answers = st.lists(st.tuples(st.booleans(), st.floats(0, 10)), max_size=40)
@@ -14,7 +14,7 @@ jitters = st.floats(0, 1, exclude_max=True)
 def test_the_label_opens_at_the_third_failure_in_a_row_and_any_answer_closes_it(
     answers: list[tuple[bool, float]], jitter: float
 ) -> None:
-    outage, in_a_row, now, began = Outage(base=0.05, cap=0.5), 0, 0.0, 0.0
+    outage, in_a_row, now, began = ConsecutiveFailures(base=0.05, cap=0.5), 0, 0.0, 0.0
     for answered, passed in answers:
         now += passed
         assert outage.state is not State.OPEN
@@ -36,7 +36,7 @@ def test_the_label_opens_at_the_third_failure_in_a_row_and_any_answer_closes_it(
 
 
 def test_the_pauses_of_a_side_that_lets_us_in_and_fails_go_on_growing() -> None:
-    outage = Outage(base=0.05, cap=0.5)
+    outage = ConsecutiveFailures(base=0.05, cap=0.5)
     pauses = []
     for _ in range(6):
         pauses.append(outage.failed(0.0, 0.999))
@@ -48,7 +48,7 @@ def test_the_pauses_of_a_side_that_lets_us_in_and_fails_go_on_growing() -> None:
 
 
 def test_a_standby_forgets_what_it_knew_of_the_side() -> None:
-    outage = Outage(base=0.05, cap=0.5)
+    outage = ConsecutiveFailures(base=0.05, cap=0.5)
     for _ in range(TRIP_AFTER):
         outage.failed(0.0, 0.5)
     outage.forget()

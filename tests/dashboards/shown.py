@@ -10,7 +10,7 @@ import promql_parser
 import yaml
 
 from relay import dashboards
-from relay.telemetry.instruments import INSTRUMENTS, Instrument, labels, series
+from relay.otel.instruments import INSTRUMENTS, Instrument, labels, series
 
 BY_SERIES: dict[str, Instrument] = {
     name: instrument for instrument in INSTRUMENTS for name in series(instrument)

@@ -11,8 +11,8 @@ import yaml
 
 from relay import dashboards
 from relay.core.breakers import State
+from relay.otel import factlog
 from relay.settings import Settings
-from relay.telemetry import factlog
 from tests.dashboards import shown
 from tests.dashboards.faults import HISTORIES
 from tests.dashboards.histories import History, Ringing

@@ -8,7 +8,7 @@ import pytest
 
 from relay import dashboards
 from relay.dashboards.grafana import board as code
-from relay.telemetry.instruments import INSTRUMENTS, Instrument, series
+from relay.otel.instruments import INSTRUMENTS, Instrument, series
 from tests.dashboards import model, shown
 
 OF_PROMETHEUS = {"step", "titleFormat", "textFormat", "tagKeys", "useValueForTime"}

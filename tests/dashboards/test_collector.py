@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from relay import dashboards
-from relay.telemetry.instruments import INSTRUMENTS, Kind
+from relay.otel.instruments import INSTRUMENTS, Kind
 from tests.dashboards.shown import RULES
 
 TEXT = dashboards.shipped()[dashboards.COLLECTOR].decode()

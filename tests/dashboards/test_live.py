@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from relay.telemetry.instruments import INSTRUMENTS, Instrument, labels, series
+from relay.otel.instruments import INSTRUMENTS, Instrument, labels, series
 from tests.dashboards import shown
 from tests.dashboards.rig import Run, run
 from tests.dashboards.shown import RULES

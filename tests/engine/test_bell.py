@@ -40,7 +40,7 @@ class Source:
 
 def bell_of(source: Source) -> Bell:
     facts: list[Fact] = []
-    return Bell(source, poll_interval=POLL, idle=lambda: None, tell=facts.append)
+    return Bell(source, poll_interval=POLL, idle=lambda: None, record=facts.append)
 
 
 async def test_once_the_bell_is_on_a_last_read_comes_before_any_wait() -> None:

@@ -26,7 +26,7 @@ class World:
             outbox.bell,
             holder=name,
             policy=Policy(poll_interval=60.0),
-            tell=self.facts.append,
+            record=self.facts.append,
             jitter=lambda: 0.999,
         )
 

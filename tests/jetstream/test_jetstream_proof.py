@@ -12,7 +12,7 @@ from relay import devstack
 from relay.core.order import WAITS
 from relay.core.outcome import Held, Refused, Stored, Unknown
 from relay.jetstream import batch, connection, windowed
-from relay.jetstream.error_codes import Verdict
+from relay.jetstream.error_codes import Meaning
 from tests.jetstream.proxy import proxy_to
 
 pytestmark = pytest.mark.anyio
@@ -518,7 +518,7 @@ async def test_garbage_on_a_reply_subject_is_noise(
             patched.setattr(exchange, "__init__", noisy)
             page = [make_event(f"{name}.a", key="k") for _ in range(20)]
             outcomes = await bus.publish(page)
-        assert not any(isinstance(outcome, Verdict) for outcome in outcomes)
+        assert not any(isinstance(outcome, Meaning) for outcome in outcomes)
         stored = {found[1] for found in await seen.messages(name)}
         for event, outcome in zip(page, outcomes, strict=True):
             assert not isinstance(outcome, Stored) or event.message_id in stored

@@ -47,7 +47,7 @@ class Process:
     ) -> None:
         """Start the engine."""
         self._engine = Engine(
-            *adapters, holder=self.name, policy=policy, tell=self._hear, jitter=jitter
+            *adapters, holder=self.name, policy=policy, record=self._hear, jitter=jitter
         )
         nursery.start_soon(self._run)
 

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from relay.dashboards.grafana import delivery, faults, jetstream, now, postgres
 from relay.dashboards.grafana.panels import DATASOURCE, Panel
-from relay.telemetry import instruments as i
-from relay.telemetry.instruments import series
+from relay.otel import instruments as i
+from relay.otel.instruments import series
 
 COLUMNS: Final = 24
 SCHEMA: Final = 39

@@ -2,7 +2,7 @@
 
 from relay.dashboards.grafana import promql
 from relay.dashboards.grafana.panels import BAD, GOOD, WARN, Panel, Query, heat, lines, row
-from relay.telemetry import instruments as i
+from relay.otel import instruments as i
 
 _STREAM = "messaging_destination_name"
 _QUANTILES = (0.5, 0.9, 0.99)

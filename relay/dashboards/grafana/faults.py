@@ -3,7 +3,7 @@
 from relay.dashboards.grafana import promql
 from relay.dashboards.grafana.now import BREAKERS, ROLES, SIDES
 from relay.dashboards.grafana.panels import Panel, Query, lines, row, states
-from relay.telemetry import instruments as i
+from relay.otel import instruments as i
 
 
 def panels() -> list[Panel]:

@@ -2,7 +2,7 @@
 
 from relay.dashboards.grafana import promql
 from relay.dashboards.grafana.panels import Panel, Query, lines, row
-from relay.telemetry import instruments as i
+from relay.otel import instruments as i
 
 _STREAM = "messaging_destination_name"
 

@@ -15,7 +15,7 @@ from relay.dashboards.grafana.panels import (
     row,
     stat,
 )
-from relay.telemetry import instruments as i
+from relay.otel import instruments as i
 
 BREAKERS = (Meaning(0, "closed", GOOD), Meaning(1, "half-open", WARN), Meaning(2, "OPEN", BAD))
 SIDES = (Meaning(0, "there", GOOD), Meaning(1, "AWAY", BAD))

@@ -2,7 +2,7 @@
 
 from relay.dashboards.grafana import promql
 from relay.dashboards.grafana.panels import BAD, GOOD, WARN, Panel, Query, lines, row
-from relay.telemetry import instruments as i
+from relay.otel import instruments as i
 
 _OPERATION = "db_operation_name"
 

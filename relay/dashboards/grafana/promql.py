@@ -6,7 +6,7 @@ two relays have it for a moment, the worse one counts.
 
 from typing import Final
 
-from relay.telemetry.instruments import Instrument, series
+from relay.otel.instruments import Instrument, series
 
 RELAYS: Final = 'job=~"$job", instance=~"$instance"'
 """Those that the dashboard's variables name."""

@@ -1,0 +1,121 @@
+"""The providers of traces and metrics, made of OpenTelemetry's SDK and the exporters of a plan.
+
+Imported only where there is something to export: the SDK costs 0.2 s and the gRPC exporter as much
+again. The variables that an exporter, a sampler or a reader understands are read by themselves.
+"""
+
+import importlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from relay import __version__
+from relay.otel.plan import Plan, Scrape
+
+log = logging.getLogger("relay.otel")
+
+SERVICE_NAME: Final = "outbox-relay"
+_QUEUE: Final = 8_192
+"""Spans that wait for their export, unless OTEL_BSP_MAX_QUEUE_SIZE says otherwise: the SDK's 2,048
+are one page of the default size."""
+
+
+def set_up(wanted: Plan, environ: Mapping[str, str]) -> tuple[list[Any], Scrape | None]:
+    """Make the providers and set them for the process."""
+    if wanted.config_file:
+        _obey(wanted.config_file)
+        return [trace.get_tracer_provider(), metrics.get_meter_provider()], None
+    resource, scrape = _resource(), None
+    tracers = _tracer_provider(wanted.traces, resource, environ) if wanted.traces else None
+    meters = None
+    if wanted.metrics or wanted.served:
+        meters, scrape = _meter_provider(wanted, resource)
+    if tracers is not None:
+        trace.set_tracer_provider(tracers)
+    if meters is not None:
+        metrics.set_meter_provider(meters)
+    log.info(
+        "telemetry is on",
+        extra={
+            "traces": ",".join(wanted.traces) or "none",
+            "metrics": ",".join((*wanted.metrics, *(["/metrics"] if scrape else []))) or "none",
+        },
+    )
+    return [each for each in (tracers, meters) if each is not None], scrape
+
+
+def _obey(config_file: str) -> None:
+    """Let OpenTelemetry's own configuration set the providers."""
+    try:
+        configuration = importlib.import_module("opentelemetry.configuration")
+    except ImportError:
+        raise RuntimeError(
+            "OTEL_CONFIG_FILE needs a library that is not installed:"
+            " pip install opentelemetry-configuration"
+        ) from None
+    configuration.configure_sdk(configuration.load_config_file(config_file))
+
+
+def _resource() -> Resource:
+    """Describe this process; what the variables say of it counts more."""
+    given = Resource.create()  # with an id of this process in service.instance.id
+    ours = {"service.name": SERVICE_NAME, "service.version": __version__}
+    unknown = str(given.attributes["service.name"]).startswith("unknown_service")
+    theirs = {
+        name: value
+        for name, value in given.attributes.items()
+        if not (unknown and name == "service.name")
+    }
+    return Resource({**ours, **theirs}, given.schema_url)
+
+
+def _tracer_provider(
+    names: Sequence[str], resource: Resource, environ: Mapping[str, str]
+) -> TracerProvider:
+    exporters = [_load("opentelemetry_traces_exporter", name) for name in names]
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    queue = None if "OTEL_BSP_MAX_QUEUE_SIZE" in environ else _QUEUE
+    for make in exporters:
+        provider.add_span_processor(BatchSpanProcessor(make(), max_queue_size=queue))
+    return provider
+
+
+def _meter_provider(wanted: Plan, resource: Resource) -> tuple[MeterProvider, Scrape | None]:
+    exporters = [_load("opentelemetry_metrics_exporter", name) for name in wanted.metrics]
+    readers, scrape = list[MetricReader](), None
+    for make in exporters:
+        made = make()  # Prometheus' is a reader by itself
+        readers.append(
+            made if isinstance(made, MetricReader) else PeriodicExportingMetricReader(made)
+        )
+    if wanted.served:
+        reader, scrape = _prometheus()
+        readers.append(reader)
+    return MeterProvider(readers, resource=resource, shutdown_on_exit=False), scrape
+
+
+def _prometheus() -> tuple[MetricReader, Scrape]:
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+    registry = CollectorRegistry()
+    reader = PrometheusMetricReader(registry=registry)
+    return reader, lambda: (generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _load(group: str, name: str) -> Callable[[], Any]:
+    """Load what a package registered under ``name``."""
+    for found in entry_points(group=group, name=name):
+        loaded: Callable[[], Any] = found.load()
+        return loaded
+    known = ", ".join(sorted(entry_points(group=group).names))
+    raise LookupError(f"no installed package offers the exporter {name}; there are: {known}")
