@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 import typer
 
-from relay.commands.dead import options
-from relay.commands.dead.wording import as_json, table
+from relay.cli.dead import filters as filters_
+from relay.cli.dead.summary import as_json, table
 from relay.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ _WIDE = 200
 """Columns where nobody says how many there are: in a file or a pipe."""
 
 
-@options.with_filters
+@filters_.with_filters
 def list_(
     settings: Settings,
     *,
-    filters: options.Filters,
+    filters: filters_.Filters,
     parked: Annotated[
         bool, typer.Option("--parked", help="Events that are still tried by themselves, too.")
     ] = False,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Show at most so many.")] = 100,
-    json_: options.Json = False,
+    json_: filters_.Json = False,
 ) -> None:
     """List dead events in the order of their ids, without payloads."""
     from relay.postgres.operator import DeadEvents, Wanted

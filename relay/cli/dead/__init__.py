@@ -6,10 +6,10 @@ Each subcommand is a file. What a dead event is and what a decision does to it:
 
 import typer
 
-from relay.commands.dead.deciding import drop, retry
-from relay.commands.dead.listing import list_
-from relay.commands.dead.showing import show
-from relay.commands.frame import ALWAYS, with_settings
+from relay.cli.dead.decide import drop, retry
+from relay.cli.dead.list import list_
+from relay.cli.dead.show import show
+from relay.cli.options import ALWAYS, with_settings
 
 dead = typer.Typer(
     name="dead",

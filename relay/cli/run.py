@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from relay import __version__
-from relay.commands.heap import freeze
+from relay.cli.heap import freeze
 from relay.errors import sole
 from relay.settings import Settings
 

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 import typer
 
-from relay.commands.frame import exit_codes
-from relay.commands.run import until_stopped
+from relay.cli.options import exit_codes
+from relay.cli.run import until_stopped
 from relay.errors import AlreadyRunning, BusOutage, SchemaError, SettingsError, StreamError
 from relay.settings import Settings
 from relay.settings.described import describe

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from relay.commands.dead.terminal import hexdump, laid_out, plain
+from relay.cli.text import hexdump, laid_out, plain
 
 
 def test_laying_out_keeps_every_value_as_it_was_written() -> None:

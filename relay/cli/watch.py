@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import anyio
 
-from relay.commands.dead.terminal import plain
-from relay.commands.status import lines, look_at_nats, look_at_outbox, report_of
+from relay.cli.status import lines, look_at_nats, look_at_outbox, report_of
+from relay.cli.text import plain
 from relay.core import durations
 from relay.core.breakers import State
 from relay.errors import LoginRefused, Outage

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import anyio
 import typer
 
-from relay.commands.dead import options
-from relay.commands.dead.listing import print_table
-from relay.commands.dead.showing import fate
-from relay.commands.dead.terminal import plain
-from relay.commands.dead.wording import next_try, table
+from relay.cli.dead import filters as filters_
+from relay.cli.dead.list import print_table
+from relay.cli.dead.show import fate
+from relay.cli.dead.summary import next_try, table
+from relay.cli.text import plain
 from relay.errors import RelayError, SettingsError
 from relay.settings import Settings
 
@@ -61,45 +61,45 @@ class _Decision:
         return "dropped" if self.action == "drop" else "retried"
 
 
-@options.with_filters
+@filters_.with_filters
 def retry(
     settings: Settings,
-    refs: options.Refs = None,
+    refs: filters_.Refs = None,
     *,
-    filters: options.Filters,
-    everything: options.Everything = False,
-    by: options.By = None,
-    yes: options.Yes = False,
-    json_: options.Json = False,
+    filters: filters_.Filters,
+    everything: filters_.Everything = False,
+    by: filters_.By = None,
+    yes: filters_.Yes = False,
+    json_: filters_.Json = False,
 ) -> None:
     """Let dead events be tried again, in the order of each key.
 
     A relay that leads takes them within a second, under new message ids, so that a stream's
     duplicate window does not swallow them. Asks first, unless events are named by their ids.
     """
-    options.check_one_way(refs, filters, everything=everything)
-    decision = _Decision("retry", refs or (), _wanted(refs, filters), by or options.me())
+    filters_.check_one_way(refs, filters, everything=everything)
+    decision = _Decision("retry", refs or (), _wanted(refs, filters), by or filters_.me())
     _decide(settings, decision, ask=not yes and not refs, as_json=json_)
 
 
-@options.with_filters
+@filters_.with_filters
 def drop(
     settings: Settings,
-    refs: options.Refs = None,
+    refs: filters_.Refs = None,
     *,
-    filters: options.Filters,
-    everything: options.Everything = False,
-    by: options.By = None,
-    yes: options.Yes = False,
-    json_: options.Json = False,
+    filters: filters_.Filters,
+    everything: filters_.Everything = False,
+    by: filters_.By = None,
+    yes: filters_.Yes = False,
+    json_: filters_.Json = False,
 ) -> None:
     """Delete dead events for good; asks first. A line of the audit stays, without the payload."""
-    options.check_one_way(refs, filters, everything=everything)
-    decision = _Decision("drop", refs or (), _wanted(refs, filters), by or options.me())
+    filters_.check_one_way(refs, filters, everything=everything)
+    decision = _Decision("drop", refs or (), _wanted(refs, filters), by or filters_.me())
     _decide(settings, decision, ask=not yes, as_json=json_)
 
 
-def _wanted(refs: options.Refs, filters: options.Filters) -> "Wanted":
+def _wanted(refs: filters_.Refs, filters: filters_.Filters) -> "Wanted":
     from relay.postgres.operator import Wanted
 
     if not refs:

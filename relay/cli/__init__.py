@@ -1,6 +1,6 @@
 """The command line: which commands there are, and nothing that decides anything.
 
-Their flags and exit codes: ``relay.commands.frame``. A command's module imports what it needs when
+Their flags and exit codes: ``relay.cli.options``. A command's module imports what it needs when
 it runs, so ``--help`` knows neither database nor broker.
 """
 
@@ -10,14 +10,14 @@ import anyio
 import typer
 
 from relay import __version__
-from relay.commands.dashboards import dashboards
-from relay.commands.dead import dead
-from relay.commands.demo import demo
-from relay.commands.frame import ALWAYS, INTERRUPTED, NATS, exit_codes, with_settings
-from relay.commands.migrate import run_migrate
-from relay.commands.run import run_relay
-from relay.commands.status import run_status
-from relay.commands.status_watch import run_watch
+from relay.cli.dashboards import dashboards
+from relay.cli.dead import dead
+from relay.cli.demo import demo
+from relay.cli.migrate import run_migrate
+from relay.cli.options import ALWAYS, INTERRUPTED, NATS, exit_codes, with_settings
+from relay.cli.run import run_relay
+from relay.cli.status import run_status
+from relay.cli.watch import run_watch
 from relay.settings import Settings
 
 app = typer.Typer(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import anyio
 import typer
 
-from relay.commands.dead import options, wording
-from relay.commands.dead.terminal import (
+from relay.cli.dead import filters, summary
+from relay.cli.text import (
     KEPT,
     hexdump,
     instant,
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 def show(
     settings: Settings,
-    ref: options.Ref,
+    ref: filters.Ref,
     *,
     full: Annotated[
         bool, typer.Option("--full", help=f"All of the payload, not its first {KEPT} bytes.")
     ] = False,
-    json_: options.Json = False,
+    json_: filters.Json = False,
 ) -> None:
     """Show one dead or parked event: payload, headers, every error, what people decided.
 
@@ -76,7 +76,7 @@ def _as_json(event: "Whole", decisions: "Sequence[Decision]") -> dict[str, Any]:
     text = None if payload is None else _as_text(payload)
     is_binary = payload is not None and text is None
     return {
-        **wording.as_json(event.event),
+        **summary.as_json(event.event),
         "message_id": event.message_id,
         "retried_by": event.retried_by,
         "retried_at": rfc3339(event.retried_at),
@@ -114,7 +114,7 @@ def _facts(event: "Whole") -> Iterator[tuple[str, str]]:
     parked = event.event
     yield "event", f"{parked.id}, {parked.event_id}"
     if parked.dead_at is None:
-        yield "state", f"{parked.state}, next try: {wording.next_try(parked)}"
+        yield "state", f"{parked.state}, next try: {summary.next_try(parked)}"
     else:
         yield "state", f"dead since {instant(parked.dead_at)}, after {parked.attempts} tries"
     yield "subject", parked.subject
@@ -125,7 +125,7 @@ def _facts(event: "Whole") -> Iterator[tuple[str, str]]:
     if event.retried_at is not None:
         yield "retried", f"{parked.retries} times, last {instant(event.retried_at)}"
     if not event.errors:
-        yield "error", wording.error(parked)
+        yield "error", summary.error(parked)
 
 
 def _error(error: Mapping[str, Any]) -> str:
@@ -141,7 +141,7 @@ def _payload(event: "Whole", *, full: bool) -> Iterator[str]:
     """Yield JSON laid out, other text as it is, and anything else as a hex dump."""
     payload = event.payload
     if payload is None:
-        yield f"payload    {wording.GONE}: nothing can be published, only dropped"
+        yield f"payload    {summary.GONE}: nothing can be published, only dropped"
         return
     text = _as_text(payload)
     if text is None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from relay.commands.dead.terminal import instant, plain, rfc3339
+from relay.cli.text import instant, plain, rfc3339
 
 if TYPE_CHECKING:
     from rich.table import Table
