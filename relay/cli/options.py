@@ -26,14 +26,14 @@ from relay.errors import Misconfigured, RelayError, sole
 from relay.otel import logs
 from relay.otel.tracebacks import without_rows
 from relay.settings import Settings
-from relay.settings.described import CONFIG_FILE, Described, describe
+from relay.settings.model import CONFIG_FILE, SETTINGS, Setting
 from relay.settings.sources import gather
 
 log = logging.getLogger("relay.cli")
 
 INTERRUPTED: Final = 130
 
-_SETTINGS: Final = {setting.name: setting for setting in describe(Settings)}
+_SETTINGS: Final = {setting.name: setting for setting in SETTINGS}
 
 ALWAYS: Final = ("postgres_dsn", "schema", "log_format", "log_level")
 """The settings of every command that looks at the database."""
@@ -86,7 +86,7 @@ def _log_anew(log_format: str) -> None:
 
 def _format_of(flags: Mapping[str, object], *, is_service: bool) -> str:
     """Return the form of log lines, as far as it is known before the settings are judged."""
-    asked = gather(list(_SETTINGS.values()), flags, os.environ).values.get("log_format", "auto")
+    asked = gather(_SETTINGS, flags, os.environ).values.get("log_format", "auto")
     form = str(asked).lower()
     return form if form in {"text", "json"} or is_service else "text"
 
@@ -125,7 +125,7 @@ def with_settings(
     return decorate
 
 
-def _flag(setting: Described) -> inspect.Parameter:
+def _flag(setting: Setting) -> inspect.Parameter:
     help_ = setting.description
     if setting.default:
         help_ += f" Default: {setting.default}."

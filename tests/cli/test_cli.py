@@ -17,8 +17,7 @@ import typer
 from relay.cli.options import exit_codes
 from relay.cli.run import until_stopped
 from relay.errors import AlreadyRunning, BusOutage, SchemaError, SettingsError, StreamError
-from relay.settings import Settings
-from relay.settings.described import describe
+from relay.settings.model import SETTINGS
 
 CANARY = "c4n4ry-in-the-mine"
 
@@ -52,7 +51,7 @@ def test_help_names_every_command_and_imports_neither_database_nor_broker():
 
 def test_run_has_a_flag_for_every_setting_with_its_default_and_where_secrets_belong():
     told = " ".join(relay("run", "--help").stdout.replace("│", " ").split())
-    for setting in describe(Settings):
+    for setting in SETTINGS:
         assert setting.flag in told
         assert f"Default: {setting.default}." in told or not setting.default
         assert f"prefer {setting.variable}." in told or not setting.secret

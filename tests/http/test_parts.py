@@ -23,7 +23,7 @@ from relay.http.station import Station
 from relay.http.systemd import Manager
 from relay.meter import Meter, Metrics
 from relay.settings import Settings
-from relay.settings.addresses import Address
+from relay.settings.kinds import Address
 from tests.http.asking import TOKEN
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from pydantic import ValidationError
 
 from relay.errors import SettingsError
 from relay.settings import Settings
-from relay.settings.described import TOPICS, describe
 from relay.settings.kinds import write_size
+from relay.settings.model import SETTINGS
 
 CANARY = "c4n4ry-in-the-mine"
 
@@ -517,9 +518,11 @@ def test_a_home_that_is_nobodys_is_one_line_with_its_remedy(variable):
 
 def test_every_setting_is_described_once():
     public = [field.alias or name for name, field in Settings.model_fields.items()]
-    assert [name for names in TOPICS.values() for name in names] == public
-    assert all(setting.description.endswith(".") for setting in describe(Settings))
-    assert {setting.name for setting in describe(Settings) if setting.secret} == set(SECRETS)
+    assert [setting.name for setting in SETTINGS] == public
+    topics = [topic for topic, _ in groupby(setting.topic for setting in SETTINGS)]
+    assert topics == ["Postgres", "NATS", "Stream", "Pace", "Failure", "HTTP", "Logs"]
+    assert all(setting.description.endswith(".") for setting in SETTINGS)
+    assert {setting.name for setting in SETTINGS if setting.secret} == set(SECRETS)
 
 
 def test_the_table_reads_back_as_the_defaults():
