@@ -1,10 +1,9 @@
 """``relay dashboards``: write the dashboard, the alert rules and the configurations into a folder.
 
-Needs no settings and no server. A file that is there and is different may hold somebody's own
-changes: then nothing at all is written, and ``--force`` is the person's to give.
+Needs no settings and no server. A file that is there and is different may hold a person's own
+changes: then nothing at all is written, and only ``--force`` overwrites.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -27,32 +26,23 @@ def dashboards(
     """
     from relay.dashboards import shipped
 
+    contents = shipped()
     try:
-        for name, written in write(shipped(), out, force=force).items():
-            typer.echo(f"{'wrote' if written else 'unchanged'} {out / name}")
+        former = {name: _read(out / name) for name in contents}
+        changed = [name for name, content in contents.items() if former[name] != content]
+        different = [name for name in changed if former[name] is not None]
+        if different and not force:
+            named = "\n".join(f"{out / name} is there and is different" for name in different)
+            raise RelayError(
+                f"{named}\nnothing was written: --force overwrites, or choose another --out"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            if name in changed:
+                (out / name).write_bytes(content)
+            typer.echo(f"{'wrote' if name in changed else 'unchanged'} {out / name}")
     except OSError as error:
         raise RelayError(f"{error.filename or out}: {error.strerror or error}") from error
-
-
-def write(contents: Mapping[str, bytes], folder: Path, *, force: bool) -> dict[str, bool]:
-    """Write what differs from what is there; return whether each file was written.
-
-    Raises:
-        RelayError: files would be overwritten that are different, and that is not wanted.
-        OSError: the folder or a file can't be read or written.
-    """
-    there = {name: _read(folder / name) for name in contents}
-    odd = [name for name, content in contents.items() if there[name] not in (None, content)]
-    if odd and not force:
-        named = "\n".join(f"{folder / name} is there and is different" for name in odd)
-        raise RelayError(
-            f"{named}\nnothing was written: --force overwrites, or choose another --out"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    changed = {name: content for name, content in contents.items() if there[name] != content}
-    for name, content in changed.items():
-        (folder / name).write_bytes(content)
-    return {name: name in changed for name in contents}
 
 
 def _read(path: Path) -> bytes | None:

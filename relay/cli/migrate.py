@@ -4,6 +4,41 @@ The schema itself, and what happens when it goes wrong: ``relay.postgres.migrati
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Annotated
+
+import anyio
+import typer
+
+from relay.cli.options import ALWAYS, with_settings
+from relay.settings import Settings
+
+
+@with_settings(*ALWAYS, check_files=False)
+def migrate(
+    settings: Settings,
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 3 if something is missing.")
+    ] = False,
+    print_sql: Annotated[
+        bool, typer.Option("--print", help="Print the SQL, which psql can run, and do nothing.")
+    ] = False,
+    notify: Annotated[
+        bool | None,
+        typer.Option(
+            "--notify/--no-notify",
+            help="Whether writers wake a relay that sleeps by NOTIFY; off if two-phase commit is in"
+            " use. Kept in the database; left as it is unless given.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Bring the outbox's schema up to date. Any number of processes may do so at once."""
+    if check and print_sql:
+        raise typer.BadParameter("--check and --print exclude each other")
+    work = partial(run_migrate, notify=notify, check=check, print_sql=print_sql, echo=typer.echo)
+    anyio.run(work, settings.conninfo, settings.schema_name)
 
 
 async def run_migrate(
@@ -17,13 +52,7 @@ async def run_migrate(
 ) -> None:
     """Migrate; or with ``check`` only look; or with ``print_sql`` only print, without a database.
 
-    Args:
-        dsn: libpq connection string.
-        schema: the outbox's schema, unquoted.
-        notify: whether writers ring the bell; None leaves it as it is.
-        check: change nothing, and raise if anything would have to be changed.
-        print_sql: print the SQL of the whole schema, which psql can run.
-        echo: prints a line.
+    ``notify`` says whether writers ring the bell; None leaves it as it is. ``echo`` prints a line.
 
     Raises:
         SchemaError: the schema is not, or can't be brought, as this relay needs it.
@@ -38,7 +67,5 @@ async def run_migrate(
         echo(f'schema "{schema}" is up to date')
     else:
         done = await migrations.migrate(dsn, schema, notify=notify, say=echo)
-        for line in done:
+        for line in done or [f'schema "{schema}" was up to date']:
             echo(line)
-        if not done:
-            echo(f'schema "{schema}" was up to date')

@@ -1,4 +1,4 @@
-"""What the commands have in common: flags made from the settings, and exit codes.
+"""What the commands share: flags made from the settings, exit codes, and how help is written.
 
 Every setting that a command uses is also a flag of it. The flags are made from the settings' own
 descriptions, take text, and leave all judgement to ``Settings.load``: one place says what is wrong.
@@ -7,20 +7,22 @@ descriptions, take text, and leave all judgement to ``Settings.load``: one place
     1    failed, or a side is away  3    the schema or the stream is not as required
     130  interrupted
 
-An error of ours is told in lines on standard error, a bug with its traceback. Where that is the
-service's log (``run``), or log_format says so, each of them is a JSON line like all others.
+An error of ours is written to standard error as lines, a bug with its traceback. Where standard
+error is the service's log (``run``), or log_format says so, each of them is a JSON line.
 """
 
 import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import update_wrapper
+from itertools import pairwise
 from typing import Annotated, Any, Final, cast
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from relay.errors import Misconfigured, RelayError, sole
 from relay.otel import logs
@@ -38,39 +40,46 @@ _SETTINGS: Final = {setting.name: setting for setting in SETTINGS}
 ALWAYS: Final = ("postgres_dsn", "schema", "log_format", "log_level")
 """The settings of every command that looks at the database."""
 
-NATS: Final = tuple(name for name, setting in _SETTINGS.items() if setting.topic == "NATS")
+NATS: Final = tuple(setting.name for setting in SETTINGS if setting.topic == "NATS")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 
 
 @contextmanager
 def exit_codes(log_format: str = "text") -> Iterator[None]:
-    """FactSink what went wrong and exit with its code; what is no error is let through.
+    """Write what went wrong, in the form of the setting ``log_format``, and exit with its code.
 
-    Args:
-        log_format: in which form it is told, as the setting of this name.
+    What is no error is let through, and wrong usage, which Typer shows; but not where lines are
+    JSON.
     """
     try:
         yield
-    except (typer.Exit, typer.Abort, typer.BadParameter):
+    except (typer.Exit, typer.Abort):
         raise
+    except typer.TyperException as error:
+        if not logs.is_json(log_format, sys.stderr):
+            raise
+        sys.exit(_write(error, log_format))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BaseExceptionGroup as group:
         if group.subgroup(KeyboardInterrupt) is not None:
             sys.exit(INTERRUPTED)
-        sys.exit(_record(sole(group), log_format))
-    except Exception as error:  # noqa: BLE001 - told below, and the exit code is 1
-        sys.exit(_record(error, log_format))
+        sys.exit(_write(sole(group), log_format))
+    except Exception as error:  # noqa: BLE001 - written below, and the exit code is 1
+        sys.exit(_write(error, log_format))
 
 
-def _record(error: BaseException, log_format: str) -> int:
-    if not isinstance(error, RelayError):
-        _log_anew(log_format)
+def _write(error: BaseException, log_format: str) -> int:
+    """Write the error, whatever was set up to log before; return the exit code."""
+    if not isinstance(error, RelayError | typer.TyperException):
+        logs.configure(cast("Any", log_format), "info")
         log.critical("ended by a bug: please report it", exc_info=error)
         return 1
-    code = error.exit_code if isinstance(error, Misconfigured) else 1
+    code = error.exit_code if isinstance(error, Misconfigured | typer.TyperException) else 1
     lines = without_rows(str(error)).splitlines() or [type(error).__name__]
     if logs.is_json(log_format, sys.stderr):
-        _log_anew(log_format)
+        logs.configure(cast("Any", log_format), "info")
         for line in lines:
             log.critical("%s", line, extra={"exit_code": code})
     else:
@@ -79,16 +88,21 @@ def _record(error: BaseException, log_format: str) -> int:
     return code
 
 
-def _log_anew(log_format: str) -> None:
-    """Log to standard error in this form, whatever was set up before, or nothing was."""
-    logs.configure(cast("Any", log_format), "info")
-
-
-def _format_of(flags: Mapping[str, object], *, is_service: bool) -> str:
-    """Return the form of log lines, as far as it is known before the settings are judged."""
+def early_log_format(flags: Mapping[str, object], *, is_service: bool) -> str:
+    """Return the form of log lines as far as it is known before the settings are judged."""
     asked = gather(_SETTINGS, flags, os.environ).values.get("log_format", "auto")
     form = str(asked).lower()
     return form if form in {"text", "json"} or is_service else "text"
+
+
+def asked_log_format(arguments: Sequence[str]) -> str:
+    """Return the form of log lines as far as it is known before the arguments are understood."""
+    flags = dict[str, object]()
+    for argument, following in pairwise([*arguments, ""]):
+        name, _, value = argument.partition("=")
+        if name in ("--log-format", "--config"):
+            flags[name[2:].replace("-", "_")] = value or following
+    return early_log_format(flags, is_service="run" in arguments[:1])
 
 
 def with_settings(
@@ -99,14 +113,14 @@ def with_settings(
     Args:
         names: public names; those of all settings if none is given.
         check_files: whether credentials and certificates have to be there.
-        is_service: nobody looks at its standard error but whoever collects log lines.
+        is_service: only programs read its standard error.
     """
-    settings = [_SETTINGS[name] for name in names or _SETTINGS]
+    settings = [CONFIG_FILE, *(_SETTINGS[name] for name in names or _SETTINGS)]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def with_flags(**given: Any) -> None:
-            flags = {setting.name: given.pop(setting.name) for setting in (*settings, CONFIG_FILE)}
-            with exit_codes(_format_of(flags, is_service=is_service)):
+            flags = {setting.name: given.pop(setting.name) for setting in settings}
+            with exit_codes(early_log_format(flags, is_service=is_service)):
                 loaded = Settings.load(flags, check_files=check_files)
                 logs.configure(loaded.log_format, loaded.log_level)
                 logs.take_all()
@@ -115,14 +129,29 @@ def with_settings(
                 command(loaded, **given)
 
         own = list(inspect.signature(command).parameters.values())[1:]
-        flags = [_flag(setting) for setting in (CONFIG_FILE, *settings)]
-        update_wrapper(with_flags, command)
-        # typer reads both; together they say what the function's **given takes.
-        vars(with_flags)["__signature__"] = inspect.Signature([*own, *flags])
-        with_flags.__annotations__ = {each.name: each.annotation for each in (*own, *flags)}
-        return with_flags
+        return signed(with_flags, command, [*own, *(_flag(setting) for setting in settings)])
 
     return decorate
+
+
+def signed(
+    wrapper: Callable[..., None],
+    command: Callable[..., None],
+    parameters: Sequence[inspect.Parameter],
+) -> Callable[..., None]:
+    """Give ``wrapper`` what Typer reads: the name and help of ``command``, and these parameters."""
+    update_wrapper(wrapper, command)
+    vars(wrapper)["__signature__"] = inspect.Signature(parameters)
+    wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
+    return wrapper
+
+
+def keyword(name: str, kind: type, option: Any) -> inspect.Parameter:
+    """Return an optional keyword parameter of a command."""
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
 
 
 def _flag(setting: Setting) -> inspect.Parameter:
@@ -131,18 +160,40 @@ def _flag(setting: Setting) -> inspect.Parameter:
         help_ += f" Default: {setting.default}."
     if setting.secret:
         help_ += f" Other users may see flags: prefer {setting.variable}."
-    names = f"{setting.flag}/--no-{setting.flag[2:]}" if setting.switch else setting.flag
     option = typer.Option(
-        names,
-        metavar=None if setting.switch else setting.word,
+        f"{setting.flag}/--no-{setting.flag[2:]}" if setting.switch else setting.flag,
+        metavar=setting.word,
         help=help_,
         show_default=False,
         rich_help_panel=setting.topic,
     )
-    kind = bool if setting.switch else str
-    return inspect.Parameter(
-        setting.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[kind | None, option],
-    )
+    return keyword(setting.name, bool if setting.switch else str, option)
+
+
+class Command(TyperCommand):
+    """A command whose help reads as prose: without Python's types, and without line ends."""
+
+    def __init__(self, name: str | None, *, help: str | None = None, **more: Any) -> None:  # noqa: A002
+        """Join the lines of each paragraph of the help."""
+        paragraphs = inspect.cleandoc(help or "").split("\n\n")
+        unwrapped = "\n\n".join(" ".join(lines.splitlines()) for lines in paragraphs)
+        super().__init__(name, help=unwrapped, **more)
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters for parsing and for the help."""
+        return _without_types(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A group of such commands."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters for parsing and for the help."""
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if parameter.param_type_name == "argument" or parameter.is_flag:
+            vars(parameter)["display_type_rich"] = lambda *, ctx: ""  # noqa: ARG005 - Typer's name
+    return parameters

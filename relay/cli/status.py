@@ -2,16 +2,18 @@
 
 Postgres is authoritative, and has to be there. NATS is asked, too: the stream is described if one
 is named, and NATS being away is part of the answer. Nothing is changed and no payload is read.
-
-``--check`` is for scripts: exit 1 with the reasons if nobody leads, events are late, or NATS is
-away.
+``--watch`` shows the same once a second: ``relay.cli.watch``.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
-from relay.core import durations
+import anyio
+import typer
+
+from relay.cli.options import ALWAYS, NATS, with_settings
+from relay.cli.text import lasting
 from relay.core.breakers import State
 from relay.errors import BusOutage, RelayError, StreamError
 from relay.settings import Settings
@@ -21,32 +23,41 @@ if TYPE_CHECKING:
     from relay.postgres.session import Session
 
 
-class UnhealthyError(RelayError):
-    """What ``--check`` found, one reason a line."""
-
-
-async def run_status(
-    settings: Settings, *, as_json: bool, check: bool, echo: Callable[[str], None]
+@with_settings(*ALWAYS, *NATS, "stream")
+def status(
+    settings: Settings,
+    *,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Exit 1 with the reasons if nobody leads, events are late, or NATS is away.",
+        ),
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show it again every second, until Ctrl-C.")
+    ] = False,
 ) -> None:
-    """Print the status: lines for people, or one JSON object with instants as RFC 3339.
+    """Show leader, backlog, lag, cursor, parked and dead events, NATS and the stream."""
+    if watch and (json_ or check):
+        raise typer.BadParameter("--watch and --json or --check exclude each other")
+    if watch:
+        from relay.cli.watch import run_watch
 
-    Raises:
-        UnhealthyError: ``check`` was asked for, and something is wrong.
-        StoreOutage: Postgres is away.
-        SchemaError: the schema is missing, or may not be read by this login.
-    """
-    report = await look(settings)
-    if as_json:
-        echo(json.dumps(report))
+        anyio.run(run_watch, settings)
+        return
+    report = anyio.run(_look, settings)
+    if json_:
+        typer.echo(json.dumps(report))
     else:
         for label, text in lines(report):
-            echo(f"{label:<10} {text}")
-    if check and (wrong := list(troubles(report))):
-        raise UnhealthyError("\n".join(wrong))
+            typer.echo(f"{label:<10} {text}")
+    if check and (reasons := list(_troubles(report))):
+        raise RelayError("\n".join(reasons))
 
 
-async def look(settings: Settings) -> dict[str, Any]:
-    """Return the status as plain values for JSON. Raises as ``run_status`` does."""
+async def _look(settings: Settings) -> dict[str, Any]:
     from relay.postgres.session import Session
 
     async with await Session.connect(settings.conninfo, "status") as session:
@@ -55,57 +66,17 @@ async def look(settings: Settings) -> dict[str, Any]:
 
 
 async def look_at_outbox(session: "Session", schema: str) -> dict[str, Any]:
-    """Return the status row by column, and as ``stranger`` who holds the lease and is no relay."""
+    """Return the status row by column, and as ``stranger`` a holder of the lease that is no relay.
+
+    Raises:
+        StoreOutage: Postgres is away.
+        SchemaError: the schema is missing, or may not be read by this login.
+    """
     from relay.postgres.status import status, stranger
 
     row = await status(session, schema)
-    who = await stranger(session, schema) if row["led"] else ""
-    return row | {"stranger": who, "led": row["led"] and not who}
-
-
-def report_of(
-    settings: Settings, row: Mapping[str, Any], nats: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Put the status row and what NATS said together, as plain values.
-
-    ``parked`` is without the dead. ``nats`` is None before it was asked.
-    """
-    instants = ("term_began_at", "settled_at", "reported_at", "oldest_created_at")
-    kept = ("epoch", "delivered", "refused", "backlog", "backlog_is_capped", "lag_seconds")
-    return {
-        "schema": settings.schema_name,
-        "leader": row["holder"] if row["led"] else None,
-        "lease_taken_by": row["stranger"] or None,
-        **{name: row[name] for name in kept},
-        "parked": max(0, row["parked"] - row["dead"]),
-        **{name: row[name] for name in ("dead", "held", "held_lag_seconds")},
-        **{name: row[name].isoformat() if row[name] else None for name in instants},
-        "circuit_breaker": _lag_breaker(row, settings.circuit_breaker_lag),
-        "bus_breaker": row["bus_breaker"] if row["led"] else None,
-        "cursor": {name: row[name] for name in ("base", "target", "last_id")},
-        "wakes": {name: row[f"wakes_{name}"] for name in ("bell", "poll")},
-        "nats": None if nats is None else nats["error"] or "answers",
-        "stream": None if nats is None else nats["stream"],
-    }
-
-
-def troubles(report: Mapping[str, Any]) -> Iterator[str]:
-    """Say what is wrong, for whoever has to be woken."""
-    if report["leader"] is None:
-        yield f"nobody leads: {_nobody(report)}"
-    if report["circuit_breaker"] == State.OPEN:
-        yield f"events are late: the oldest waits for {_seconds(report['lag_seconds'])}"
-    if report["nats"] not in (None, "answers"):
-        yield f"NATS is away from here: {report['nats']}"
-    elif report["bus_breaker"] == State.OPEN:
-        yield "NATS is away from the leader"
-
-
-def _lag_breaker(row: Mapping[str, Any], limit: float) -> str:
-    """Return what the leader reported; if nobody leads, nobody looks but us."""
-    if row["led"] and row["lag_breaker"] is not None:
-        return str(row["lag_breaker"])
-    return State.OPEN if row["lag_seconds"] > limit else State.CLOSED
+    other = await stranger(session, schema) if row["led"] else ""
+    return row | {"stranger": other, "led": row["led"] and not other}
 
 
 async def look_at_nats(settings: Settings) -> dict[str, Any]:
@@ -129,11 +100,7 @@ async def look_at_nats(settings: Settings) -> dict[str, Any]:
 
 
 async def _reach(options: "BusOptions") -> None:
-    """Connect, and ask JetStream for a sign of life.
-
-    Raises:
-        BusOutage: no server takes us, or JetStream does not answer.
-    """
+    """Connect, and ask JetStream for a sign of life; raise BusOutage if there is none."""
     from relay.jetstream.api import Api, DeniedError, NoAnswerError, RejectedError
     from relay.jetstream.servers import Servers
 
@@ -141,7 +108,7 @@ async def _reach(options: "BusOptions") -> None:
     try:
         await Api(connection, options.api).account(options.ack_timeout)
     except DeniedError:
-        pass  # who may not ask that may publish all the same
+        pass  # a login that may not ask may publish all the same
     except (NoAnswerError, RejectedError) as why:
         raise BusOutage(f"JetStream: {why}") from why
     finally:
@@ -149,51 +116,77 @@ async def _reach(options: "BusOptions") -> None:
         await connection.dropped()
 
 
-def lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return labels and texts."""
-    more = " or more" if report["backlog_is_capped"] else ""
-    cursor = report["cursor"]
+def report_of(
+    settings: Settings, row: Mapping[str, Any], nats: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Put the status row and NATS' answer together, as plain values; instants as RFC 3339.
+
+    ``parked`` is without the dead. ``nats`` is None before it was asked.
+    """
+    instants = ("term_began_at", "settled_at", "reported_at", "oldest_created_at")
+    kept = ("epoch", "delivered", "refused", "backlog", "backlog_is_capped", "lag_seconds")
+    return {
+        "schema": settings.schema_name,
+        "leader": row["holder"] if row["led"] else None,
+        "lease_taken_by": row["stranger"] or None,
+        **{name: row[name] for name in kept},
+        "parked": max(0, row["parked"] - row["dead"]),
+        **{name: row[name] for name in ("dead", "held", "held_lag_seconds")},
+        **{name: row[name].isoformat() if row[name] else None for name in instants},
+        "circuit_breaker": _lag_breaker(row, settings.circuit_breaker_lag),
+        "bus_breaker": row["bus_breaker"] if row["led"] else None,
+        "cursor": {name: row[name] for name in ("base", "target", "last_id")},
+        "wakes": {name: row[f"wakes_{name}"] for name in ("bell", "poll")},
+        "nats": None if nats is None else nats["error"] or "answers",
+        "stream": None if nats is None else nats["stream"],
+    }
+
+
+def _lag_breaker(row: Mapping[str, Any], limit: float) -> str:
+    """Return what the leader reported; without a leader the lag decides."""
+    if row["led"] and row["lag_breaker"] is not None:
+        return str(row["lag_breaker"])
+    return State.OPEN if row["lag_seconds"] > limit else State.CLOSED
+
+
+def _troubles(report: Mapping[str, Any]) -> Iterator[str]:
+    """Say what is wrong, for whoever has to be woken."""
+    if report["leader"] is None:
+        yield f"nobody leads: {_nobody(report)}"
+    if report["circuit_breaker"] == State.OPEN:
+        yield f"events are late: the oldest waits for {lasting(report['lag_seconds'])}"
+    if report["nats"] not in (None, "answers"):
+        yield f"NATS is away from here: {report['nats']}"
+    elif report["bus_breaker"] == State.OPEN:
+        yield "NATS is away from the leader"
+
+
+def lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield labels and texts."""
+    began, settled = report["term_began_at"], report["settled_at"]
+    cursor, stream, held = report["cursor"], report["stream"], ""
+    if report["held"]:
+        held = f" ({report['held']} held, the oldest for {lasting(report['held_lag_seconds'])})"
     window = f", paging to {cursor['target']} from id {cursor['last_id']}"
-    told = [
-        ("schema", report["schema"]),
-        ("leader", report["leader"] or f"none: {_nobody(report)}"),
-        ("epoch", f"{report['epoch']}{_since(report['term_began_at'])}"),
-        ("backlog", f"{report['backlog']} events{more}"),
-        ("lag", _seconds(report["lag_seconds"])),
-        ("breakers", f"lag {report['circuit_breaker']}, bus {report['bus_breaker'] or 'unknown'}"),
-        ("parked", f"{report['parked']} events{_held(report)}"),
-        ("dead", f"{report['dead']} events"),
-        ("delivered", f"{report['delivered']} events{_last(report['settled_at'])}"),
-        ("cursor", f"{cursor['base']}{window if cursor['target'] else ''}"),
-        ("wakes", ", ".join(f"{cause} {count}" for cause, count in report["wakes"].items())),
-        ("nats", report["nats"] or "not asked yet"),
-    ]
-    stream = report["stream"]
+    yield "schema", report["schema"]
+    yield "leader", report["leader"] or f"none: {_nobody(report)}"
+    yield "epoch", f"{report['epoch']}{f', began {began}' if began else ', no term yet'}"
+    yield "backlog", f"{report['backlog']} events{' or more' * report['backlog_is_capped']}"
+    yield "lag", lasting(report["lag_seconds"])
+    yield "breakers", f"lag {report['circuit_breaker']}, bus {report['bus_breaker'] or 'unknown'}"
+    yield "parked", f"{report['parked']} events{held}"
+    yield "dead", f"{report['dead']} events"
+    last = f" in this term, last settled {settled}" if settled else ""
+    yield "delivered", f"{report['delivered']} events{last}"
+    yield "cursor", f"{cursor['base']}{window if cursor['target'] else ''}"
+    yield "wakes", ", ".join(f"{cause} {count}" for cause, count in report["wakes"].items())
+    yield "nats", report["nats"] or "not asked yet"
     if stream is not None:
-        says = stream.get("error") or f"{stream['messages']} messages, last {stream['last_seq']}"
-        told.append(("stream", f"{stream['name']} by {stream['path'] or 'no path'}: {says}"))
-    return told
+        state = stream.get("error") or f"{stream['messages']} messages, last {stream['last_seq']}"
+        yield "stream", f"{stream['name']} by {stream['path'] or 'no path'}: {state}"
 
 
 def _nobody(report: Mapping[str, Any]) -> str:
     if report["lease_taken_by"]:
         return f"the lease is held by who is no relay: {report['lease_taken_by']}; end it"
     return "no relay runs, or none can take the lease"
-
-
-def _held(report: Mapping[str, Any]) -> str:
-    if not report["held"]:
-        return ""
-    return f" ({report['held']} held, the oldest for {_seconds(report['held_lag_seconds'])})"
-
-
-def _seconds(seconds: float) -> str:
-    return durations.format(round(seconds, 3))
-
-
-def _since(instant: str | None) -> str:
-    return f", began {instant}" if instant else ", no term yet"
-
-
-def _last(instant: str | None) -> str:
-    return f" in this term, last settled {instant}" if instant else ""

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from relay.cli import app
-from relay.cli.text import KEPT
+from relay.cli.dead_show import KEPT
 
 Run = Callable[..., Result]
 EVIL = "\x1b[2J[bold red]gone[/]\r\nforged \u202e \x9b31m"
