@@ -23,7 +23,7 @@ app = typer.Typer(
     " RELAY_POLL_INTERVAL) or a key of a TOML file (poll_interval); the first of these counts.\n\n"
     "Examples:\n\n"
     "  relay demo                        Watch it work on throw-away servers.\n"
-    "  relay migrate && relay run        Make the schema, then deliver until Ctrl-C.\n"
+    "  relay migrate && relay run        Make the schema, then deliver events.\n"
     "  relay status --watch              See how far it is, once a second.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # it prints local variables, and those hold secrets

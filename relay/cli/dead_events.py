@@ -24,7 +24,7 @@ import anyio
 import typer
 
 from relay.cli.dead_show import as_json, fate, next_try, parse_ref, print_table, show, table
-from relay.cli.options import ALWAYS, Command, Group, Json, keyword, signed, with_settings
+from relay.cli.options import ALWAYS, Command, Group, Json, keyword, with_settings
 from relay.cli.text import plain
 from relay.core import durations
 from relay.errors import RelayError, SettingsError
@@ -108,20 +108,7 @@ _FILTERS: Final = (
 """By the names that ``relay.postgres.operator.Wanted`` has for them."""
 
 
-def _with_filters(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command a flag for each filter, and those that were given as its ``filters``."""
-
-    def filtering(settings: Settings, **given: Any) -> None:
-        filters = {each.name: given.pop(each.name) for each in _FILTERS}
-        given["filters"] = {name: value for name, value in filters.items() if value is not None}
-        command(settings, **given)
-
-    own = inspect.signature(command).parameters.values()
-    return signed(filtering, command, [*(p for p in own if p.name != "filters"), *_FILTERS])
-
-
-@with_settings(*ALWAYS)
-@_with_filters
+@with_settings(*ALWAYS, filters=_FILTERS)
 def list_(
     settings: Settings,
     *,
@@ -216,7 +203,7 @@ def _deciding(action: "Action", help_: str) -> Callable[..., None]:
             raise RelayError("\n".join(failed))
 
     decide.__doc__ = help_
-    return with_settings(*ALWAYS)(_with_filters(decide))
+    return with_settings(*ALWAYS, filters=_FILTERS)(decide)
 
 
 def _wanted(refs: Sequence[str] | None, filters: Mapping[str, Any]) -> "Wanted":

@@ -77,7 +77,10 @@ def _write(error: BaseException, log_format: str) -> int:
         log.critical("ended by a bug: please report it", exc_info=error)
         return 1
     code = error.exit_code if isinstance(error, Misconfigured | typer.TyperException) else 1
-    lines = without_rows(str(error)).splitlines() or [type(error).__name__]
+    if isinstance(error, typer.TyperException):
+        lines = error.format_message().splitlines()  # none where the help was shown
+    else:
+        lines = without_rows(str(error)).splitlines() or [type(error).__name__]
     if logs.is_json(log_format, sys.stderr):
         logs.configure(cast("Any", log_format), "info")
         for line in lines:
@@ -106,7 +109,10 @@ def asked_log_format(arguments: Sequence[str]) -> str:
 
 
 def with_settings(
-    *names: str, check_files: bool = True, is_service: bool = False
+    *names: str,
+    check_files: bool = True,
+    is_service: bool = False,
+    filters: Sequence[inspect.Parameter] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command flags for the settings ``names``, and their ``Settings`` as first argument.
 
@@ -114,12 +120,16 @@ def with_settings(
         names: public names; those of all settings if none is given.
         check_files: whether credentials and certificates have to be there.
         is_service: only programs read its standard error.
+        filters: further flags; the command gets those that were given as its ``filters``.
     """
     settings = [CONFIG_FILE, *(_SETTINGS[name] for name in names or _SETTINGS)]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def with_flags(**given: Any) -> None:
             flags = {setting.name: given.pop(setting.name) for setting in settings}
+            if filters:
+                found = {each.name: given.pop(each.name) for each in filters}
+                given["filters"] = {name: each for name, each in found.items() if each is not None}
             with exit_codes(early_log_format(flags, is_service=is_service)):
                 loaded = Settings.load(flags, check_files=check_files)
                 logs.configure(loaded.log_format, loaded.log_level)
@@ -129,21 +139,15 @@ def with_settings(
                 command(loaded, **given)
 
         own = list(inspect.signature(command).parameters.values())[1:]
-        return signed(with_flags, command, [*own, *(_flag(setting) for setting in settings)])
+        own = [each for each in own if each.name != "filters"]
+        parameters = [*own, *filters, *(_flag(setting) for setting in settings)]
+        update_wrapper(with_flags, command)
+        # Typer reads both.
+        vars(with_flags)["__signature__"] = inspect.Signature(parameters)
+        with_flags.__annotations__ = {each.name: each.annotation for each in parameters}
+        return with_flags
 
     return decorate
-
-
-def signed(
-    wrapper: Callable[..., None],
-    command: Callable[..., None],
-    parameters: Sequence[inspect.Parameter],
-) -> Callable[..., None]:
-    """Give ``wrapper`` what Typer reads: the name and help of ``command``, and these parameters."""
-    update_wrapper(wrapper, command)
-    vars(wrapper)["__signature__"] = inspect.Signature(parameters)
-    wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
-    return wrapper
 
 
 def keyword(name: str, kind: type, option: Any) -> inspect.Parameter:

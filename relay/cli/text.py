@@ -18,7 +18,6 @@ _DEEPEST: Final = 30
 _OPENING: Final = ("[", "{")
 _CLOSING: Final = ("]", "}")
 _JSON_PART: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
-_UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
 def plain(text: str) -> str:
@@ -44,14 +43,14 @@ def lasting(seconds: float) -> str:
     """Write how long something lasts: ``12ms``, ``1.5s``, ``3min 53s``, ``2d 4h``."""
     if seconds < 1:
         return durations.format(round(seconds, 3))
-    if seconds < 60:  # noqa: PLR2004 - a minute
+    if round(seconds, 1) < 60:  # noqa: PLR2004 - a minute
         return f"{round(seconds, 1):g}s"
-    left, parts = int(seconds), list[str]()
-    for unit, size in _UNITS:
+    left, counts = round(seconds), list[tuple[int, str]]()
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
         count, left = divmod(left, size)
-        if count or parts:
-            parts.append(f"{count}{unit}" if count else "")
-    return " ".join(part for part in parts[:2] if part)
+        if count or counts:
+            counts.append((count, unit))
+    return " ".join(f"{count}{unit}" for count, unit in counts[:2] if count)
 
 
 def hexdump(content: bytes) -> Iterator[str]:

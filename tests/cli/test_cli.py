@@ -1,37 +1,26 @@
-"""The command line, as its own process: exit codes, streams, flags, signals, what it imports."""
+"""The command line: help, usage, exit codes, the form of errors, what it imports."""
 
-import asyncio
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
+import tomllib
+from itertools import pairwise
+from pathlib import Path
 
-import anyio
-import nats
 import psycopg
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from relay.cli import app
 from relay.cli.options import exit_codes
-from relay.cli.run import until_stopped
 from relay.errors import AlreadyRunning, BusOutage, SchemaError, SettingsError, StreamError
 from relay.settings.model import SETTINGS
+from tests.cli.process import relay
 
 CANARY = "c4n4ry-in-the-mine"
-
-
-def relay(*args, **environ):
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("RELAY_")}
-    return subprocess.run(
-        [sys.executable, "-m", "relay", *args],
-        env={**kept, "COLUMNS": "200", "NO_COLOR": "1", **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_help_names_every_command_and_imports_neither_database_nor_broker():
@@ -47,6 +36,104 @@ def test_help_names_every_command_and_imports_neither_database_nor_broker():
     assert done.stderr == "set()\n"
     for command in ("migrate", "run", "demo", "status", "dead"):
         assert command in done.stdout
+
+
+COMMANDS = [
+    [],
+    *(["migrate"], ["run"], ["status"], ["demo"], ["dashboards"], ["dead"]),
+    *(["dead", "list"], ["dead", "show"], ["dead", "retry"], ["dead", "drop"]),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_shows_no_type_of_python_and_breaks_no_sentence(command):
+    done = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80"})
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert not re.search(r"<\w+|list\[|\bNone\b", done.stdout)
+    prose = done.stdout.partition("╭")[0].splitlines()
+    for line, following in pairwise(prose[2:]):
+        words = following.split()
+        # A line ends where its paragraph does, or where the next word has no room.
+        assert not (line.strip() and words) or len(f"{line.rstrip()} {words[0]}") >= 79, line
+
+
+def test_help_ends_with_three_examples_that_are_commands():
+    *_, title, one, two, three = [
+        line for line in relay("--help", COLUMNS="80").stdout.splitlines() if line.strip()
+    ]
+    assert title.strip() == "Examples:"
+    for line in (one, two, three):
+        assert re.match(r"   relay (\w+)[\w -]*( && relay \w+)?  +[A-Z].*\.", line)
+        for command in re.findall(r"relay (\w+)", line):
+            assert [command] in COMMANDS
+
+
+def test_both_scripts_are_the_command_line():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == dict.fromkeys(("relay", "relay-outbox"), "relay.cli:main")
+    code = "import sys; from relay.cli import main; sys.argv[0] = '/bin/relay-outbox'; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"],
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Usage: relay-outbox [OPTIONS] COMMAND" in done.stdout
+
+
+def test_completion_is_typer_s_own():
+    done = relay("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "complete -o default -F" in done.stdout
+    code = "import sys; from relay.cli import main; sys.argv[0] = '/bin/relay'; main()"
+    completing = {"_RELAY_COMPLETE": "complete_bash", "COMP_WORDS": "relay st", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **completing},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["status"])
+
+
+@pytest.mark.parametrize("args", [["--help"], ["dead", "--help"], ["run", "--bogus"], ["bogus"]])
+def test_outside_a_terminal_there_are_no_colours(args):
+    colourful = {"GITHUB_ACTIONS": "true", "PY_COLORS": "1", "TERM": "xterm-256color"}
+    done = relay(*args, **colourful, RELAY_LOG_FORMAT="text", NO_COLOR="")
+    assert done.stdout + done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "environ", "event"),
+    [
+        (["run", "--bogus"], {}, "No such option: --bogus"),
+        (["run", "--bogus", "--log-format", "json"], {}, "No such option: --bogus"),
+        (["bogus"], {"RELAY_LOG_FORMAT": "json"}, "No such command 'bogus'."),
+        (["status", "--log-format=json", "--bogus"], {}, "No such option: --bogus"),
+        (["status", "--log-format", "json", "--check", "--watch"], {}, "exclude each other"),
+        (["dead", "show", "x"], {"RELAY_LOG_FORMAT": "json"}, "neither an event's id"),
+    ],
+)
+def test_where_logs_are_json_wrong_usage_is_a_json_line(args, environ, event):
+    done = relay(*args, **environ)
+    (line,) = in_lines(done)
+    assert (done.returncode, line["exit_code"], line["level"]) == (2, 2, "critical")
+    assert event in line["event"]
+
+
+def test_wrong_usage_is_text_for_people_who_want_text():
+    for args in (["run", "--log-format", "text", "--bogus"], ["status", "--bogus"]):
+        done = relay(*args)
+        assert done.returncode == 2
+        assert done.stderr.startswith("Usage: ")
+    done = relay("dead", RELAY_LOG_FORMAT="json")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "Usage: " in done.stdout
 
 
 def test_run_has_a_flag_for_every_setting_with_its_default_and_where_secrets_belong():
@@ -217,286 +304,8 @@ def test_an_empty_database_is_not_as_required_until_it_is_migrated(database):
         done = relay(*args, RELAY_POSTGRES_DSN=database)
         assert (done.returncode, done.stdout) == (3, "")
         assert "python -m relay migrate" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert not re.search(r"select|from|LINE|\^", done.stderr)
     assert relay("migrate", RELAY_POSTGRES_DSN=database).returncode == 0
     assert relay("migrate", "--check", RELAY_POSTGRES_DSN=database).returncode == 0
     assert relay("status", RELAY_POSTGRES_DSN=database).returncode == 0
-
-
-def test_status_tells_what_waits_and_that_nobody_leads(database):
-    migrated(database, "shop")
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("select shop.emit('orders.paid', '{}'::json) from generate_series(1, 3)")
-    report = status(database, "--schema", "shop")
-    assert report["backlog"] == 3
-    assert report["backlog_is_capped"] is False
-    assert 0 < report["lag_seconds"] < 60
-    assert report["oldest_created_at"].endswith("+00:00")
-    assert (report["parked"], report["dead"], report["delivered"]) == (0, 0, 0)
-    assert (report["leader"], report["epoch"]) == (None, 0)
-    assert (report["circuit_breaker"], report["bus_breaker"]) == ("closed", None)
-    assert report["cursor"] == {"base": "1:1:", "target": None, "last_id": 0}
-    assert report["stream"] is None
-    told = relay("status", "--schema", "shop", RELAY_POSTGRES_DSN=database).stdout
-    assert "leader     none" in told
-    assert "backlog    3 events" in told
-    assert "breakers   lag closed, bus unknown" in told
-
-
-PARK = """
-delete from relay.parked;
-insert into relay.parked (id, event_id, created_at, subject, last_error, dead_at, held_by)
-values (1, gen_random_uuid(), now(), 'a.b', 'no', now(), ''),
-       (2, gen_random_uuid(), now(), 'a.b', 'no', null, ''),
-       (3, gen_random_uuid(), now(), 'a.b', 'full', null, 'stream S')
-"""
-
-
-def test_the_breakers_are_what_the_leader_reports_and_without_one_the_lag_decides(database):
-    migrated(database)
-    with psycopg.connect(database, autocommit=True, application_name="relay term") as connection:
-        connection.execute(PARK)
-        connection.execute(
-            "insert into relay.outbox (subject, payload, created_at)"
-            " values ('a.b', '1', now() - interval '1 hour')"
-        )
-        connection.execute("update relay.report set lag_breaker = 'closed', bus_breaker = 'open'")
-        report = status(database)
-        assert (report["circuit_breaker"], report["bus_breaker"]) == ("open", None)
-        assert (report["parked"], report["dead"], report["held"]) == (2, 1, 1)
-        assert 0 < report["held_lag_seconds"] < 60
-        connection.execute(
-            "select pg_advisory_lock(1919247482, 'relay.outbox'::regclass::oid::int4)"
-        )
-        report = status(database)
-        assert (report["circuit_breaker"], report["bus_breaker"]) == ("closed", "open")
-        told = relay("status", RELAY_POSTGRES_DSN=database).stdout
-    assert re.search(r"parked     2 events \(1 held, the oldest for \d", told)
-    assert "dead       1 events" in told
-    assert "breakers   lag closed, bus open" in told
-
-
-def test_a_leader_is_who_holds_the_lease_of_this_schema_and_no_other(database):
-    migrated(database, "shop")
-    migrated(database, "other")
-    with psycopg.connect(database, autocommit=True, application_name="relay term") as connection:
-        connection.execute("update shop.cursor set holder = 'me', epoch = 7")
-        assert status(database, "--schema", "shop")["leader"] is None
-        lease = "select pg_advisory_lock(1919247482, '{}.outbox'::regclass::oid::int4)"
-        connection.execute(lease.format("other"))
-        assert status(database, "--schema", "shop")["leader"] is None
-        connection.execute(lease.format("shop"))
-        report = status(database, "--schema", "shop")
-    assert (report["leader"], report["epoch"]) == ("me", 7)
-
-
-@pytest.mark.parametrize("application", ["psql", "", "relay status", "o'brien"])
-def test_who_holds_the_lease_and_is_no_relay_is_named_and_does_not_lead(database, application):
-    migrated(database)
-    with psycopg.connect(database, autocommit=True, application_name=application) as stranger:
-        stranger.execute(LEAD)
-        who = f"pid {stranger.info.backend_pid}, login postgres, application {application!r}"
-        report = status(database)
-        assert (report["leader"], report["lease_taken_by"]) == (None, who)
-        told = relay("status", "--check", RELAY_POSTGRES_DSN=database)
-    assert told.returncode == 1
-    assert f"leader     none: the lease is held by who is no relay: {who}; end it" in told.stdout
-    assert f"relay: nobody leads: the lease is held by who is no relay: {who}" in told.stderr
-
-
-def test_a_broker_that_is_away_is_part_of_the_status(database):
-    migrated(database)
-    report = status(database, "--stream", "S", "--nats-url", "nats://127.0.0.1:1")
-    assert (report["stream"]["name"], report["stream"]["path"]) == ("S", None)
-    assert "127.0.0.1:1" in report["stream"]["error"]
-    told = relay(
-        "status", "--stream", "S", "--nats-url", "nats://127.0.0.1:1", RELAY_POSTGRES_DSN=database
-    )
-    assert told.returncode == 0
-    assert "stream     S by no path: " in told.stdout
-    assert "nats       127.0.0.1:1" in told.stdout
-
-
-def test_nats_is_told_of_without_a_stream_as_well(database, nats_server):
-    migrated(database)
-    assert status(database, "--nats-url", nats_server.url)["nats"] == "answers"
-    assert "127.0.0.1:1" in status(database, "--nats-url", "nats://127.0.0.1:1")["nats"]
-    report = status(database, "--stream", "NONE", "--nats-url", nats_server.url)
-    assert report["nats"] == "answers"
-    assert "no stream NONE" in report["stream"]["error"]
-    told = relay("status", "--nats-url", nats_server.url, RELAY_POSTGRES_DSN=database).stdout
-    assert "nats       answers" in told
-
-
-def test_a_status_that_is_checked_exits_with_1_and_the_reasons(database, nats_server):
-    migrated(database)
-    there = ["--nats-url", nats_server.url]
-
-    def checked(*args, **environ):
-        done = relay("status", "--check", *args, RELAY_POSTGRES_DSN=database, **environ)
-        return done.returncode, done.stderr.splitlines(), done.stdout
-
-    nobody = "relay: nobody leads: no relay runs, or none can take the lease"
-    code, reasons, told = checked(*there)
-    assert (code, reasons) == (1, [nobody])
-    assert told.startswith("schema ")
-    code, reasons, told = checked("--json", "--nats-url", "nats://127.0.0.1:1")
-    assert (code, reasons[0]) == (1, nobody)
-    assert reasons[1].startswith("relay: NATS is away from here: 127.0.0.1:1")
-    assert json.loads(told)["leader"] is None
-    with psycopg.connect(database, autocommit=True, application_name="relay term") as connection:
-        connection.execute(LEAD)
-        assert checked(*there)[:2] == (0, [])
-        connection.execute("update relay.report set lag_breaker = 'open', bus_breaker = 'open'")
-        code, reasons, _ = checked(*there)
-        assert (code, len(reasons)) == (1, 2)
-        assert reasons[0].startswith("relay: events are late")
-        assert reasons[1] == "relay: NATS is away from the leader"
-        code, _, told = checked(*there, "--json", RELAY_LOG_FORMAT="json")
-        assert (code, json.loads(told)["circuit_breaker"]) == (1, "open")
-    assert relay("status", *there, RELAY_POSTGRES_DSN=database).returncode == 0
-    assert relay("status", "--check", "--watch").returncode == 2
-
-
-LEAD = """
-update relay.cursor set holder = 'me', epoch = 7;
-update relay.report set epoch = 7, lag_breaker = 'closed', bus_breaker = 'closed',
-                        reported_at = clock_timestamp();
-select pg_advisory_lock(1919247482, 'relay.outbox'::regclass::oid::int4)
-"""
-
-
-def test_a_status_tells_no_weakness_of_the_stream_each_time(database, nats_server):
-    migrated(database)
-    stream = f"WEAK_{database.rpartition('_')[2][:8]}"
-    config = {"name": stream, "subjects": [f"{stream}.>"], "storage": "memory", "no_ack": False}
-    asyncio.run(made(nats_server.url, {**config, "duplicate_window": 1_000_000_000}))
-    for form in ([], ["--json"]):
-        done = relay(
-            *("status", "--stream", stream, "--nats-url", nats_server.url, *form),
-            RELAY_POSTGRES_DSN=database,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-
-
-async def made(url, config):
-    client = await nats.connect(url)
-    answer = await client.request(
-        f"$JS.API.STREAM.CREATE.{config['name']}", json.dumps(config).encode(), timeout=5
-    )
-    await client.close()
-    assert "error" not in json.loads(answer.data)
-
-
-def test_run_leads_and_delivers_until_it_is_told_to_stop(database, nats_server):
-    migrated(database)
-    environ = {**os.environ, "RELAY_POSTGRES_DSN": database, "RELAY_NATS_URL": nats_server.url}
-    stream = f"CLI_{os.getpid()}_{database.rpartition('_')[2][:8]}"
-    command = [sys.executable, "-m", "relay", "run", "--stream", stream, "--log-format", "json"]
-    command += ["--stream-subjects", f"{stream}.>", "--stream-create", "--http", "off"]
-    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            events = []
-            for line in process.stderr:
-                events.append(json.loads(line)["event"])
-                if events[-1].startswith("publishing by"):
-                    break
-            with psycopg.connect(database, autocommit=True) as connection:
-                connection.execute("select relay.emit(%s, '{}'::json)", [f"{stream}.paid"])
-                delivered(connection, 1)
-            report = status(database, "--stream", stream, "--nats-url", nats_server.url)
-            process.send_signal(signal.SIGHUP)
-            events += [json.loads(line)["event"] for line in process.stderr]
-            assert process.wait(10) == 0
-        finally:
-            process.kill()
-    assert events[0] == "starting"
-    assert "leading" in events
-    assert events[-1] == "stopped"
-    assert report["leader"]
-    assert (report["epoch"], report["delivered"], report["backlog"]) == (1, 1, 0)
-    assert report["stream"]["path"] == "fast ingest"
-    assert report["stream"]["messages"] == 1
-
-
-class Busy:
-    """A relay that ends when it is told to, or only when it is cancelled."""
-
-    def __init__(self, *, stops, by=signal.SIGTERM):
-        self.stops = stops
-        self.by = by
-        self.told = 0
-        self.stopped = anyio.Event()
-
-    async def run(self):
-        os.kill(os.getpid(), self.by)
-        await self.stopped.wait()
-        if not self.stops:
-            os.kill(os.getpid(), signal.SIGINT)
-            await anyio.sleep_forever()
-
-    def stop(self):
-        self.told += 1
-        self.stopped.set()
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_the_first_signal_stops_and_waits(by):
-    busy = Busy(stops=True, by=by)
-    with anyio.fail_after(10):
-        assert await until_stopped(busy) is True
-    assert busy.told == 1
-
-
-@pytest.mark.anyio
-async def test_a_hangup_that_nohup_has_ignored_stops_nothing():
-    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        busy = Busy(stops=True, by=signal.SIGHUP)
-        with anyio.move_on_after(0.5) as waited:
-            await until_stopped(busy)
-        assert waited.cancelled_caught
-        assert busy.told == 0
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, former)
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGHUP])
-async def test_the_second_signal_lets_go_at_once(by):
-    busy = Busy(stops=False, by=by)
-    with anyio.fail_after(10):
-        assert await until_stopped(busy) is False
-    assert busy.told == 1
-
-
-@pytest.mark.anyio
-async def test_an_error_of_the_relay_comes_through_as_itself():
-    class Broken(Busy):
-        async def run(self):
-            raise SchemaError("no schema")
-
-    with pytest.raises(SchemaError, match="no schema"):
-        await until_stopped(Broken(stops=True))
-
-
-def migrated(database, schema="relay"):
-    done = relay("migrate", "--schema", schema, RELAY_POSTGRES_DSN=database)
-    assert done.returncode == 0, done.stderr
-
-
-def status(database, *args):
-    done = relay("status", "--json", *args, RELAY_POSTGRES_DSN=database)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def delivered(connection, count):
-    """Wait for the settlement of ``count`` events."""
-    for _ in range(1_000):
-        [(seen,)] = connection.execute("select delivered from relay.status").fetchall()
-        if seen >= count:
-            return
-        connection.execute("select pg_sleep(0.02)")
-    pytest.fail(f"{count} events were not settled within 20 s")

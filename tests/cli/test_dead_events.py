@@ -1,92 +1,14 @@
-"""``relay dead``: what a person at a terminal and a script behind a pipe see; the exit codes."""
+"""``relay dead list`` and ``show``: what a person at a terminal and a script behind a pipe see."""
 
 import base64
 import json
-import logging
-import os
-import pty
-import select
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 
 import psycopg
-import pytest
-from typer.testing import CliRunner, Result
 
-from relay.cli import app
 from relay.cli.dead_show import KEPT
+from tests.cli.dead import Run, die, live
 
-Run = Callable[..., Result]
 EVIL = "\x1b[2J[bold red]gone[/]\r\nforged \u202e \x9b31m"
-DEAD = """
-with written as (
-  insert into relay.outbox (id, subject, key, payload)
-  overriding system value
-  select i, 'orders.placed', %(key)s, '{"n": 1.50}' from unnest(%(ids)s::bigint[]) as i
-  returning id, event_id, created_at, subject, key
-)
-insert into relay.parked (
-  id, event_id, created_at, subject, key, attempts, last_error, last_code, dead_at, errors
-)
-select w.id, w.event_id, w.created_at, w.subject, w.key, 10, %(error)s, 10054,
-       clock_timestamp() - interval '1 hour',
-       '[{"at": "2026-01-01T00:00:00+00:00", "attempt": 1, "code": 7, "error": "the first"}]'
-  from written as w
-"""
-
-ON_A_TERMINAL = """
-import fcntl, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that ^C reaches this process
-from relay.cli import main
-main()
-"""
-
-
-@pytest.fixture
-def dsn(outbox_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name in [name for name in os.environ if name.startswith("RELAY_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("RELAY_POSTGRES_DSN", outbox_dsn)
-    return outbox_dsn
-
-
-@pytest.fixture
-def look(dsn: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-def relay(dsn: str) -> Iterator[Run]:
-    """Run a command in this process, whose logging is put back afterwards."""
-    names = ("", "relay", "nats", "psycopg", "psycopg.pool")
-    levels = {name: logging.getLogger(name).level for name in names}
-    handlers = list(logging.getLogger().handlers)
-    yield lambda *args: CliRunner().invoke(app, args)
-    logging.getLogger().handlers[:] = handlers
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-
-
-def die(look: psycopg.Connection, *ids: int, key: str | None = "k", error: str = "no") -> None:
-    look.execute(DEAD, {"ids": list(ids), "key": key, "error": error})
-
-
-def live(look: psycopg.Connection, id_: int) -> None:
-    die(look, id_)
-    look.execute(
-        "update relay.parked set dead_at = null, next_attempt_at = clock_timestamp()"
-        " + interval '1h' where id = %s",
-        (id_,),
-    )
-
-
-def left(look: psycopg.Connection) -> list[int]:
-    """The ids of the dead."""
-    rows = look.execute("select id from relay.parked where dead_at is not null order by id")
-    return [id_ for (id_,) in rows.fetchall()]
 
 
 def test_a_list_is_a_table_for_people_and_one_array_for_scripts(
@@ -103,6 +25,15 @@ def test_a_list_is_a_table_for_people_and_one_array_for_scripts(
     assert (first["attempts"], first["error"]) == (10, "maximum message size exceeded")
     assert first["dead_at"].endswith("+00:00")
     assert "payload" not in first
+
+
+def test_a_code_that_the_error_has_already_is_not_shown_twice(
+    relay: Run, look: psycopg.Connection
+) -> None:
+    die(look, 1, error="stream S: full (JetStream error 10054)")
+    look.execute("""update relay.parked set errors = '[{"code": 7, "error": "no (7)"}]'""")
+    for args, code in ((["list"], "10054"), (["show", "1"], "(7)")):
+        assert relay("dead", *args).stdout.count(code) == 1
 
 
 def test_an_empty_list_is_no_failure(relay: Run) -> None:
@@ -245,151 +176,3 @@ def test_an_event_whose_row_is_gone_says_so(relay: Run, look: psycopg.Connection
         None,
         None,
     )
-
-
-def test_named_events_are_retried_at_once_and_each_that_cannot_be_is_named(
-    relay: Run, look: psycopg.Connection
-) -> None:
-    die(look, 1, 2)
-    live(look, 3)
-    (uuid,) = look.execute("select event_id::text from relay.parked where id = 2").fetchone() or ()
-    told = relay("dead", "retry", "1", uuid, "3", "4")
-    assert (told.exit_code, told.stdout) == (1, "retried 2 dead events\n")
-    assert told.stderr.splitlines()[0] == "relay: no parked event 4"
-    assert told.stderr.splitlines()[1].startswith("relay: event 3 is not dead but retrying")
-    assert left(look) == []
-    told = relay("dead", "retry", "1")
-    assert (told.exit_code, told.stdout) == (1, "")
-    assert "event 1 is not dead" in told.stderr
-
-
-@pytest.mark.parametrize("action", ["retry", "drop"])
-def test_where_nobody_can_answer_nothing_is_done_without_yes(
-    relay: Run, look: psycopg.Connection, action: str
-) -> None:
-    die(look, 1, 2)
-    told = relay("dead", action, "--all")
-    assert (told.exit_code, told.stdout) == (2, "")
-    assert (
-        told.stderr == f"relay: nobody is there to be asked: say --yes to {action} 2 dead events\n"
-    )
-    assert relay("dead", "drop", "1").exit_code == 2
-    assert left(look) == [1, 2]
-    told = relay("dead", action, "--key", "k", "--yes", "--json", "--by", "anna")
-    assert (told.exit_code, told.stderr) == (0, "")
-    assert json.loads(told.stdout) == {"action": action, "done": 2, "by": "anna", "failed": []}
-    assert left(look) == []
-
-
-@pytest.mark.parametrize("action", ["retry", "drop"])
-def test_a_decision_about_nothing_fails_and_says_so(relay: Run, action: str) -> None:
-    told = relay("dead", action, "--all", "--yes")
-    assert (told.exit_code, told.stdout) == (1, "")
-    assert told.stderr == "relay: no dead events, or none that match\n"
-    report = json.loads(relay("dead", action, "--all", "--yes", "--json").stdout)
-    assert (report["done"], report["failed"]) == (0, ["no dead events, or none that match"])
-
-
-def test_wrong_usage_exits_with_2_and_changes_nothing(relay: Run, look: psycopg.Connection) -> None:
-    die(look, 1)
-    for args in [
-        ["retry"],
-        ["drop", "--yes"],
-        ["drop", "1", "--all"],
-        ["retry", "--all", "--key", "k"],
-        ["retry", "1", "--key", "k"],
-        ["retry", "x"],
-        ["retry", "-1"],
-        ["show", "99999999999999999999"],
-        ["show"],
-        ["list", "--subject", "a..b"],
-        ["list", "--subject", "a.>.b"],
-        ["list", "--older-than", "5"],
-        ["list", "--limit", "0"],
-        ["list", "--error-regex", "("],
-        ["drop", "--all", "--yes", "--by", " "],
-    ]:
-        told = relay("dead", *args)
-        assert (told.exit_code, told.stdout) == (2, ""), args
-    assert left(look) == [1]
-
-
-def test_the_audit_names_who_runs_the_command_unless_told_otherwise(
-    relay: Run, look: psycopg.Connection
-) -> None:
-    die(look, 1)
-    assert relay("dead", "drop", "1", "--yes").exit_code == 0
-    (by,) = look.execute("select decided_by from relay.decision").fetchone() or ()
-    assert by.startswith(f"{look.info.user} (")
-    assert "@" in by
-
-
-def test_a_login_without_the_role_and_a_missing_schema_exit_with_3(
-    relay: Run, look: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for command in (["list"], ["show", "1"], ["retry", "1"], ["drop", "--all", "--yes"]):
-        told = relay("dead", *command, "--schema", "nowhere")
-        assert (told.exit_code, told.stdout) == (3, "")
-        assert "python -m relay migrate" in told.stderr
-    name = f"nobody_{look.info.dbname}"
-    look.execute(f"create role {name} login")
-    try:
-        monkeypatch.setenv("PGUSER", name)
-        told = relay("dead", "list", "--postgres-dsn", without_user(look))
-        assert (told.exit_code, told.stdout) == (3, "")
-        assert 'grant the role "relay_operator" to this login' in told.stderr
-    finally:
-        look.execute(f"drop role {name}")
-
-
-def without_user(look: psycopg.Connection) -> str:
-    parts = look.info.get_parameters()
-    return f"host={parts['host']} port={parts['port']} dbname={parts['dbname']}"
-
-
-@pytest.mark.parametrize(
-    ("answer", "code", "kept"), [("y", 0, []), ("n", 1, [1]), ("\x03", 130, [1])]
-)
-def test_a_person_at_a_terminal_is_asked_and_shown_what_it_is_about(
-    dsn: str, look: psycopg.Connection, answer: str, code: int, kept: list[int]
-) -> None:
-    die(look, 1, error="too [bold]large")
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-c", ON_A_TERMINAL, "dead", "drop", "--all"],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-        start_new_session=True,
-    ) as process:
-        os.close(theirs)
-        told = read_until(ours, b"for good? Type y for yes: ")
-        os.write(ours, answer.encode() + b"\n")
-        assert process.wait(20) == code
-        told += read_rest(ours)
-    os.close(ours)
-    assert b"too [bold]large (10054)" in told
-    assert b"Drop 1 dead event for good?" in told
-    assert (b"dropped 1 dead event" in told) is (answer == "y")
-    assert (b"nothing was changed" in told) is (answer == "n")
-    assert left(look) == kept
-
-
-def read_until(terminal: int, end: bytes) -> bytes:
-    told = b""
-    deadline = time.monotonic() + 20
-    while not told.endswith(end):
-        assert select.select([terminal], [], [], deadline - time.monotonic())[0], told
-        told += os.read(terminal, 4096)
-    return told
-
-
-def read_rest(terminal: int) -> bytes:
-    told = b""
-    try:
-        while part := os.read(terminal, 4096):
-            told += part
-    except OSError:  # Linux says so when the other side is closed
-        pass
-    return told
