@@ -77,7 +77,7 @@ class FaultyBus:
                 chunk = events[first : first + CALL]
                 outcomes += await self._publish(chunk, permit, closed, stopped)
         except BusOutage:
-            self._ledger.fates.cut(self._process.name, events)
+            self._ledger.cut(self._process.name, events)
             raise
         finally:
             self._publishing = False
