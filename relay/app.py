@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from relay.engine.bell import PollOnly
-from relay.engine.lead import Engine
-from relay.engine.term import Policy
+from relay.engine.lead import Engine, Policy
 from relay.errors import AlreadyRunning
 from relay.facts import FactSink
 from relay.meter import Meter, Metrics
