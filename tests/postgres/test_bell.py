@@ -254,7 +254,7 @@ async def test_prepared_transactions_come_with_the_read_that_sees_them(
                 await writer.tpc_commit()
                 committed = time.monotonic()
                 await until(lambda: _true(bool(arrivals.at)))
-                assert arrivals.at.pop(event_id) - committed < 0.25
+                assert arrivals.at.pop(event_id) - committed < MISSED
                 await until(lambda: _true(arrivals.sleeps > 0))
                 tasks.cancel_scope.cancel()
             bell.disarm()
