@@ -17,7 +17,7 @@ from nats.js.api import ConsumerConfig
 from nats.js.errors import NotFoundError
 from psycopg.rows import class_row
 
-from relay.demo.readback import understood
+from relay.demo.readback import parse_message
 from relay.demo.relayprocess import STREAM, SUBJECTS, RelayProcess
 from relay.demo.report import latency_ms
 
@@ -91,7 +91,7 @@ class Probe:
         return latency_ms(self._recent, percent)
 
     async def _note(self, message: Msg) -> None:
-        took = understood(message).latency
+        took = parse_message(message).latency
         if took is not None:
             self._recent.append(took)
 

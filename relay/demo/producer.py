@@ -24,7 +24,7 @@ from uuid import UUID
 
 import psycopg
 
-from relay.demo.oracle import Committed, digest
+from relay.demo.check import Committed, digest
 
 Row = tuple[int, str, int, int]
 

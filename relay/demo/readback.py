@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from relay.demo.oracle import StreamMessage, digest
+from relay.demo.check import StreamMessage, digest
 
 _BATCH = 1000
 _TIMEOUT = 10.0
@@ -52,14 +52,14 @@ async def _read(jetstream: JetStreamContext, stream: str) -> list[StreamMessage]
     more = True
     while more:
         batch = await consumer.fetch(_BATCH, timeout=_TIMEOUT)
-        messages.extend(understood(message) for message in batch)
+        messages.extend(parse_message(message) for message in batch)
         # The last sequence may belong to a deleted message, and new ones may come without end.
         more = batch[-1].metadata.num_pending > 0 and messages[-1].seq < state.last_seq
     await jetstream.delete_consumer(stream, name)
     return [message for message in messages if message.seq <= state.last_seq]
 
 
-def understood(message: Msg) -> StreamMessage:
+def parse_message(message: Msg) -> StreamMessage:
     """Read one delivered message; ``digest`` is of what came, nothing under ``headers_only``."""
     headers: Mapping[str, Any] = message.headers or {}
     metadata = message.metadata

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from relay.devstack import DevstackError
-from relay.devstack.nest import Nest, failed, tail
+from relay.devstack.sandbox import Sandbox, failed, tail
 
 STREAM = "DEMO"
 SUBJECTS = "orders.>"
@@ -25,10 +25,10 @@ _MIGRATE_TIMEOUT = 60.0
 class RelayProcess:
     """One ``python -m relay run``."""
 
-    def __init__(self, process: subprocess.Popen[bytes], nest: Nest, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], sandbox: Sandbox, log: Path) -> None:
         """Take over a started process."""
         self._process = process
-        self._nest = nest
+        self._sandbox = sandbox
         self._log = log
 
     def check(self) -> None:
@@ -54,7 +54,7 @@ class RelayProcess:
         self.check()
         began = time.monotonic()
         self._process.send_signal(signal.SIGTERM)
-        code = self._nest.reap(self._process, STOP_TIMEOUT)
+        code = self._sandbox.reap(self._process, STOP_TIMEOUT)
         if code != 0:
             took = time.monotonic() - began
             raise failed(f"the relay exited with {code} {took:.1f} s after SIGTERM", self._log)
@@ -68,19 +68,19 @@ def relay_process(dsn: str, nats_url: str) -> Iterator[RelayProcess]:
         DevstackError: the migration failed; says what it wrote.
     """
     environment = _environment(dsn, nats_url)
-    with Nest("demo") as nest:
-        log = nest.folder / "migrate.log"
-        migration = _spawn(nest, "migrate", environment, log)
-        if nest.reap(migration, _MIGRATE_TIMEOUT) != 0:
+    with Sandbox("demo") as sandbox:
+        log = sandbox.folder / "migrate.log"
+        migration = _spawn(sandbox, "migrate", environment, log)
+        if sandbox.reap(migration, _MIGRATE_TIMEOUT) != 0:
             raise failed("python -m relay migrate failed", log)
-        log = nest.folder / "relay.log"
-        yield RelayProcess(_spawn(nest, "run", environment, log), nest, log)
+        log = sandbox.folder / "relay.log"
+        yield RelayProcess(_spawn(sandbox, "run", environment, log), sandbox, log)
 
 
 def _spawn(
-    nest: Nest, command: str, environment: Mapping[str, str], log: Path
+    sandbox: Sandbox, command: str, environment: Mapping[str, str], log: Path
 ) -> subprocess.Popen[bytes]:
-    return nest.spawn(
+    return sandbox.spawn(
         [sys.executable, "-m", "relay", command],
         log=log,
         tidy_end=signal.SIGTERM,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from relay.demo.oracle import StreamMessage, Verdict
+from relay.demo.check import Findings, StreamMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Result:
 
     committed: int
     stored: int
-    verdict: Verdict
+    verdict: Findings
     p50_ms: float
     p99_ms: float
     events_per_second: float
@@ -72,7 +72,7 @@ class Result:
         }
 
 
-def summarize(committed: int, stream: Sequence[StreamMessage], verdict: Verdict) -> Result:
+def summarize(committed: int, stream: Sequence[StreamMessage], verdict: Findings) -> Result:
     """Make the result out of the stream, read back whole and in order."""
     latencies = [m.latency for m in stream if m.latency is not None]
     created = [m.created_at for m in stream if m.created_at is not None]

@@ -18,12 +18,12 @@ from anyio import to_thread
 from rich.console import Console
 
 from relay import devstack
-from relay.demo.liveview import show
-from relay.demo.oracle import judge
+from relay.demo.check import compare
 from relay.demo.probe import Probe, probe
 from relay.demo.readback import read_stream
 from relay.demo.relayprocess import STREAM, RelayProcess, relay_process
 from relay.demo.report import Result, summarize
+from relay.demo.view import show
 from relay.demo.workload import Ledger, produce
 
 _STALLED_AFTER = 15.0
@@ -108,7 +108,7 @@ class _Demo:
         await to_thread.run_sync(self._relay.stop)
         stream = await read_stream(self._nats_url, STREAM)
         events = self._ledger.events
-        return summarize(len(events), stream, judge(events, stream))
+        return summarize(len(events), stream, compare(events, stream))
 
     async def _produce(self) -> None:
         options = self._options

@@ -11,7 +11,7 @@ from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from relay.demo.oracle import Committed
+from relay.demo.check import Committed
 from relay.devstack import DevstackError
 
 _END_TIMEOUT = 10.0

@@ -10,9 +10,9 @@ never imports this package.
 """
 
 from relay.devstack.errors import DevstackError
-from relay.devstack.installations import Installation, find_nats_server, find_postgres
 from relay.devstack.natsserver import NatsServer, nats_server
 from relay.devstack.pgserver import Postgres, postgres
+from relay.devstack.programs import Installation, find_nats_server, find_postgres
 
 __all__ = [
     "DevstackError",

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from relay.devstack.errors import DevstackError
-from relay.devstack.installations import find_nats_server
-from relay.devstack.nest import Nest, failed, size, tail, wait_until
 from relay.devstack.port import start_again, start_somewhere
+from relay.devstack.programs import find_nats_server
+from relay.devstack.sandbox import Sandbox, failed, size, tail, wait_until
 
 _START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 10.0
@@ -29,15 +29,15 @@ class NatsServer:
         log_path: what the server has written so far.
     """
 
-    def __init__(self, program: Path, nest: Nest, config: str) -> None:
+    def __init__(self, program: Path, sandbox: Sandbox, config: str) -> None:
         """Lay out the folder; ``start`` starts it."""
         self._program = program
-        self._nest = nest
-        self._config = nest.folder / "server.conf"
+        self._sandbox = sandbox
+        self._config = sandbox.folder / "server.conf"
         self._config.write_text(config, encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
-        self.log_path = nest.folder / "nats-server.log"
+        self.log_path = sandbox.folder / "nats-server.log"
 
     @property
     def url(self) -> str:
@@ -82,11 +82,11 @@ class NatsServer:
         """
         self.port = port
         before = size(self.log_path)
-        folder = self._nest.folder
+        folder = self._sandbox.folder
         # The switches win over the configuration: a `jetstream {}` in it can set limits only.
         command = [str(self._program), "-c", str(self._config), "-a", "127.0.0.1"]
         command += ["-p", str(self.port), "-js", "-sd", str(folder / "store")]
-        process = self._nest.spawn(command, log=self.log_path, tidy_end=signal.SIGTERM)
+        process = self._sandbox.spawn(command, log=self.log_path, tidy_end=signal.SIGTERM)
 
         def decided() -> bool:
             return process.poll() is not None or "Server is ready" in tail(self.log_path, before)
@@ -100,7 +100,7 @@ class NatsServer:
     def _end(self, number: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(number)
-            self._nest.reap(self._process, _STOP_TIMEOUT)
+            self._sandbox.reap(self._process, _STOP_TIMEOUT)
             self._process = None
 
 
@@ -115,8 +115,8 @@ def nats_server(config: str = "") -> Iterator[NatsServer]:
         DevstackError: the program is not there, or does not start.
     """
     program = find_nats_server()
-    with Nest("nats") as nest:
-        server = NatsServer(program, nest, config)
+    with Sandbox("nats") as sandbox:
+        server = NatsServer(program, sandbox, config)
         start_somewhere(server.launch)
         try:
             yield server

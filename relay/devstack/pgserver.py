@@ -35,10 +35,10 @@ from psycopg.conninfo import make_conninfo
 
 from relay.devstack import identity
 from relay.devstack.errors import DevstackError
-from relay.devstack.installations import Installation, find_postgres
-from relay.devstack.nest import Nest, failed, size, wait_until
 from relay.devstack.port import start_again, start_somewhere
+from relay.devstack.programs import Installation, find_postgres
 from relay.devstack.reaper import runs
+from relay.devstack.sandbox import Sandbox, failed, size, wait_until
 
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 20.0
@@ -66,7 +66,7 @@ class Postgres:
     def __init__(
         self,
         installation: Installation,
-        nest: Nest,
+        sandbox: Sandbox,
         settings: Mapping[str, str],
         *,
         primary: "Postgres | None" = None,
@@ -75,11 +75,11 @@ class Postgres:
         self.installation = installation
         self.major = installation.major
         self.port = 0
-        self.log_path = nest.folder / "postgres.log"
-        self._nest = nest
-        self._data = nest.folder / "data"
+        self.log_path = sandbox.folder / "postgres.log"
+        self._sandbox = sandbox
+        self._data = sandbox.folder / "data"
         self._data.mkdir(mode=0o700)
-        self._identity = identity.choose(installation.bin_dir, nest.folder, self._data)
+        self._identity = identity.choose(installation.bin_dir, sandbox.folder, self._data)
         self._settings = {**_ALWAYS, **settings}
         self._process: subprocess.Popen[bytes] | None = None
         self.password: str = primary.password if primary else secrets.token_urlsafe(24)
@@ -145,7 +145,7 @@ class Postgres:
         """End it: ``fast`` in order, ``immediate`` like a crash. Nothing to do if it is stopped."""
         if self._process is not None:
             self._process.send_signal(_STOP_SIGNALS[mode])
-            self._nest.reap(self._process, _STOP_TIMEOUT)
+            self._sandbox.reap(self._process, _STOP_TIMEOUT)
             self._process = None
 
     def kill(self) -> None:
@@ -161,7 +161,7 @@ class Postgres:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.kill()
-        self._nest.reap(self._process, _STOP_TIMEOUT)
+        self._sandbox.reap(self._process, _STOP_TIMEOUT)
         self._process = None
         deadline = time.monotonic() + _STOP_TIMEOUT
         if not wait_until(lambda: not any(map(runs, children)), deadline):
@@ -175,7 +175,7 @@ class Postgres:
         """
         before, pid = size(self.log_path), self.pid
         process = self._spawn("pg_ctl", "-D", str(self._data), "promote")
-        done = self._nest.reap(process, _START_TIMEOUT) == 0
+        done = self._sandbox.reap(process, _START_TIMEOUT) == 0
         deadline = time.monotonic() + _START_TIMEOUT
         if not (done and wait_until(lambda: self._says(pid, "ready"), deadline)):
             raise failed(f"Postgres {self.major} was not promoted", self.log_path, before)
@@ -218,13 +218,13 @@ class Postgres:
                 "initdb", "-D", str(self._data), "-U", "postgres", "-A", "scram-sha-256",
                 f"--pwfile={path}", "-E", "UTF8", "--no-sync", "--no-instructions", *locale,
             )  # fmt: skip
-            if self._nest.reap(process, _START_TIMEOUT) != 0:
+            if self._sandbox.reap(process, _START_TIMEOUT) != 0:
                 raise failed(f"initdb of Postgres {self.major} failed", self.log_path)
 
     @contextmanager
     def _password_file(self) -> Iterator[Path]:
         """Hold the password in a file that Postgres' identity alone can read."""
-        path = self._nest.folder / "password"
+        path = self._sandbox.folder / "password"
         path.touch(mode=0o600)
         try:
             path.write_text(f"{self.password}\n")
@@ -240,13 +240,13 @@ class Postgres:
             "pg_basebackup", "-D", str(self._data), "-d", dsn, "--write-recovery-conf",
             "--checkpoint=fast", "--no-sync", PGPASSWORD=self.password,
         )  # fmt: skip
-        if self._nest.reap(process, _START_TIMEOUT) != 0:
+        if self._sandbox.reap(process, _START_TIMEOUT) != 0:
             raise failed(f"pg_basebackup of Postgres {self.major} failed", self.log_path)
 
     def _spawn(self, program: str, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
         who = self._identity
         environment = {name: value for name, value in os.environ.items() if name[:2] != "PG"}
-        return self._nest.spawn(
+        return self._sandbox.spawn(
             [str(who.bin_dir / program), *arguments],
             log=self.log_path,
             tidy_end=signal.SIGQUIT,
@@ -285,7 +285,7 @@ def postgres(
             "or name the folder of initdb and postgres in RELAY_PG_BIN"
         )
     wanted = {"fsync": "off"} if settings is None else settings
-    with Nest("postgres") as nest, _running(Postgres(chosen, nest, wanted)) as server:
+    with Sandbox("postgres") as sandbox, _running(Postgres(chosen, sandbox, wanted)) as server:
         yield server
 
 
@@ -301,8 +301,8 @@ def standby(primary: Postgres, settings: Mapping[str, str] | None = None) -> Ite
         DevstackError: the primary can't be copied, or the copy does not start.
     """
     wanted = {"fsync": "off"} if settings is None else settings
-    with Nest("standby") as nest:
-        made = Postgres(primary.installation, nest, wanted, primary=primary)
+    with Sandbox("standby") as sandbox:
+        made = Postgres(primary.installation, sandbox, wanted, primary=primary)
         with _running(made) as server:
             yield server
 

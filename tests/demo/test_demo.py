@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.devstack.nest import wait_until
+from relay.devstack.sandbox import wait_until
 
 NUMBERS = {
     "committed",

@@ -6,7 +6,7 @@ import anyio
 import psycopg
 import pytest
 
-from relay.demo.oracle import digest
+from relay.demo.check import digest
 from relay.demo.workload import Ledger, produce
 from relay.devstack import DevstackError
 

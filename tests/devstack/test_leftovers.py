@@ -17,9 +17,9 @@ from psycopg.conninfo import make_conninfo
 
 from relay import devstack
 from relay.devstack import identity, port
-from relay.devstack.nest import Nest, wait_until
 from relay.devstack.pgserver import standby
 from relay.devstack.reaper import runs
+from relay.devstack.sandbox import Sandbox, wait_until
 
 HOLD = """
 import threading
@@ -66,12 +66,12 @@ def test_a_process_that_ignores_its_signal_is_killed(tmp_path):
         "import signal, threading; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
         "print('deaf', flush=True); threading.Event().wait()"
     )
-    with Nest("test") as nest:
+    with Sandbox("test") as sandbox:
         log = tmp_path / "log"
-        process = nest.spawn([sys.executable, "-c", script], log=log, tidy_end=signal.SIGTERM)
+        process = sandbox.spawn([sys.executable, "-c", script], log=log, tidy_end=signal.SIGTERM)
         assert within(10, lambda: log.exists() and "deaf" in log.read_text())
         process.terminate()
-        assert nest.reap(process, 0.2) == -signal.SIGKILL
+        assert sandbox.reap(process, 0.2) == -signal.SIGKILL
 
 
 def test_a_server_moves_on_from_a_port_that_somebody_took(monkeypatch):

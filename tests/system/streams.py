@@ -10,7 +10,7 @@ from typing import Any
 import nats
 from nats.aio.msg import Msg
 
-from relay.demo.oracle import StreamMessage
+from relay.demo.check import StreamMessage
 from relay.demo.readback import read_stream
 
 

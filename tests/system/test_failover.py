@@ -24,7 +24,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from relay import devstack
-from relay.demo.oracle import StreamMessage
+from relay.demo.check import StreamMessage
 from relay.demo.readback import read_stream
 from relay.devstack.pgserver import standby
 from relay.postgres import migrations

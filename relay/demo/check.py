@@ -59,7 +59,7 @@ class StreamMessage(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Findings:
     """What is wrong, as event ids; every tuple is empty if nothing is.
 
     Attributes:
@@ -91,7 +91,7 @@ class Verdict:
         return ", ".join(parts)
 
 
-def judge(committed: Iterable[Committed], stream: Iterable[StreamMessage]) -> Verdict:
+def compare(committed: Iterable[Committed], stream: Iterable[StreamMessage]) -> Findings:
     """Compare the stream with what was committed.
 
     Args:
@@ -119,7 +119,7 @@ def judge(committed: Iterable[Committed], stream: Iterable[StreamMessage]) -> Ve
                 reordered.append(message.event_id)
             latest[event.key] = max(before, event.sequence)
     lost = tuple(event_id for event_id in expected if event_id not in seen)
-    return Verdict(lost, tuple(duplicates), tuple(phantoms), tuple(reordered), tuple(corrupt))
+    return Findings(lost, tuple(duplicates), tuple(phantoms), tuple(reordered), tuple(corrupt))
 
 
 def digest(payload: bytes) -> str:

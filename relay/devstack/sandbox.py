@@ -23,7 +23,7 @@ _TAIL_BYTES = 4000
 _END_TIMEOUT = 5.0
 
 
-class Nest:
+class Sandbox:
     """One folder, its reaper, and the processes started in it.
 
     Attributes:
@@ -44,7 +44,7 @@ class Nest:
         self._live: dict[subprocess.Popen[bytes], signal.Signals] = {}
 
     def __enter__(self) -> Self:
-        """Return the nest itself."""
+        """Return the sandbox itself."""
         return self
 
     def __exit__(
@@ -80,7 +80,7 @@ class Nest:
             log: opened by us, so that the process needs no right to it; nobody else can read it.
             tidy_end: the signal on which it ends at once but leaves nothing behind.
             env: the whole environment; ours if None.
-            cwd: where it runs; the nest's folder if None.
+            cwd: where it runs; the sandbox's folder if None.
             user: drop to this user id, and out of all our groups.
             group: drop to this group id.
         """
