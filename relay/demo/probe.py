@@ -26,7 +26,7 @@ _READY_POLL = 0.05
 _RECENT = 2000
 
 _STATUS = """
-select lag_seconds, wakes_bell, wakes_grant, wakes_poll from relay.status
+select lag_seconds, wakes_bell, wakes_poll from relay.status
 """
 _LEADS = "select epoch > 0 and holder is not null from relay.status"
 
@@ -37,7 +37,6 @@ class Status:
 
     lag_seconds: float
     wakes_bell: int
-    wakes_grant: int
     wakes_poll: int
 
 

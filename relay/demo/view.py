@@ -57,6 +57,5 @@ def _rows(
         ("latency p50", f"{probe.latency_ms(50):.1f} ms"),
         ("latency p99", f"{probe.latency_ms(99):.1f} ms"),
         ("wake-ups by bell", f"{status.wakes_bell:,}"),
-        ("wake-ups by grant", f"{status.wakes_grant:,}"),
         ("wake-ups by poll", f"{status.wakes_poll:,}"),
     ]
