@@ -19,8 +19,7 @@ from typing import Any
 
 import pytest
 
-from relay.devstack.port import free_port
-from relay.devstack.sandbox import Sandbox
+from relay.devstack.sandbox import Sandbox, free_port
 from tests.system.harness import until
 
 
