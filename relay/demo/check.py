@@ -1,14 +1,23 @@
 """What should be in the stream against what is: lost, duplicates, phantoms, order, content.
 
-Pure. The producers are authoritative: an event counts from its commit's success on, and nothing
-that the relay says or stores is looked at.
+The producers are authoritative for what was committed: an event counts from its commit's success
+on. The stream is authoritative for what is stored. It is read by an ephemeral consumer that
+acknowledges nothing, so that reading changes nothing; later messages are left out.
 """
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+_BATCH = 1000
+_TIMEOUT = 10.0
+_KEEP_CONSUMER = 60.0
+_SHOWN = 3
 
 
 class Committed(NamedTuple):
@@ -36,7 +45,6 @@ class StreamMessage(NamedTuple):
         key: the header ``Relay-Key``, or None.
         digest: ``digest`` of its payload.
         message_id: the header ``Nats-Msg-Id``, or None.
-        subject: where it was published.
         created_at: the header ``Relay-Created-At``, or None.
         stored_at: JetStream's own time stamp.
     """
@@ -77,17 +85,21 @@ class Findings:
     corrupt: tuple[str, ...] = ()
 
     @property
+    def counts(self) -> dict[str, int]:
+        """How many events each fault has, by the fault's name."""
+        return {name: len(ids) for name, ids in asdict(self).items()}
+
+    @property
     def is_clean(self) -> bool:
         """Whether nothing at all is wrong."""
-        return not (self.lost or self.duplicates or self.phantoms or self.reordered or self.corrupt)
+        return not any(self.counts.values())
 
     def __str__(self) -> str:
         """Count each fault, and name a few of its events."""
         parts = []
-        for name in ("lost", "duplicates", "phantoms", "reordered", "corrupt"):
-            ids: tuple[str, ...] = getattr(self, name)
-            few = f" ({', '.join(ids[:3])}{', …' if len(ids) > 3 else ''})" if ids else ""  # noqa: PLR2004 - a few
-            parts.append(f"{name} {len(ids)}{few}")
+        for name, count in self.counts.items():
+            ids = ", ".join(getattr(self, name)[:_SHOWN]) + (", …" if count > _SHOWN else "")
+            parts.append(f"{name} {count} ({ids})" if count else f"{name} 0")
         return ", ".join(parts)
 
 
@@ -99,7 +111,7 @@ def compare(committed: Iterable[Committed], stream: Iterable[StreamMessage]) -> 
         stream: every message, in the order of ``seq``.
     """
     expected = {event.event_id: event for event in committed}
-    seen: set[str] = set()
+    stored: set[str] = set()
     latest: dict[str, int] = {}
     duplicates, phantoms, reordered, corrupt = list[str](), list[str](), list[str](), list[str]()
     for message in stream:
@@ -109,19 +121,70 @@ def compare(committed: Iterable[Committed], stream: Iterable[StreamMessage]) -> 
             continue
         if message.key != event.key or event.digest not in {None, message.digest}:
             corrupt.append(message.event_id)
-        if message.event_id in seen:
+        if message.event_id in stored:
             duplicates.append(message.event_id)
             continue
-        seen.add(message.event_id)
+        stored.add(message.event_id)
         if event.key is not None:
             before = latest.setdefault(event.key, event.sequence)
             if event.sequence < before:
                 reordered.append(message.event_id)
             latest[event.key] = max(before, event.sequence)
-    lost = tuple(event_id for event_id in expected if event_id not in seen)
+    lost = tuple(event_id for event_id in expected if event_id not in stored)
     return Findings(lost, tuple(duplicates), tuple(phantoms), tuple(reordered), tuple(corrupt))
 
 
 def digest(payload: bytes) -> str:
     """Return what stands for a payload in comparisons: the first half of its SHA-256, in hex."""
     return hashlib.sha256(payload).hexdigest()[:32]
+
+
+async def read_stream(nats_url: str, stream: str) -> list[StreamMessage]:
+    """Read every message that the stream holds now, in the order of sequence.
+
+    Raises:
+        nats.errors.Error: the server is away, there is no such stream, or it stopped answering.
+    """
+    import nats  # not above: producers import this file, and need no NATS
+    from nats.js.api import AckPolicy, ConsumerConfig
+
+    client = await nats.connect(nats_url, connect_timeout=_TIMEOUT)
+    try:
+        jetstream = client.jetstream(timeout=_TIMEOUT)
+        state = (await jetstream.stream_info(stream)).state
+        if state.messages == 0:
+            return []
+        config = ConsumerConfig(
+            ack_policy=AckPolicy.NONE, inactive_threshold=_KEEP_CONSUMER, mem_storage=True
+        )
+        consumer = await jetstream.pull_subscribe("", stream=stream, config=config)
+        messages: list[StreamMessage] = []
+        more = True
+        while more:
+            batch = await consumer.fetch(_BATCH, timeout=_TIMEOUT)
+            messages.extend(parse_message(message) for message in batch)
+            # The last sequence may belong to a deleted message, and new ones may come without end.
+            more = batch[-1].metadata.num_pending > 0 and messages[-1].seq < state.last_seq
+        await jetstream.delete_consumer(stream, (await consumer.consumer_info()).name)
+        return [message for message in messages if message.seq <= state.last_seq]
+    finally:
+        await client.close()
+
+
+def parse_message(message: "Msg") -> StreamMessage:
+    """Read one delivered message; ``digest`` is of what came, nothing under ``headers_only``."""
+    headers: Mapping[str, Any] = message.headers or {}
+    metadata = message.metadata
+    created_at = headers.get("Relay-Created-At")
+    message_id = headers.get("Nats-Msg-Id")
+    seq = metadata.sequence.stream
+    return StreamMessage(
+        seq=seq,
+        event_id=headers.get("Relay-Event-Id") or message_id or f"message {seq}",
+        key=headers.get("Relay-Key"),
+        digest=digest(message.data),
+        message_id=message_id,
+        subject=message.subject,
+        created_at=datetime.fromisoformat(created_at) if created_at else None,
+        stored_at=metadata.timestamp.astimezone(UTC),
+    )

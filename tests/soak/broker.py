@@ -20,8 +20,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from relay import devstack
-from relay.demo.check import StreamMessage
-from relay.demo.readback import parse_message
+from relay.demo.check import StreamMessage, parse_message
 from tests.system.harness import STREAM
 
 _Answer = TypeVar("_Answer")

@@ -21,8 +21,7 @@ from typing import Any, Protocol, Self
 
 import psycopg
 
-from relay.demo.check import Committed, Findings, compare, digest
-from relay.demo.readback import read_stream
+from relay.demo.check import Committed, Findings, compare, digest, read_stream
 
 STREAM = "EVENTS"
 INSERT = "insert into relay.outbox (event_id, subject, key, payload_bytes) values (%s, %s, %s, %s)"

@@ -19,8 +19,7 @@ import nats
 import pytest
 
 from relay import devstack
-from relay.demo.check import StreamMessage, compare
-from relay.demo.readback import read_stream
+from relay.demo.check import StreamMessage, compare, read_stream
 from relay.postgres import migrations
 from tests.soak.broker import CONFIG, SHAPE, Broker
 from tests.system.harness import STREAM, Load, RelayProcess, connected, delivered, until
