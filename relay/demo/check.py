@@ -23,11 +23,8 @@ _SHOWN = 3
 class Committed(NamedTuple):
     """One event that a producer committed.
 
-    Attributes:
-        event_id: its UUID as text.
-        key: None asks for no order.
-        sequence: ascending within the key in the order of writing; gaps are fine.
-        digest: ``digest`` of its payload, or None not to compare it.
+    ``sequence`` ascends within the key in the order of writing; gaps are fine. A digest of None is
+    not compared.
     """
 
     event_id: str
@@ -39,14 +36,8 @@ class Committed(NamedTuple):
 class StreamMessage(NamedTuple):
     """One message of the stream.
 
-    Attributes:
-        seq: its stream sequence.
-        event_id: the header ``Relay-Event-Id``; the message id or a made-up name if it has none.
-        key: the header ``Relay-Key``, or None.
-        digest: ``digest`` of its payload.
-        message_id: the header ``Nats-Msg-Id``, or None.
-        created_at: the header ``Relay-Created-At``, or None.
-        stored_at: JetStream's own time stamp.
+    ``event_id`` is the message id or a made-up name where the header is missing; ``created_at`` is
+    the event's, ``stored_at`` JetStream's time stamp.
     """
 
     seq: int
@@ -104,12 +95,7 @@ class Findings:
 
 
 def compare(committed: Iterable[Committed], stream: Iterable[StreamMessage]) -> Findings:
-    """Compare the stream with what was committed.
-
-    Args:
-        committed: in any order; each event once.
-        stream: every message, in the order of ``seq``.
-    """
+    """Compare every message, in the order of ``seq``, with the committed events, each once."""
     expected = {event.event_id: event for event in committed}
     stored: set[str] = set()
     latest: dict[str, int] = {}

@@ -1,6 +1,6 @@
 """The producers: processes that change orders and emit the events about it, as one transaction.
 
-    python -m relay.demo.producer --dsn DSN --rate EVENTS_PER_SECOND [--events N] [--seed N]
+    python -m relay.demo.producer '{"dsn": …, "rate": events/s, "events": N or null, "seed": N}'
 
     Workload ──starts──► producer ──commits──► Postgres
         ▲ ──stdin, closed to end it──► │
@@ -14,7 +14,6 @@ Several producers advance the same orders. ``for update`` makes them take turns 
 that its versions, and with them the events of its key, have one order for all of them.
 """
 
-import argparse
 import json
 import os
 import random
@@ -70,21 +69,14 @@ returning event_id
 
 
 class Workload:
-    """Producers and what they committed.
+    """Producers, and in ``events`` what they committed, in the order in which their lines came in.
 
-    Attributes:
-        events: in the order in which the producers' lines came in.
+    ``rate`` (committed events/s) and ``events`` (exactly so many; None is without end) are those of
+    all ``producers`` together.
     """
 
     def __init__(self, dsn: str, *, producers: int, rate: float, events: int | None) -> None:
-        """Take the orders' database; ``run`` starts.
-
-        Args:
-            dsn: where the outbox and the orders are.
-            producers: how many processes.
-            rate: committed events/s of all of them together.
-            events: how many they commit together, exactly; None is without end.
-        """
+        """Take the database of outbox and orders; ``run`` starts."""
         self.events: list[Committed] = []
         # The password goes into the environment: other users of this machine see command lines.
         parts = {name: str(value) for name, value in conninfo_to_dict(dsn).items()}
@@ -93,11 +85,11 @@ class Workload:
         self._commands: list[list[str]] = []
         for number in range(producers):
             share = None if events is None else len(range(number, events, producers))
-            command = [sys.executable, "-m", "relay.demo.producer"]
-            command += ["--dsn", make_conninfo("", **parts)]
-            command += ["--rate", str(rate / producers), "--seed", str(number)]
+            options = {"dsn": make_conninfo("", **parts), "rate": rate / producers}
+            options |= {"events": share, "seed": number}
+            command = [sys.executable, "-m", "relay.demo.producer", json.dumps(options)]
             if share != 0:
-                self._commands.append(command + ([] if share is None else ["--events", str(share)]))
+                self._commands.append(command)
         self._stop = anyio.Event()
         self._begun: float | None = None
         self._ended: float | None = None
@@ -154,17 +146,11 @@ class Workload:
                 self.events.extend(Committed(*event) for event in json.loads(line))
 
 
-def main() -> None:
-    """Be one producer."""
-    parser = argparse.ArgumentParser(prog="python -m relay.demo.producer")
-    parser.add_argument("--dsn", required=True)
-    parser.add_argument("--rate", type=float, required=True)
-    parser.add_argument("--events", type=int)
-    parser.add_argument("--seed", type=int, default=0)
+def _main() -> None:
     # A terminal's Ctrl-C is for the demo, which then closes our stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        _produce(**vars(parser.parse_args()))
+        _produce(**json.loads(sys.argv[1]))
     except BrokenPipeError:
         # Nobody listens any more. What stdout still holds must not be flushed again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -229,4 +215,4 @@ def _emit(connection: psycopg.Connection, chance: random.Random, row: Row) -> Co
 
 
 if __name__ == "__main__":
-    main()
+    _main()

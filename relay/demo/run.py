@@ -40,12 +40,9 @@ _POLL = 0.1
 class Options:
     """What the demo is to do.
 
-    Attributes:
-        events: stop after exactly so many committed events; None is without such an end.
-        seconds: stop after so long; None is without such an end.
-        rate: committed events/s of all producers together.
-        producers: how many processes.
-        quiet: nothing but the result.
+    The workload ends after exactly ``events`` committed events or after ``seconds``; None is
+    without such an end. ``rate`` is committed events/s of all producers together. ``quiet`` shows
+    nothing but the result.
     """
 
     events: int | None
@@ -72,7 +69,10 @@ def run(options: Options, console: Console) -> Result:
         relay = _Relay(sandbox, dsn, nats_server.url)
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute((files(__package__) / "orders.sql").read_bytes())
-        result = anyio.run(_Demo(options, console, dsn, nats_server.url, relay).run)
+        workload = Workload(
+            dsn, producers=options.producers, rate=options.rate, events=options.events
+        )
+        result = anyio.run(_Demo(options, console, relay, workload).run)
         if not result.is_good:
             print(f"The relay's log ends with:\n{tail(relay.log).strip()}", file=sys.stderr)
         return result
@@ -82,6 +82,8 @@ class _Relay:
     """Migrates, then runs a relay until ``stop`` or the sandbox's end."""
 
     def __init__(self, sandbox: Sandbox, dsn: str, nats_url: str) -> None:
+        self.dsn = dsn
+        self.nats_url = nats_url
         # What is set for somebody's real relay must not reach this one.
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RELAY_", "PG"))}
         self._environment = {
@@ -132,71 +134,65 @@ class _Relay:
         )
 
 
+@dataclass(slots=True)
 class _Demo:
     """The part that runs on an event loop, once servers and relay are started."""
 
-    def __init__(
-        self, options: Options, console: Console, dsn: str, nats_url: str, relay: _Relay
-    ) -> None:
-        self._options = options
-        self._console = console
-        self._dsn = dsn
-        self._nats_url = nats_url
-        self._relay = relay
-        self._workload = Workload(
-            dsn, producers=options.producers, rate=options.rate, events=options.events
-        )
-        self._interrupts = 0
-        self._phase = "Running: Ctrl-C ends the workload"
+    options: Options
+    console: Console
+    relay: _Relay
+    workload: Workload
+    interrupts: int = 0
+    phase: str = "Running: Ctrl-C ends the workload"
 
     async def run(self) -> Result:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._handle_signals, tasks.cancel_scope)
             result = await self._deliver_and_check()
             tasks.cancel_scope.cancel()
-        if self._interrupts > 1:
+        if self.interrupts > 1:
             raise KeyboardInterrupt
         return result
 
     async def _deliver_and_check(self) -> Result:
-        workload = self._workload
-        async with probe(self._dsn, self._nats_url, _STREAM) as look:
+        relay, workload = self.relay, self.workload
+        async with probe(relay.dsn, relay.nats_url, _STREAM) as look:
             await self._until_ready(look)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch_relay)
-                if self._console.is_terminal and not self._options.quiet:
-                    tasks.start_soon(show, look, workload, lambda: self._phase, self._console)
+                if self.console.is_terminal and not self.options.quiet:
+                    tasks.start_soon(show, look, workload, lambda: self.phase, self.console)
                 await self._produce()
-                self._phase = "Waiting until the stream holds everything"
+                self.phase = "Waiting until the stream holds everything"
                 await self._until_drained(look)
                 tasks.cancel_scope.cancel()
-        await to_thread.run_sync(self._relay.stop)
-        stream = await read_stream(self._nats_url, _STREAM)
+        await to_thread.run_sync(relay.stop)
+        stream = await read_stream(relay.nats_url, _STREAM)
         return summarize(len(workload.events), stream, compare(workload.events, stream))
 
     async def _until_ready(self, look: Probe) -> None:
         """Wait until the relay leads, so that its start counts in no figure."""
         with anyio.move_on_after(_READY_TIMEOUT):
             while not await look.is_ready():
-                self._relay.check()
+                self.relay.check()
                 await anyio.sleep(_POLL)
             return
-        raise failed(f"the relay is not ready after {_READY_TIMEOUT:.0f} s", self._relay.log)
+        raise failed(f"the relay is not ready after {_READY_TIMEOUT:.0f} s", self.relay.log)
 
     async def _produce(self) -> None:
         async with anyio.create_task_group() as tasks:
-            if self._options.seconds is not None:
-                tasks.start_soon(self._stop_after, self._options.seconds)
-            await self._workload.run()
+            if self.options.seconds is not None:
+                tasks.start_soon(self._stop_after, self.options.seconds)
+            await self.workload.run()
             tasks.cancel_scope.cancel()
 
     async def _stop_after(self, seconds: float) -> None:
         await anyio.sleep(seconds)
-        self._workload.stop()
+        self.workload.stop()
 
     async def _until_drained(self, look: Probe) -> None:
         most, since = -1, anyio.current_time()
-        while most < len(self._workload.events):
+        while most < len(self.workload.events):
             stored, now = await look.stored(), anyio.current_time()
             if stored > most:
                 most, since = stored, now
@@ -206,13 +202,13 @@ class _Demo:
 
     async def _watch_relay(self) -> None:
         while True:
-            self._relay.check()
+            self.relay.check()
             await anyio.sleep(_POLL)
 
     async def _handle_signals(self, scope: anyio.CancelScope) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
-                self._interrupts += 1
-                self._workload.stop()
-                if self._interrupts > 1:
+                self.interrupts += 1
+                self.workload.stop()
+                if self.interrupts > 1:
                     scope.cancel()
