@@ -56,9 +56,10 @@ class RelayProcess:
         environment |= variables or {}
         environment = {name: value for name, value in environment.items() if value}
         self.log = log
+        module = "tests.failpoints" if "failpoints" in settings else "relay"
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [*within, sys.executable, "-m", "relay", "run"],
+                [*within, sys.executable, "-m", module, "run"],
                 env=environment,
                 stdout=out,
                 stderr=out,
