@@ -1,6 +1,6 @@
 """``relay demo``: see the relay work, on servers that are thrown away afterwards.
 
-What happens, and what is authoritative for the verdict: ``relay.demo``.
+What happens, and what is authoritative for the findings: ``relay.demo``.
 """
 
 from typing import Annotated
@@ -46,11 +46,11 @@ def demo(
         typer.echo(result.as_json())
     else:
         console.print(result.as_table())
-        console.print(_conclusion(result.is_good, str(result.verdict)), markup=False)
+        console.print(_conclusion(result.is_good, str(result.findings)), markup=False)
     raise typer.Exit(0 if result.is_good else 1)
 
 
-def _conclusion(is_good: bool, verdict: str) -> str:
+def _conclusion(is_good: bool, findings: str) -> str:
     if is_good:
         return "Every committed event is in the stream exactly once, in order per key."
-    return f"Something is wrong: {verdict}"
+    return f"Something is wrong: {findings}"

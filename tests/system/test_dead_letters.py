@@ -15,8 +15,7 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
 from relay import devstack
-from relay.demo.oracle import StreamMessage
-from relay.demo.readback import read_stream
+from relay.demo.check import StreamMessage, read_stream
 from relay.postgres import migrations
 from tests.system.harness import STREAM, RelayProcess, until
 

@@ -24,10 +24,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from relay import devstack
-from relay.demo.oracle import StreamMessage
-from relay.demo.readback import read_stream
-from relay.devstack.pgserver import standby
+from relay.demo.check import StreamMessage, read_stream
 from relay.postgres import migrations
+from tests.devstack.standby import standby
 from tests.system.harness import (
     STREAM,
     Load,

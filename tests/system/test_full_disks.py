@@ -18,8 +18,7 @@ import psycopg
 import pytest
 
 from relay import devstack
-from relay.demo.oracle import Committed, digest, judge
-from relay.demo.readback import read_stream
+from relay.demo.check import Committed, compare, digest, read_stream
 from relay.devstack.reaper import runs
 from relay.postgres import migrations
 from tests.soak.broker import Broker
@@ -332,7 +331,7 @@ def test_a_stream_at_the_servers_quota_waits_for_a_larger_one_or_for_a_purge(
         report("nats-server", flows(dsn))
         os.kill(server.pid, signal.SIGHUP)
         until(lambda: delivered(dsn) == len(load.committed), 20)
-        found = judge(
+        found = compare(
             load.committed.values(), before + asyncio.run(read_stream(server.url, STREAM))
         )
         assert found.is_clean, found

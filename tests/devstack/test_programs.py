@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from relay import devstack
-from relay.devstack import installations
+from relay.devstack import programs
 
 
 @pytest.fixture
@@ -15,10 +15,10 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RELAY_PG_BIN", raising=False)
     monkeypatch.delenv("RELAY_NATS_SERVER", raising=False)
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(installations, "_WHEELS", ())
-    monkeypatch.setattr(installations, "_SYSTEM", ())
-    monkeypatch.setattr(installations.sysconfig, "get_path", lambda _: "/nonexistent")
-    monkeypatch.setattr(installations.importlib.metadata, "files", lambda _: None)
+    monkeypatch.setattr(programs, "_WHEELS", ())
+    monkeypatch.setattr(programs, "_SYSTEM", ())
+    monkeypatch.setattr(programs.sysconfig, "get_path", lambda _: "/nonexistent")
+    monkeypatch.setattr(programs.importlib.metadata, "files", lambda _: None)
 
 
 def test_each_major_is_listed_once_with_its_real_folder():

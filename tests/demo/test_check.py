@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.demo.oracle import Committed, StreamMessage, Verdict, digest, judge
+from relay.demo.check import Committed, Findings, StreamMessage, compare, digest
 
 COMMITTED = [
     Committed("a1", "a", 1, digest(b"a1")),
@@ -28,47 +28,47 @@ def stream(*ids, **changed):
 
 
 def test_a_right_stream_is_clean_whatever_the_order_between_keys():
-    assert judge(COMMITTED, stream("b1", "a1", "free", "a2", "a4")) == Verdict()
-    assert judge(reversed(COMMITTED), stream("a1", "a2", "free", "a4", "b1")).is_clean
+    assert compare(COMMITTED, stream("b1", "a1", "free", "a2", "a4")) == Findings()
+    assert compare(reversed(COMMITTED), stream("a1", "a2", "free", "a4", "b1")).is_clean
 
 
 def test_nothing_against_nothing_is_clean():
-    assert judge([], []).is_clean
+    assert compare([], []).is_clean
 
 
 def test_what_is_missing_is_lost():
-    assert judge(COMMITTED, stream("a1", "a4", "free")) == Verdict(lost=("a2", "b1"))
+    assert compare(COMMITTED, stream("a1", "a4", "free")) == Findings(lost=("a2", "b1"))
 
 
 def test_each_further_copy_is_a_duplicate_and_no_disorder():
-    verdict = judge(COMMITTED, stream("a1", "a2", "a1", "a4", "b1", "b1", "b1", "free"))
-    assert verdict == Verdict(duplicates=("a1", "b1", "b1"))
+    verdict = compare(COMMITTED, stream("a1", "a2", "a1", "a4", "b1", "b1", "b1", "free"))
+    assert verdict == Findings(duplicates=("a1", "b1", "b1"))
 
 
 def test_what_nobody_committed_is_a_phantom_each_time():
-    verdict = judge(COMMITTED, stream("a1", "x1", "a2", "x1", "a4", "b1", "free"))
-    assert verdict == Verdict(phantoms=("x1", "x1"))
+    verdict = compare(COMMITTED, stream("a1", "x1", "a2", "x1", "a4", "b1", "free"))
+    assert verdict == Findings(phantoms=("x1", "x1"))
 
 
 def test_a_later_event_of_the_key_that_came_first_makes_the_earlier_ones_reordered():
-    verdict = judge(COMMITTED, stream("a4", "a1", "b1", "a2", "free"))
-    assert verdict == Verdict(reordered=("a1", "a2"))
+    verdict = compare(COMMITTED, stream("a4", "a1", "b1", "a2", "free"))
+    assert verdict == Findings(reordered=("a1", "a2"))
 
 
 def test_another_payload_or_another_key_is_corrupt():
     ids = ("a1", "a2", "a4", "b1")
     rest = stream("free")
-    assert judge(COMMITTED, stream(*ids, digest="?") + rest) == Verdict(corrupt=ids)
-    assert judge(COMMITTED, stream(*ids, key="c") + rest) == Verdict(corrupt=ids)
-    assert judge(COMMITTED, stream(*ids) + stream("free", key="a")) == Verdict(corrupt=("free",))
+    assert compare(COMMITTED, stream(*ids, digest="?") + rest) == Findings(corrupt=ids)
+    assert compare(COMMITTED, stream(*ids, key="c") + rest) == Findings(corrupt=ids)
+    assert compare(COMMITTED, stream(*ids) + stream("free", key="a")) == Findings(corrupt=("free",))
 
 
 def test_a_payload_without_a_digest_is_not_compared():
-    assert judge([Committed("a1", "a", 1)], stream("a1", digest="anything")).is_clean
+    assert compare([Committed("a1", "a", 1)], stream("a1", digest="anything")).is_clean
 
 
 def test_the_verdict_counts_and_names_what_is_wrong():
-    text = str(judge([Committed(str(n), None, n) for n in range(5)], []))
+    text = str(compare([Committed(str(n), None, n) for n in range(5)], []))
     assert text.startswith("lost 5 (0, 1, 2, …), duplicates 0,")
 
 
@@ -82,7 +82,7 @@ def test_one_fault_put_into_any_stream_is_found_as_itself(committed, chance):
     right = [StreamMessage(0, event.event_id, event.key, digest(b"")) for event in committed]
     at = chance.randrange(len(right))
     hurt = right[at]
-    assert judge(committed, right).is_clean
+    assert compare(committed, right).is_clean
     faults = {
         "lost": right[:at] + right[at + 1 :],
         "duplicates": [*right, hurt],
@@ -93,7 +93,7 @@ def test_one_fault_put_into_any_stream_is_found_as_itself(committed, chance):
     if earlier:
         faults["reordered"] = [hurt, *right[:at], *right[at + 1 :]]
     for name, wrong in faults.items():
-        found = {key for key, ids in dataclasses.asdict(judge(committed, wrong)).items() if ids}
+        found = {key for key, ids in dataclasses.asdict(compare(committed, wrong)).items() if ids}
         assert found == {name}
 
 
