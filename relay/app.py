@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from relay import factlog
 from relay.engine.bell import PollOnly
 from relay.engine.lead import Engine
 from relay.engine.term import Policy
 from relay.errors import AlreadyRunning
 from relay.facts import FactSink
-from relay.meter import Meter, Metrics
-from relay.otel import factlog
 from relay.otel.export import is_set_up
-from relay.otel.sinks import Sinks
+from relay.otel.sinks import FactSinks
 from relay.ports import EventBus, Outbox, WakeSource
 from relay.settings import Settings
+from relay.state import Metrics, RelayState
 
 if TYPE_CHECKING:
     from relay.jetstream.options import BusOptions
-    from relay.otel.observing import Observation
+    from relay.otel.telemetry import Telemetry
 
 
 class Relay:
@@ -57,14 +57,14 @@ class Relay:
         ``observer`` is called with every fact of ``relay.facts``, on the loop; it must not block.
         """
         self._settings = settings
-        self._meter = Meter()
+        self._meter = RelayState()
         self._outbox = outbox
         self._bus = bus
         self._wake_source = wake_source
-        self._sinks = Sinks([self._meter.record, factlog.record])
+        self._sinks = FactSinks([self._meter.record, factlog.record])
         if observer is not None:
             self._sinks.add(observer)
-        self._observation: Observation | None = None
+        self._observation: Telemetry | None = None
         self._engine: Engine | None = None
         self._stopped_early = False
 
@@ -84,9 +84,9 @@ class Relay:
         outbox = self._outbox or _outbox(settings)
         self._bus = self._bus or _jetstream(settings)
         if is_set_up():
-            from relay.otel.observing import Observation
+            from relay.otel.telemetry import Telemetry
 
-            self._observation = Observation(self._sinks.record)
+            self._observation = Telemetry(self._sinks.record)
             self._sinks.add(self._observation.record)
         self._engine = engine = self._assemble(outbox, self._bus)
         if self._stopped_early:

@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
+from relay import factlog, logs
 from relay.core.disposition import Parking
 from relay.core.event import Event
 from relay.core.outcome import Fault
 from relay.facts import Parked
-from relay.otel import factlog, logs
 from relay.otel.repeats import REPEAT_EVERY, Repeats
 
 CANARY = "c4n4ry-in-the-mine"

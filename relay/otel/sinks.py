@@ -12,7 +12,7 @@ from relay.facts import Fact, FactSink
 log = logging.getLogger("relay.otel")
 
 
-class Sinks:
+class FactSinks:
     """Hands facts on. Not for two threads at once."""
 
     def __init__(self, sinks: Iterable[FactSink] = ()) -> None:

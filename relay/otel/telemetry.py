@@ -12,9 +12,9 @@ from opentelemetry import metrics, trace
 from relay import __version__
 from relay.facts import Fact, FactSink
 from relay.otel.export import is_real
-from relay.otel.figures import Figures
 from relay.otel.looks import Look, both_sides, keep_looking
-from relay.otel.observed import ObservedBus, ObservedOutbox
+from relay.otel.metrics import MetricsSink
+from relay.otel.timing import ObservedBus, ObservedOutbox
 from relay.otel.tracing import Traces
 from relay.ports import EventBus, Outbox
 
@@ -23,14 +23,14 @@ _SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 """Of the conventions whose names are used."""
 
 
-class Observation:
+class Telemetry:
     """Measures one relay for the length of ``run``."""
 
     def __init__(self, record: FactSink) -> None:
         """Have every fact told to ``record``, which has to hand them to ``self.record``."""
         self._record = record
         meter = metrics.get_meter(_SCOPE, __version__, schema_url=_SCHEMA)
-        self._figures = Figures(meter)
+        self._figures = MetricsSink(meter)
         self._looks: list[Look] = []
         tracer = trace.get_tracer(_SCOPE, __version__, schema_url=_SCHEMA)
         self._traces = Traces(tracer) if is_real(trace.get_tracer_provider()) else None

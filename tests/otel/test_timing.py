@@ -12,7 +12,7 @@ from relay.core.outcome import Held, Refused, Stored, Unknown
 from relay.core.storage import StreamStorage
 from relay.errors import BusOutage, StoreOutage, TermLost
 from relay.facts import Asked, Sent
-from relay.otel.observed import (
+from relay.otel.timing import (
     MOST_SUBJECTS,
     WAITS_PER_BATCH,
     ObservedBus,

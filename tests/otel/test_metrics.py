@@ -28,8 +28,8 @@ from relay.facts import (
     Unparked,
     Woken,
 )
-from relay.otel.figures import Figures
 from relay.otel.instruments import INSTRUMENTS
+from relay.otel.metrics import MetricsSink
 from relay.ports import Backlog, Wake
 
 NATS = {"messaging.system": "nats", "messaging.operation.name": "publish"}
@@ -42,7 +42,7 @@ class Told:
     def __init__(self) -> None:
         self.reader = InMemoryMetricReader()
         provider = MeterProvider([self.reader], shutdown_on_exit=False)
-        self.figures = Figures(provider.get_meter("relay"))
+        self.figures = MetricsSink(provider.get_meter("relay"))
 
     def __call__(self, *facts) -> "Told":
         for fact in facts:

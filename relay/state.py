@@ -56,7 +56,7 @@ class Metrics(TypedDict):
     wakes: dict[str, int]
 
 
-class Meter:
+class RelayState:
     """Adds facts up. Call ``record`` with each; ``metrics`` at any time."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

@@ -18,7 +18,7 @@ from relay.otel.instruments import INSTRUMENTS, Kind
 _PUBLISHED: Final = {"messaging.system": "nats", "messaging.operation.name": "publish"}
 
 
-class Figures:
+class MetricsSink:
     """Writes facts into the instruments of one meter. Call ``record`` with each."""
 
     def __init__(self, meter: Meter) -> None:
