@@ -1,60 +1,37 @@
-"""Log lines: one line a fact, text for a terminal, JSON for everything else.
+"""The log lines of this process: where they go, and how often a fault is repeated.
 
-Code logs a fixed message and its figures: ``log.info("leading", extra={"epoch": 3})``. Here the
-extras become ``key=value`` or fields of one JSON object, and whatever passes through is made safe:
+Code logs a fixed message and its figures: ``log.info("leading", extra={"epoch": 3})``. What becomes
+of them is the duty of ``logformat``. A warning or error that repeats is written once a second:
 
-    control characters     escaped: no value can forge a line or drive a terminal
-    long values            cut at 256 characters
-    bytes                  their length alone: a payload never reaches a log
-    passwords in URLs and connection strings, and extras named like secrets     ***
-    rows and statements that Postgres quotes in its errors     cut off: see ``tracebacks``
+    first ──► written                    a window begins
+    within its window ──► held back      the newest is kept, the older ones are counted
+    the window ends ──► the newest is written, repeated=n      and another window begins
+                    └─► nothing was held back: the next one is a first one again
 
-A warning or error that repeats is written once a second at most, its last line with the count of
-those left out (``repeated=n``): see ``repeats``. What else a process says (warnings, asyncio's
-texts, exceptions that nobody caught) takes the same way: see ``take_all``. A line that is written
-within a span of OpenTelemetry carries its ``trace_id`` and ``span_id``; one about an event, its
-producer's. Nothing here can fail the code that logs.
+A line that is written within a span of OpenTelemetry carries its ``trace_id`` and ``span_id``; one
+about an event, its producer's. Nothing here can fail the code that logs.
 """
 
-import json
 import logging
-import math
-import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Final, Literal, NamedTuple, TextIO
 
-from relay.otel.repeats import REPEAT_EVERY, Repeats
-from relay.otel.tracebacks import text_of, traceback_of, without_rows
+from relay.logformat import JsonLines, TextLines, text_of
 
-if TYPE_CHECKING:
-    _Handler = logging.StreamHandler[TextIO]
-else:
-    _Handler = logging.StreamHandler
+REPEAT_EVERY: Final = 1.0
+"""Seconds between two lines of the same warning or error."""
 
-MOST_VALUE: Final = 256
-"""Characters of a value that are written."""
+EXPORT_EVERY: Final = 60.0
+"""The same of a telemetry collector that can't be reached: it concerns no event."""
 
-MOST_MESSAGE: Final = 1024
-MOST_TRACEBACK: Final = 16_384
+_ABOUT: Final = ("side", "by", "breaker", "stream", "server")
+"""Extras that make two lines with one message different: Postgres's outage is not that of NATS."""
 
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
-    "message",
-    "asctime",
-    "taskName",
-}
-_OURS: Final = ("ts", "level", "logger", "event", "traceback")
-_PLAIN: Final = re.compile(r'[^\s"=]+')
-_SECRET_NAME: Final = re.compile(
-    r"password|passwd|token|secret|seed|dsn|conninfo|^payload|^headers$|tracestate|baggage"
-)
-_SECRET_PARTS: Final = (
-    (re.compile(r"://[^/\s]*@"), "://***@"),
-    (re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE), r"\1***"),
-)
+_MOST_WINDOWS: Final = 1_000
 
 
 def configure(
@@ -78,7 +55,7 @@ def configure(
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("relay").setLevel(level.upper())
-    # They retell, with tracebacks, what the adapters say in one line.
+    # They repeat, with tracebacks, what the adapters log in one line.
     for library in ("nats", "psycopg", "psycopg.pool"):
         logging.getLogger(library).setLevel(logging.ERROR)
 
@@ -94,11 +71,8 @@ def written_to(stream: TextIO, instead_of: TextIO) -> Iterator[None]:
 
     Nothing changes unless that is a terminal: what goes to a file goes on going there.
     """
-    moved = [
-        handler
-        for handler in logging.getLogger().handlers
-        if isinstance(handler, Lines) and handler.stream is instead_of and instead_of.isatty()
-    ]
+    handlers = [each for each in logging.getLogger().handlers if isinstance(each, Lines)]
+    moved = [each for each in handlers if each.stream is instead_of and instead_of.isatty()]
     for handler in moved:
         handler.setStream(stream)
     try:
@@ -109,22 +83,24 @@ def written_to(stream: TextIO, instead_of: TextIO) -> Iterator[None]:
 
 
 def take_all() -> None:
-    """Log what this process would print in forms of its own: warnings, and what nobody caught.
+    """Log what this process would print otherwise: warnings, and exceptions that nobody caught.
 
     For a process that is a relay's command; an application's hooks are its own.
     """
+
+    def log_uncaught(event: str, error: BaseException | None) -> None:
+        if error is not None:
+            logging.getLogger("relay").error("%s", event, exc_info=error)
+
     logging.captureWarnings(capture=True)
-    sys.excepthook = lambda _, error, __: _uncaught("an exception that nobody caught", error)
-    sys.unraisablehook = lambda found: _uncaught("an exception where none can be", found.exc_value)
-    threading.excepthook = lambda found: _uncaught("a thread ended by it", found.exc_value)
+    sys.excepthook = lambda _, error, __: log_uncaught("an exception that nobody caught", error)
+    sys.unraisablehook = lambda hooked: log_uncaught(
+        "an exception where none can be", hooked.exc_value
+    )
+    threading.excepthook = lambda hooked: log_uncaught("a thread ended by it", hooked.exc_value)
 
 
-def _uncaught(what: str, error: BaseException | None) -> None:
-    if error is not None:
-        logging.getLogger("relay").error("%s", what, exc_info=error)
-
-
-class Lines(_Handler):
+class Lines(logging.StreamHandler[TextIO]):
     """Writes records to a stream, but not every repetition; see ``Repeats``."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -135,164 +111,116 @@ class Lines(_Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or hold it back. The handler's lock is held."""
-        _stamp(record)
+        _add_span(record)
         if self._repeats.passes(record):
             super().emit(record)
-        elif self._timer is None:
+        else:
             self._catch_up_later()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Say that a line could not be formed; a stream that takes nothing is nobody's to mend."""
         error = sys.exc_info()[1]
         if isinstance(error, Exception) and not isinstance(error, OSError | ValueError):
-            fields = {"of": record.name, "reason": text_of(error)}
-            said = {"name": "relay", "levelname": "ERROR", "msg": "a log line could not be formed"}
+            fault = {"name": "relay", "levelname": "ERROR", "msg": "a log line could not be formed"}
+            fault |= {"of": record.name, "reason": text_of(error)}
             with suppress(Exception):
-                self.stream.write(f"{self.format(logging.makeLogRecord(said | fields))}\n")
+                self.stream.write(f"{self.format(logging.makeLogRecord(fault))}\n")
 
     def close(self) -> None:
         """Write what is held back: nothing more will come."""
-        self.acquire()
-        try:
+        with self.lock or nullcontext():
             if self._timer is not None:
                 self._timer.cancel()
             self._catch_up(all_=True)
-        finally:
-            self.release()
         super().close()
 
     def _catch_up_later(self) -> None:
         """Write what is held back when it is due, though nobody may log by then."""
-        self._timer = threading.Timer(REPEAT_EVERY, self._turn)
-        self._timer.daemon = True
-        self._timer.start()
+        if self._timer is None:
+            self._timer = threading.Timer(REPEAT_EVERY, self._turn)
+            self._timer.daemon = True
+            self._timer.start()
 
     def _turn(self) -> None:
-        self.acquire()
-        try:
+        with self.lock or nullcontext():
             self._timer = None
             self._catch_up()
             if self._repeats.holding:
                 self._catch_up_later()
-        finally:
-            self.release()
 
     def _catch_up(self, *, all_: bool = False) -> None:
         for record in self._repeats.take_due(all_=all_):
             super().emit(record)
 
 
-class TextLines(logging.Formatter):
-    """``2026-01-31T10:00:00.000Z INFO relay leading epoch=3``; a traceback goes below its line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Write the record as one line, and its traceback, if any, as further ones."""
-        parts = [_instant(record), record.levelname, record.name, _clean(_message(record))]
-        parts += [f"{_clean(name)}={_quoted(value)}" for name, value in _extras(record).items()]
-        lines = [" ".join(parts), *(_clean(line) for line in _traceback(record).splitlines())]
-        return "\n    ".join(lines)
+class _Window(NamedTuple):
+    until: float
+    newest: logging.LogRecord | None = None
+    held_back: int = 0
 
 
-class JsonLines(logging.Formatter):
-    """One JSON object a line: ``ts``, ``level``, ``logger``, ``event``, then the extras."""
+class Repeats:
+    """Decides which records are written. Not for two threads at once.
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Write the record as one line of ASCII."""
-        fields: dict[str, Any] = {
-            "ts": _instant(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": _message(record),
-        }
-        for name, value in _extras(record).items():
-            fields[f"{name}_" if name in _OURS else name] = value
-        if told := _traceback(record):
-            fields["traceback"] = told
-        return json.dumps(fields)
+    Two records are the same if logger, message and what the fault is about are. Other libraries
+    use changing words about an export of telemetry: those are the same by their logger alone.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """Begin without a window; ``now`` gives seconds of a clock that only goes on."""
+        self._now = now
+        self._windows: dict[tuple[object, ...], _Window] = {}
+
+    def passes(self, record: logging.LogRecord) -> bool:
+        """Say whether to write the record now; else it is held back."""
+        if record.levelno < logging.WARNING:
+            return True
+        key, every = _kind(record)
+        now = self._now()
+        window = self._windows.pop(key, _Window(now))
+        if now < window.until:
+            self._windows[key] = _Window(window.until, record, window.held_back + 1)
+            return False
+        _add_count(record, window.held_back)
+        self._windows[key] = _Window(now + every)
+        if len(self._windows) > _MOST_WINDOWS:
+            del self._windows[next(iter(self._windows))]
+        return True
+
+    @property
+    def holding(self) -> bool:
+        """Whether anything is held back."""
+        return any(window.newest is not None for window in self._windows.values())
+
+    def take_due(self, *, all_: bool = False) -> list[logging.LogRecord]:
+        """Return what is to be written now, because its window, or everything, has ended."""
+        now, due = self._now(), list[logging.LogRecord]()
+        for key, window in list(self._windows.items()):
+            if window.newest is not None and (all_ or now >= window.until):
+                _add_count(window.newest, window.held_back - 1)
+                due.append(window.newest)
+                self._windows[key] = _Window(now + _kind(window.newest)[1])
+        return due
 
 
-def _stamp(record: logging.LogRecord) -> None:
-    """Note the span in which the line is written, if there is one and it names no other trace."""
+def _kind(record: logging.LogRecord) -> tuple[tuple[object, ...], float]:
+    """Return what makes two records the same, and how often one of them may be written."""
+    if record.name.partition(".")[0] in {"opentelemetry", "urllib3"}:
+        return (record.name,), EXPORT_EVERY
+    about = tuple(getattr(record, name, None) for name in _ABOUT)
+    return (record.name, f"{record.msg}{record.args}", *about), REPEAT_EVERY
+
+
+def _add_count(record: logging.LogRecord, left_out: int) -> None:
+    if left_out:
+        record.repeated = left_out
+
+
+def _add_span(record: logging.LogRecord) -> None:
+    """Note the span in which the line is written, unless the record names another trace."""
     if "opentelemetry.trace" not in sys.modules or hasattr(record, "trace_id"):
         return
     context = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()
     if context.is_valid:
         record.trace_id = f"{context.trace_id:032x}"
         record.span_id = f"{context.span_id:016x}"
-
-
-def _instant(record: logging.LogRecord) -> str:
-    at = datetime.fromtimestamp(record.created, UTC)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _message(record: logging.LogRecord) -> str:
-    text = record.getMessage()
-    if record.name == "asyncio":
-        # Its further lines are the repr of a task or a transport, with an exception's whole text.
-        text = text.partition("\n")[0]
-    return _cut(_redacted(without_rows(text)), MOST_MESSAGE)
-
-
-def _extras(record: logging.LogRecord) -> Mapping[str, str | float | bool | None]:
-    found = {
-        name: "***" if _SECRET_NAME.search(name.lower()) else _value(value)
-        for name, value in vars(record).items()
-        if name not in _STANDARD
-    }
-    if record.exc_info and record.exc_info[1] and _foreign(record):
-        error = record.exc_info[1]
-        found["error"] = _value(text_of(error))
-    return found
-
-
-def _value(value: object) -> str | float | bool | None:
-    match value:
-        case None | bool() | int():
-            return value
-        case float():
-            return value if math.isfinite(value) else str(value)
-        case bytes() | bytearray() | memoryview():
-            return f"{len(value)} bytes"
-        case datetime():
-            return value.isoformat()
-        case BaseException():
-            return _cut(_redacted(text_of(value)), MOST_VALUE)
-        case _:
-            return _cut(_redacted(without_rows(str(value))), MOST_VALUE)
-
-
-def _quoted(value: str | float | bool | None) -> str:
-    if not isinstance(value, str):
-        return json.dumps(value)
-    text = _clean(value)
-    return text if _PLAIN.fullmatch(text) else '"' + text.replace('"', '\\"') + '"'
-
-
-def _foreign(record: logging.LogRecord) -> bool:
-    return record.name.partition(".")[0] in {"nats", "psycopg", "opentelemetry"}
-
-
-def _traceback(record: logging.LogRecord) -> str:
-    # Another library's traceback about a lost connection is no bug of ours to be read.
-    if not record.exc_info or record.exc_info[1] is None or _foreign(record):
-        return ""
-    return _redacted(traceback_of(record.exc_info[1])[-MOST_TRACEBACK:])
-
-
-def _redacted(text: str) -> str:
-    for pattern, instead in _SECRET_PARTS:
-        text = pattern.sub(instead, text)
-    return text
-
-
-def _clean(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"

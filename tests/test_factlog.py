@@ -6,9 +6,9 @@ from io import StringIO
 
 import pytest
 
+from relay.factlog import FactSinks
 from relay.facts import Fact, Pruned, StandingBy
-from relay.logs import JsonLines
-from relay.otel.sinks import FactSinks
+from relay.logformat import JsonLines
 
 FACT, NEXT = Pruned(1), Pruned(2)
 
@@ -56,7 +56,7 @@ def test_its_line_has_the_traceback_in_the_form_of_every_line() -> None:
     out = StringIO()
     handler = logging.StreamHandler(out)
     handler.setFormatter(JsonLines())
-    log = logging.getLogger("relay.otel")
+    log = logging.getLogger("relay")
     log.addHandler(handler)
     try:
         FactSinks([Broken(ZeroDivisionError("a bug")).record]).record(FACT)
@@ -64,7 +64,7 @@ def test_its_line_has_the_traceback_in_the_form_of_every_line() -> None:
         log.removeHandler(handler)
     told = json.loads(out.getvalue())
     assert "ZeroDivisionError: a bug" in told["traceback"]
-    assert "test_sinks.py" in told["traceback"]
+    assert "test_factlog.py" in told["traceback"]
 
 
 def test_two_that_fail_at_one_fact_are_both_left_out_and_a_later_one_is_told() -> None:
