@@ -22,9 +22,9 @@ from typing import Annotated, Any, Final, cast
 
 import typer
 
+from relay import logs
 from relay.errors import Misconfigured, RelayError, sole
-from relay.otel import logs
-from relay.otel.tracebacks import without_rows
+from relay.logformat import without_rows
 from relay.settings import Settings
 from relay.settings.described import CONFIG_FILE, Described, describe
 from relay.settings.sources import gather

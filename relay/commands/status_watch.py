@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import anyio
 
+from relay import logs
 from relay.commands.dead.terminal import plain
 from relay.commands.status import lines, look_at_nats, look_at_outbox, report_of
 from relay.core import durations
 from relay.core.breakers import State
 from relay.errors import LoginRefused, Outage
-from relay.otel import logs
 from relay.settings import Settings
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from io import StringIO
 
 import pytest
 
+from relay.factlog import FactSinks
 from relay.facts import Fact, Pruned, StandingBy
-from relay.otel.logs import JsonLines
-from relay.otel.sinks import Sinks
+from relay.logformat import JsonLines
 
 FACT, NEXT = Pruned(1), Pruned(2)
 
@@ -40,7 +40,7 @@ def test_a_sink_that_raises_is_logged_once_and_left_out(
     error: Exception, at: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     before, broken, after = list[Fact](), Broken(error, at), list[Fact]()
-    sinks = Sinks([before.append, broken.record, after.append])
+    sinks = FactSinks([before.append, broken.record, after.append])
     for _ in range(3):
         sinks.record(FACT)
         sinks.record(NEXT)
@@ -56,20 +56,20 @@ def test_its_line_has_the_traceback_in_the_form_of_every_line() -> None:
     out = StringIO()
     handler = logging.StreamHandler(out)
     handler.setFormatter(JsonLines())
-    log = logging.getLogger("relay.otel")
+    log = logging.getLogger("relay")
     log.addHandler(handler)
     try:
-        Sinks([Broken(ZeroDivisionError("a bug")).record]).record(FACT)
+        FactSinks([Broken(ZeroDivisionError("a bug")).record]).record(FACT)
     finally:
         log.removeHandler(handler)
     told = json.loads(out.getvalue())
     assert "ZeroDivisionError: a bug" in told["traceback"]
-    assert "test_sinks.py" in told["traceback"]
+    assert "test_factlog.py" in told["traceback"]
 
 
 def test_two_that_fail_at_one_fact_are_both_left_out_and_a_later_one_is_told() -> None:
     one, two, told = Broken(ValueError("1")), Broken(ValueError("2")), list[Fact]()
-    sinks = Sinks([one.record, two.record])
+    sinks = FactSinks([one.record, two.record])
     sinks.add(told.append)
     sinks.record(FACT)
     sinks.record(NEXT)
@@ -79,12 +79,12 @@ def test_two_that_fail_at_one_fact_are_both_left_out_and_a_later_one_is_told() -
 @pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
 def test_what_ends_the_process_is_let_through(end: type[BaseException]) -> None:
     with pytest.raises(end):
-        Sinks([Broken(end()).record]).record(StandingBy("me"))
+        FactSinks([Broken(end()).record]).record(StandingBy("me"))
 
 
 def test_a_sink_that_fails_while_it_fails_again_does_not_recurse() -> None:
     """What a sink logs may itself become a fact of another sink."""
-    sinks = Sinks()
+    sinks = FactSinks()
 
     def again(fact: Fact) -> None:
         if fact is FACT:

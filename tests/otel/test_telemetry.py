@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
-from unittest.mock import Mock
 
 import pytest
 
@@ -12,14 +11,15 @@ from relay.core.outcome import Held, Refused, Stored, Unknown
 from relay.core.storage import StreamStorage
 from relay.errors import BusOutage, StoreOutage, TermLost
 from relay.facts import Asked, Sent
-from relay.otel.observed import (
+from relay.otel.instruments import DATABASE_DURATION
+from relay.otel.telemetry import (
     MOST_SUBJECTS,
     WAITS_PER_BATCH,
-    ObservedBus,
-    ObservedOutbox,
-    ObservedStore,
+    operations,
+    timed_bus,
+    timed_outbox,
 )
-from relay.ports import Backlog, EventBus, OutboxStore, Page, Report, Settlement
+from relay.ports import Backlog, EventBus, OutboxStore, Page, ParkedEvents, Report, Settlement
 
 pytestmark = pytest.mark.anyio
 
@@ -152,7 +152,7 @@ PERMIT = Store()
 
 async def published(bus, events):
     told = []
-    outcomes = await ObservedBus(bus, told.append).publish(events, PERMIT)
+    outcomes = await timed_bus(bus, told.append).publish(events, PERMIT)
     (sent,) = told
     assert isinstance(sent, Sent)
     return sent, outcomes
@@ -186,7 +186,7 @@ async def test_a_bus_that_names_no_streams_does_as_well() -> None:
 
 async def test_a_subject_keeps_the_stream_that_stored_it_last_and_memory_is_bounded() -> None:
     bus, told = Bus(), []
-    observed = ObservedBus(bus, told.append)
+    observed = timed_bus(bus, told.append)
     await observed.publish([event(1)], PERMIT)
     bus.answers = [Held("stream ORDERS", "full")]
     await observed.publish([event(2)], PERMIT)
@@ -199,12 +199,17 @@ async def test_a_subject_keeps_the_stream_that_stored_it_last_and_memory_is_boun
         subjects = [f"orders.{batch}.{number}" for number in range(1_000)]
         await observed.publish([event(1, subject) for subject in subjects], PERMIT)
         assert told[-1].counts == {("ORDERS", ""): 1_000}
-    assert len(observed._streams._known) <= MOST_SUBJECTS
+    bus.answers = [Held("stream ORDERS", "full")] * 12_000
+    subjects = [f"orders.{batch}.{number}" for batch in range(12) for number in range(1_000)]
+    await observed.publish([event(1, subject) for subject in subjects], PERMIT)
+    remembered = told[-1].counts[("ORDERS", "held")]
+    assert 1_000 <= remembered <= MOST_SUBJECTS
+    assert told[-1].counts == {("ORDERS", "held"): remembered, ("", "held"): 12_000 - remembered}
 
 
 async def test_all_else_of_the_bus_is_handed_on_as_it_is() -> None:
     bus = Bus()
-    observed = ObservedBus(bus, [].append)
+    observed = timed_bus(bus, [].append)
     assert observed.paths == bus.paths
     assert (observed.server, observed.duplicate_window) == (bus.server, bus.duplicate_window)
     assert observed.sole_hold == bus.sole_hold
@@ -239,7 +244,7 @@ async def test_an_outage_is_told_and_raised() -> None:
     bus, told = Bus(), []
     bus.away = True
     with pytest.raises(BusOutage):
-        await ObservedBus(bus, told.append).publish([event(1), event(2)], PERMIT)
+        await timed_bus(bus, told.append).publish([event(1), event(2)], PERMIT)
     (sent,) = told
     assert (sent.counts, sent.waits) == ({("", "outage"): 2}, ())
 
@@ -247,8 +252,8 @@ async def test_an_outage_is_told_and_raised() -> None:
 async def test_the_store_is_told_by_operation_but_not_what_an_idle_relay_asks() -> None:
     inner, told = Store(), []
     outbox = Outbox(inner)
-    store = await ObservedOutbox(outbox, told.append).campaign("me")
-    assert await ObservedOutbox(Outbox(), told.append).campaign("another") is None
+    store = await timed_outbox(outbox, told.append).campaign("me")
+    assert await timed_outbox(Outbox(), told.append).campaign("another") is None
     assert not (await store.read(10)).events
     assert store.granted()
     assert not told
@@ -269,12 +274,12 @@ async def test_the_store_is_told_by_operation_but_not_what_an_idle_relay_asks() 
     assert store.epoch == inner.epoch
     await store.close()
     assert inner.closed
-    assert await ObservedOutbox(outbox, told.append).storage() == "as it is"
+    assert await timed_outbox(outbox, told.append).storage() == "as it is"
 
 
 async def test_a_failure_of_the_store_is_told_and_raised() -> None:
     inner, told = Store(), []
-    store = await ObservedOutbox(Outbox(inner), told.append).campaign("me")
+    store = await timed_outbox(Outbox(inner), told.append).campaign("me")
     inner.error = StoreOutage("away")
     with pytest.raises(StoreOutage):
         await store.read(1)
@@ -290,11 +295,17 @@ async def test_a_failure_of_the_store_is_told_and_raised() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("port", "observed"),
-    [(EventBus, ObservedBus), (OutboxStore, ObservedStore), (ports.Outbox, ObservedOutbox)],
-)
-def test_everything_that_a_port_has_is_there(port, observed) -> None:
-    made = observed(*((Store(),) if observed is ObservedStore else (Mock(),)), [].append)
+@pytest.mark.parametrize("port", [EventBus, OutboxStore, ports.Outbox])
+async def test_everything_that_a_port_has_is_there(port) -> None:
+    made = {
+        EventBus: timed_bus(Bus(), [].append),
+        ports.Outbox: timed_outbox(Outbox(), [].append),
+        OutboxStore: await timed_outbox(Outbox(Store()), [].append).campaign("me"),
+    }[port]
     members = {name for each in port.__mro__ for name in vars(each) if not name.startswith("_")}
     assert {name for name in members if not hasattr(made, name)} == set()
+
+
+def test_the_metric_names_every_operation_that_is_timed() -> None:
+    named = DATABASE_DURATION.help.partition(": ")[2].partition(".")[0].split(", ")
+    assert set(named) == operations(OutboxStore) | operations(ParkedEvents)

@@ -28,9 +28,10 @@ from relay.facts import (
     Unparked,
     Woken,
 )
-from relay.otel.figures import Figures
 from relay.otel.instruments import INSTRUMENTS
+from relay.otel.metrics import MetricsSink
 from relay.ports import Backlog, Wake
+from relay.state import RelayState
 
 NATS = {"messaging.system": "nats", "messaging.operation.name": "publish"}
 ORDERS = NATS | {"messaging.destination.name": "ORDERS"}
@@ -42,10 +43,12 @@ class Told:
     def __init__(self) -> None:
         self.reader = InMemoryMetricReader()
         provider = MeterProvider([self.reader], shutdown_on_exit=False)
-        self.figures = Figures(provider.get_meter("relay"))
+        self.state = RelayState()
+        self.figures = MetricsSink(provider.get_meter("relay"), self.state)
 
     def __call__(self, *facts) -> "Told":
         for fact in facts:
+            self.state.record(fact)
             self.figures.record(fact)
         return self
 
