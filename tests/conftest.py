@@ -15,10 +15,11 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -27,16 +28,21 @@ import pytest
 from relay import devstack
 from relay.postgres import migrations
 
+# A shell starts what runs in the background so, and `nohup` everything. Every child would inherit
+# it, and nothing that a test signals would hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts what runs in the background so, and every child would inherit it: nothing that
-    # a test interrupts could hear it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 RULES = """\
 host all postgres 127.0.0.1/32 scram-sha-256
 host all all 127.0.0.1/32 trust
 """
 SETTINGS = {"fsync": "off", "synchronous_commit": "on", "max_connections": "100"}
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 4 << 30
+"""What must be free there: each worker's clusters take some hundred MB."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -96,7 +102,8 @@ def clusters() -> Iterator[Callable[[int], Cluster]]:
     """Give the cluster of a major version: started when the first test needs it, and then kept.
 
     A parametrized session fixture can't keep them: pytest ends its value at every other parameter,
-    which comes twice in each module.
+    which comes twice in each module. They live in memory if there is room: a test's database is
+    some 300 files, and to make and drop them there costs a tenth of what it costs on a disk.
     """
     found = {installation.major: installation for installation in devstack.find_postgres()}
     running: dict[int, Cluster] = {}
@@ -107,11 +114,26 @@ def clusters() -> Iterator[Callable[[int], Cluster]]:
                 pytest.fail(f"Postgres {major} is asked for, but only {sorted(found)} found")
             if major not in running:
                 made = devstack.postgres(found[major], settings=SETTINGS)
-                running[major] = Cluster(stack.enter_context(made))
+                with in_memory():
+                    running[major] = Cluster(stack.enter_context(made))
                 let_test_roles_in(running[major].server)
             return running[major]
 
         yield of
+
+
+@contextmanager
+def in_memory() -> Iterator[None]:
+    """Let temporary folders be made in memory, if that is possible and has room."""
+    before = tempfile.tempdir
+    with suppress(OSError):
+        there = os.statvfs(MEMORY)
+        if there.f_bavail * there.f_frsize > MEMORY_BYTES and not there.f_flag & os.ST_NOEXEC:
+            tempfile.tempdir = str(MEMORY)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 @pytest.fixture(scope="session")
