@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import nats
@@ -16,7 +16,6 @@ from nats.js.api import StreamConfig
 
 from relay import devstack
 from relay.demo.check import StreamMessage, read_stream
-from relay.postgres import migrations
 from tests.system.harness import STREAM, RelayProcess, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -26,18 +25,10 @@ NARROW = StreamConfig(name=STREAM, subjects=["orders.>"], max_msg_size=1000)
 WIDE = StreamConfig(name=STREAM, subjects=["orders.>"], max_msg_size=100_000)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[devstack.Postgres]:
-    """One major version will do: nothing here depends on which."""
-    with devstack.postgres() as found:
-        yield found
-
-
 @pytest.fixture
-def dsn(server: devstack.Postgres, request: pytest.FixtureRequest) -> str:
-    made = server.create_database(f"dead_{abs(hash(request.node.name))}")
-    asyncio.run(migrations.migrate(made, "relay"))
-    return made
+def dsn(one_dsn: str) -> str:
+    """One major version of Postgres will do: nothing here depends on which."""
+    return one_dsn
 
 
 @pytest.fixture

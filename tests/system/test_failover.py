@@ -65,8 +65,7 @@ FLOWED = 200
 @pytest.fixture
 def own_postgres(postgres_server: devstack.Postgres) -> Iterator[devstack.Postgres]:
     """A cluster of the same major version that the test may kill, with the outbox in it."""
-    installation = next(i for i in devstack.find_postgres() if i.major == postgres_server.major)
-    with devstack.postgres(installation, settings=SETTINGS) as server:
+    with devstack.postgres(postgres_server.installation, settings=SETTINGS) as server:
         asyncio.run(migrations.migrate(server.dsn, "relay"))
         yield server
 

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ import pytest
 
 from relay import devstack
 from relay.demo.check import StreamMessage, compare, read_stream
-from relay.postgres import migrations
 from tests.soak.broker import CONFIG, SHAPE, Broker
 from tests.system.harness import STREAM, Load, RelayProcess, connected, delivered, until
 from tests.system.outages import RECOVERED, SittingOut, unharmed
@@ -83,18 +81,10 @@ class Owner:
         asyncio.run(ask())
 
 
-@pytest.fixture(scope="module")
-def any_postgres() -> Iterator[devstack.Postgres]:
-    """One major version will do: nothing here depends on which."""
-    with devstack.postgres() as found:
-        yield found
-
-
 @pytest.fixture
-def dsn(any_postgres: devstack.Postgres) -> str:
-    made = any_postgres.create_database(f"taken_{uuid.uuid4().hex[:12]}")
-    asyncio.run(migrations.migrate(made, "relay"))
-    return made
+def dsn(one_dsn: str) -> str:
+    """One major version of Postgres will do: nothing here depends on which."""
+    return one_dsn
 
 
 @pytest.fixture
