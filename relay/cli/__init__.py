@@ -10,10 +10,9 @@ from typing import Annotated
 
 import typer
 
-from relay import __version__
+from relay import __version__, logs
 from relay.cli import dashboards, dead_events, demo, migrate, run, status
 from relay.cli.options import Command, Group, asked_log_format, exit_codes
-from relay.otel import logs
 
 app = typer.Typer(
     name="relay",

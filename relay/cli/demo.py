@@ -1,6 +1,6 @@
 """``relay demo``: see the relay work, on servers that are thrown away afterwards.
 
-What happens, and what is authoritative for the verdict: ``relay.demo``.
+What happens, and what is authoritative for the findings: ``relay.demo``.
 """
 
 from typing import Annotated
@@ -60,6 +60,6 @@ def demo(
         console.print(result.as_table())
         conclusion = "Every committed event is in the stream exactly once, in order per key."
         if not result.is_good:
-            conclusion = f"Something is wrong: {result.verdict}"
+            conclusion = f"Something is wrong: {result.findings}"
         console.print(conclusion, markup=False)
     raise typer.Exit(0 if result.is_good else 1)

@@ -24,9 +24,9 @@ from typing import Annotated, Any, Final, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from relay import logs
 from relay.errors import Misconfigured, RelayError, sole
-from relay.otel import logs
-from relay.otel.tracebacks import without_rows
+from relay.logformat import without_rows
 from relay.settings import Settings
 from relay.settings.model import CONFIG_FILE, SETTINGS, Setting
 from relay.settings.sources import gather

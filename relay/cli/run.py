@@ -25,7 +25,7 @@ from relay.settings import Settings
 
 if TYPE_CHECKING:
     from relay.app import Relay
-    from relay.otel.plan import Scrape
+    from relay.otel.export import Scrape
 
 log = logging.getLogger("relay.run")
 

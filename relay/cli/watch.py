@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from relay import logs
 from relay.cli.status import lines, look_at_nats, look_at_outbox, report_of
 from relay.cli.text import lasting, plain
 from relay.core.breakers import State
 from relay.errors import LoginRefused, Outage
-from relay.otel import logs
 from relay.settings import Settings
 
 if TYPE_CHECKING:

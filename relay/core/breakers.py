@@ -3,8 +3,8 @@
     lag    closed ──older than the limit──► open ──at most half of it──► closed
 
 It closes at half its limit, so that a lag about the limit does not ring every second. A standby
-does not look at the lag, so it resets the breaker. The bus breaker is the label of consecutive
-outages of NATS: see ``relay.core.backoff.Outage``.
+does not look at the lag, so it resets the breaker. The bus breaker is the state of the book of
+NATS: see ``relay.engine.outage``.
 """
 
 import enum

@@ -28,10 +28,9 @@ from relay.core.disposition import Fates, Limits, Parking, all_stored, sort
 from relay.core.event import Event
 from relay.core.halving import Halving
 from relay.core.holds import Holds
-from relay.core.order import KeyFence
+from relay.core.order import KeyFence, ParkedWatch
 from relay.core.outcome import Held, Outcome, Refused, Stored
 from relay.engine.link import BusLink, rest
-from relay.engine.parked import ParkedWatch
 from relay.engine.settle import Done, Settler
 from relay.errors import StoreBusy
 from relay.facts import (

@@ -19,8 +19,8 @@ from relay.http.history import Past, Point
 from relay.http.lookout import Lookout, Sight
 from relay.http.seen import Seen
 from relay.http.verdict import Elsewhere, Verdict, judge
-from relay.meter import Metrics
 from relay.postgres.operator import ParkedEvent, ParkedKey
+from relay.state import Metrics
 
 EVERY: Final = 1.0
 _FRESH: Final = 10.0

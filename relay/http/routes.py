@@ -31,7 +31,7 @@ from relay.http.outside import Budgeted, ProbeAnswer, Probes
 from relay.http.page import page
 from relay.http.retrying import Answer
 from relay.http.seen import Seen
-from relay.otel.plan import Scrape
+from relay.otel.export import Scrape
 
 ANY_NAME: Final = ("/livez", "/readyz", "/metrics")
 """What answers whatever the server is called."""

@@ -7,7 +7,7 @@ from typing import Protocol
 from relay.http.health import Health
 from relay.http.heartbeat import Heartbeat
 from relay.http.history import Latency
-from relay.meter import Metrics
+from relay.state import Metrics
 
 
 class Watched(Protocol):

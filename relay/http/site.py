@@ -14,7 +14,7 @@ from relay.http.retrying import Answer, Retries
 from relay.http.routes import Routes
 from relay.http.seen import Seen
 from relay.http.server import serve
-from relay.otel.plan import Scrape
+from relay.otel.export import Scrape
 from relay.settings import Settings
 
 

@@ -28,7 +28,7 @@ from relay.http.history import Latency
 from relay.http.listening import listen
 from relay.http.seen import Seen, Watched
 from relay.http.systemd import Manager
-from relay.otel.plan import Scrape
+from relay.otel.export import Scrape
 from relay.settings import Settings
 from relay.settings.kinds import Address
 

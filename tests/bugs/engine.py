@@ -82,21 +82,21 @@ ORDER = (
     ),
     Bug(
         "a look during a settlement counts as none parked",
-        "relay/engine/parked.py",
+        "relay/core/order.py",
         "        counts = token == self._changes and not self._open and not self._promised\n",
         "        counts = True\n",
         (MODEL,),
     ),
     Bug(
         "a look that began before a settlement counts as none parked",
-        "relay/engine/parked.py",
+        "relay/core/order.py",
         "            self._changes += 1\n",
         "            self._changes += 0\n",
         (SEAMS + "::test_a_look_that_began_before_a_settlement_does_not_open_the_fence", MODEL),
     ),
     Bug(
         "the fence is opened before the settlement is written",
-        "relay/engine/parked.py",
+        "relay/core/order.py",
         "        self.maybe = True\n        self._open += 1\n",
         "        self._open += 1\n",
         (MODEL,),
@@ -171,7 +171,7 @@ FATE = (
     ),
     Bug(
         "a hold ends while its events wait to be parked",
-        "relay/engine/parked.py",
+        "relay/core/order.py",
         "        self._promised = True\n",
         "        self._promised = False\n",
         (SEAMS + "::test_a_hold_lasts_while_its_events_wait_for_their_page_to_be_settled",),
@@ -199,7 +199,7 @@ FATE = (
     ),
     Bug(
         "the same parked events are tried over and over",
-        "relay/memory/parked.py",
+        "relay/memory/outbox.py",
         "            (place, self.rows[due.event.event_id].waits_since, due.event.id)\n",
         "            (place, 0.0, due.event.id)\n",
         (MEMORY,),
@@ -255,7 +255,7 @@ FATE = (
     ),
     Bug(
         "the streams that were learnt are not recalled",
-        "relay/engine/term.py",
+        "relay/engine/lead.py",
         "        self._link.bus.recall(await self._store.streams())\n",
         "        await self._store.streams()\n        self._link.bus.recall({})\n",
         (FAULTS + "::test_streams_that_were_learnt_are_kept_and_recalled", MODEL),
@@ -296,7 +296,7 @@ TERM = (
     ),
     Bug(
         "nobody watches the lease",
-        "relay/engine/term.py",
+        "relay/engine/lead.py",
         "            tasks.start_soon(self._store.watch)\n",
         "",
         (SEAMS + "::test_a_lease_that_is_lost_ends_the_term_of_an_idle_leader",),
@@ -324,7 +324,7 @@ TERM = (
     ),
     Bug(
         "pages are read ahead without a bound",
-        "relay/engine/term.py",
+        "relay/engine/lead.py",
         "create_memory_object_stream[Page](0)",
         "create_memory_object_stream[Page](9)",
         (MODEL,),

@@ -9,9 +9,8 @@ import promql_parser
 import pytest
 import yaml
 
-from relay import dashboards
+from relay import dashboards, factlog
 from relay.core.breakers import State
-from relay.otel import factlog
 from relay.settings import Settings
 from tests.dashboards import shown
 from tests.dashboards.faults import HISTORIES

@@ -1,26 +1,16 @@
-"""Servers of their own for the tests of the page: one Postgres a module, one nats-server a test."""
-
-import asyncio
-import uuid
-from collections.abc import Iterator
+"""What the tests of the page share: one nats-server a test, the shared Postgres for all."""
 
 import pytest
 
 from relay import devstack
-from relay.postgres import migrations
-from tests.conftest import let_test_roles_in
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[devstack.Postgres]:
+@pytest.fixture(scope="session")
+def server(one_postgres: devstack.Postgres) -> devstack.Postgres:
     """One major version will do: nothing here depends on which."""
-    with devstack.postgres(settings={"fsync": "off"}) as found:
-        let_test_roles_in(found)
-        yield found
+    return one_postgres
 
 
 @pytest.fixture
-def dsn(server: devstack.Postgres) -> str:
-    made = server.create_database(f"web_{uuid.uuid4().hex[:12]}")
-    asyncio.run(migrations.migrate(made, "relay"))
-    return made
+def dsn(one_dsn: str) -> str:
+    return one_dsn

@@ -21,9 +21,9 @@ from relay.http.listening import listen
 from relay.http.page import page
 from relay.http.station import Station
 from relay.http.systemd import Manager
-from relay.meter import Meter, Metrics
 from relay.settings import Settings
 from relay.settings.kinds import Address
+from relay.state import Metrics, RelayState
 from tests.http.asking import TOKEN
 
 
@@ -287,7 +287,7 @@ class Idle:
     paths: ClassVar[dict[str, str]] = {}
 
     def metrics(self) -> Metrics:
-        return Meter().metrics()
+        return RelayState().metrics()
 
 
 @pytest.mark.anyio

@@ -28,7 +28,7 @@ DUE: dict[str, Any] = {
     "limit_rows": PAGE,
     "limit_bytes": 8 << 20,
     "dead_blocks": False,
-    "longest": 30.0,
+    "longest": 7200.0,
     "prefix": "",
     "bare": False,
 }
@@ -60,7 +60,7 @@ def crowded(
     options = " ".join(f"-c {name}={value}" for name, value in PLANS.items())
     with psycopg.connect(dsn, autocommit=True, options=options) as connection:
         connection.execute("alter table relay.parked set (autovacuum_enabled = off)")
-        fill(connection, 0, 1, key="hot", due="20 seconds")
+        fill(connection, 0, 1, key="hot", due="1 hour")
         fill(connection, MANY, key="hot")
         fill(connection, 2 * MANY, held_by="stream FULL", due="-1 second")
         fill(connection, 3 * MANY, key="hot", dead="2026-01-01")

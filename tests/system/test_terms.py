@@ -137,10 +137,9 @@ def test_a_leader_whose_host_vanishes_is_replaced_and_leaves_no_bell_behind(
     tmp_path: Path,
 ) -> None:
     """No FIN, no RST: the server itself has to end the sessions, and with them lease and bell."""
-    installation = next(i for i in devstack.find_postgres() if i.major == postgres_server.major)
     listen = {"listen_addresses": f"127.0.0.1,{host.address}", "fsync": "off"}
     with (
-        devstack.postgres(installation, settings=listen) as server,
+        devstack.postgres(postgres_server.installation, settings=listen) as server,
         Proxy("127.0.0.1", own_nats.port, listen=host.address) as cable,
     ):
         asyncio.run(migrations.migrate(server.dsn, "relay"))
