@@ -39,7 +39,8 @@ def test_the_metrics_table_is_the_instruments_own() -> None:
 def test_the_alerts_table_names_every_alert_with_its_severity() -> None:
     rules = yaml.safe_load((ROOT / "relay/dashboards/files/prometheus-alerts.yaml").read_text())
     alerts = [rule for group in rules["groups"] for rule in group["rules"]]
-    rows = re.findall(r"^\| `(Relay\w+)` \| (\w+) \|", README, re.MULTILINE)
+    text = (ROOT / "relay/dashboards/README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[`(Relay\w+)`\]\(#\w+\) \| (\w+) \|", text, re.MULTILINE)
     assert sorted(rows) == sorted((r["alert"], r["labels"]["severity"]) for r in alerts)
 
 
