@@ -63,7 +63,9 @@ def test_the_metrics_table_is_the_instruments_own() -> None:
 def test_the_alerts_table_names_every_alert_with_its_severity() -> None:
     rules = yaml.safe_load((ROOT / "relay/dashboards/files/prometheus-alerts.yaml").read_text())
     alerts = [rule for group in rules["groups"] for rule in group["rules"]]
-    rows = re.findall(r"^\| `(Relay\w+)` \| (\w+) \|", read("relay/dashboards"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| \[`(Relay\w+)`\]\(#\w+\) \| (\w+) \|", read("relay/dashboards"), re.MULTILINE
+    )
     assert sorted(rows) == sorted((r["alert"], r["labels"]["severity"]) for r in alerts)
 
 
