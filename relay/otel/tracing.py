@@ -15,8 +15,7 @@ written, so that its spans hang below the producer's, not below the relay's.
                                       says where it was cut short
     more links than a span takes      further spans of the same name below the batch's span
 
-Everything but the batch's own span is made behind the PubAck. Reading nothing, and looking at the
-doorbell, makes no span.
+Everything but the batch's own span is made behind the PubAck. An idle relay makes no span.
 """
 
 import os
