@@ -143,7 +143,8 @@ def timed_outbox(outbox: Outbox, record: FactSink) -> Outbox:
         if store is None:
             return None
         parked = _timed(store.parked, ParkedEvents, record)
-        return _timed(store, OutboxStore, record, parked=parked)
+        # granted, not timed, is asked before each chunk: bound here, a call costs nothing more
+        return _timed(store, OutboxStore, record, parked=parked, granted=store.granted)
 
     return _with(outbox, campaign=campaign)
 
