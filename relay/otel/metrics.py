@@ -115,8 +115,8 @@ def _of_outbox(name: str) -> _Gauge:
     return lambda state: _point(state.outbox, name)
 
 
-def _point(seen: object | None, name: str) -> Sequence[Observation]:
-    value: Any = getattr(seen, name, None)
+def _point(source: object | None, name: str) -> Sequence[Observation]:
+    value: Any = getattr(source, name, None)
     return [] if value is None else [Observation(value)]
 
 
