@@ -5,7 +5,7 @@ import socket
 from contextlib import suppress
 from typing import Final
 
-from relay.settings.addresses import Address
+from relay.settings.kinds import Address
 
 _NOT_OURS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _BACKLOG: Final = 64

@@ -30,7 +30,7 @@ from relay.http.seen import Seen, Watched
 from relay.http.systemd import Manager
 from relay.otel.export import Scrape
 from relay.settings import Settings
-from relay.settings.addresses import Address
+from relay.settings.kinds import Address
 
 log = logging.getLogger("relay.http")
 

@@ -24,7 +24,7 @@ from relay.http.listening import listen
 from relay.http.routes import METRICS, PAGES, Routes
 from relay.http.seen import Seen
 from relay.http.server import MOST_CONNECTIONS, TURNS_A_SECOND, TURNS_AT_ONCE
-from relay.settings.addresses import Address
+from relay.settings.kinds import Address
 from tests.http.asking import TOKEN
 from tests.http.test_parts import Clock, Idle
 

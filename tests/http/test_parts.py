@@ -22,7 +22,7 @@ from relay.http.page import page
 from relay.http.station import Station
 from relay.http.systemd import Manager
 from relay.settings import Settings
-from relay.settings.addresses import Address
+from relay.settings.kinds import Address
 from relay.state import Metrics, RelayState
 from tests.http.asking import TOKEN
 

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from relay import devstack, logs
-from relay.commands.status_watch import _draw
+from relay.cli.watch import _draw
 from tests.http.asking import park, site
 from tests.system.harness import connected
 

@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 
 from relay import devstack
-from relay.commands.migrate import run_migrate
+from relay.cli.migrate import run_migrate
 from relay.postgres import migrations, steps
 from relay.postgres.locks import BELL_CLASS, LEASE_CLASS, MIGRATION_CLASS
 from relay.postgres.sqlfiles import folder, load, names, text

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from relay.commands.dead.terminal import hexdump, laid_out, plain
+from relay.cli.text import hexdump, laid_out, lasting, plain
 
 
 def test_laying_out_keeps_every_value_as_it_was_written() -> None:
@@ -28,3 +28,27 @@ def test_no_mark_that_prints_nothing_is_left_in_a_plain_text(mark: str) -> None:
     told: Any = plain(f"a{mark}b")
     assert told.isprintable()
     assert told.startswith("a\\")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0s"),
+        (0.012, "12ms"),
+        (0.0004, "0s"),
+        (0.9999, "1s"),
+        (1.0190000000002328, "1s"),
+        (1.25, "1.2s"),
+        (59.94, "59.9s"),
+        (59.96, "1min"),
+        (60.0, "1min"),
+        (233.498, "3min 53s"),
+        (3_600.0, "1h"),
+        (3_601.0, "1h"),
+        (7_505.0, "2h 5min"),
+        (187_300.0, "2d 4h"),
+        (86_400.0, "1d"),
+    ],
+)
+def test_a_time_is_written_as_people_write_it(seconds: float, text: str) -> None:
+    assert lasting(seconds) == text

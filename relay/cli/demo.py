@@ -7,24 +7,36 @@ from typing import Annotated
 
 import typer
 
+from relay.cli.options import Json
+
 _DEFAULT_SECONDS = 30.0
 
 
 def demo(
     events: Annotated[
-        int | None, typer.Option(min=1, help="Stop after exactly this many committed events.")
+        int | None,
+        typer.Option(min=1, metavar="COUNT", help="Stop after exactly this many committed events."),
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Stop after this long; 30 if --events is not given either."),
+        typer.Option(
+            min=0.1,
+            metavar="SECONDS",
+            help="Stop after this long; 30 if --events is not given either.",
+        ),
     ] = None,
     rate: Annotated[
-        float, typer.Option(min=0.1, help="Committed events per second, of all producers together.")
-    ] = 500.0,
-    producers: Annotated[int, typer.Option(min=1, max=64, help="Producer processes.")] = 4,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object, and nothing else.")
-    ] = False,
+        float,
+        typer.Option(
+            min=0.1,
+            metavar="RATE",
+            help="Committed events per second, of all producers together.",
+        ),
+    ] = 500,
+    producers: Annotated[
+        int, typer.Option(min=1, max=64, metavar="COUNT", help="Producer processes.")
+    ] = 4,
+    json: Json = False,
 ) -> None:
     """Run a real workload on throw-away servers, and check every event at the end.
 
@@ -46,11 +58,8 @@ def demo(
         typer.echo(result.as_json())
     else:
         console.print(result.as_table())
-        console.print(_conclusion(result.is_good, str(result.findings)), markup=False)
+        conclusion = "Every committed event is in the stream exactly once, in order per key."
+        if not result.is_good:
+            conclusion = f"Something is wrong: {result.findings}"
+        console.print(conclusion, markup=False)
     raise typer.Exit(0 if result.is_good else 1)
-
-
-def _conclusion(is_good: bool, findings: str) -> str:
-    if is_good:
-        return "Every committed event is in the stream exactly once, in order per key."
-    return f"Something is wrong: {findings}"

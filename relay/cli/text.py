@@ -1,4 +1,4 @@
-"""What a terminal is shown of text that came from elsewhere: nothing that could steer it.
+"""Texts for a terminal: nothing in them can steer it, and times are written as people do.
 
 Errors, subjects, keys, headers and payloads were written by others. An escape sequence or a mark
 that turns the direction of reading must not move the cursor, hide a row or forge one.
@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-KEPT: Final = 4096
-"""Bytes of a payload that are shown unless all of it is asked for."""
+from relay.core import durations
 
 _PER_LINE: Final = 16
 _DEEPEST: Final = 30
-"""Levels that are indented: else a megabyte of brackets would lay out as terabytes of blanks."""
+"""Levels that are indented: else a megabyte of brackets would have terabytes of blanks."""
 
 _OPENING: Final = ("[", "{")
 _CLOSING: Final = ("]", "}")
@@ -32,19 +31,26 @@ def plain(text: str) -> str:
 
 def plain_lines(text: str) -> str:
     """As ``plain``, but line feeds and tabs stay."""
-    return "\n".join(
-        "\t".join(plain(part) for part in line.split("\t")) for line in text.split("\n")
-    )
+    return "".join(part if part in "\n\t" else plain(part) for part in re.split(r"([\n\t])", text))
 
 
 def instant(at: datetime | None) -> str:
-    """Write an instant for people: UTC, to the second."""
+    """Write an instant: UTC, to the second; empty for None."""
     return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
-def rfc3339(at: datetime | None) -> str | None:
-    """Write an instant for programs."""
-    return None if at is None else at.isoformat()
+def lasting(seconds: float) -> str:
+    """Write how long something lasts: ``12ms``, ``1.5s``, ``3min 53s``, ``2d 4h``."""
+    if seconds < 1:
+        return durations.format(round(seconds, 3))
+    if round(seconds, 1) < 60:  # noqa: PLR2004 - a minute
+        return f"{round(seconds, 1):g}s"
+    left, counts = round(seconds), list[tuple[int, str]]()
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or counts:
+            counts.append((count, unit))
+    return " ".join(f"{count}{unit}" for count, unit in counts[:2] if count)
 
 
 def hexdump(content: bytes) -> Iterator[str]:
