@@ -37,14 +37,16 @@ def plain_lines(text: str) -> str:
     )
 
 
-def instant(at: datetime | None) -> str:
-    """Write an instant for people: UTC, to the second."""
-    return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+def instant(at: datetime | str | None) -> str:
+    """Write an instant for people: UTC, to the second; text as it is."""
+    if isinstance(at, datetime):
+        return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+    return at or ""
 
 
-def rfc3339(at: datetime | None) -> str | None:
-    """Write an instant for programs."""
-    return None if at is None else at.isoformat()
+def rfc3339(at: datetime | str | None) -> str | None:
+    """Write an instant for programs; text as it is."""
+    return at.isoformat() if isinstance(at, datetime) else at
 
 
 def hexdump(content: bytes) -> Iterator[str]:
