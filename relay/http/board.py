@@ -236,8 +236,8 @@ def _why(hold: Outage | None) -> str | None:
     return None if hold is None else _cut(hold.why)
 
 
-def _instant(at: datetime | None) -> str | None:
-    return None if at is None else at.astimezone(UTC).isoformat()
+def _instant(at: datetime | str | None) -> str | None:
+    return at.astimezone(UTC).isoformat() if isinstance(at, datetime) else at
 
 
 def _cut(text: str) -> str:

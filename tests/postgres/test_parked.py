@@ -17,8 +17,7 @@ from relay.errors import StoreBusy, StoreOutage
 from relay.ports import Report, Settlement, Wake
 from relay.postgres import migrations
 from relay.postgres.outbox import PostgresOutbox
-from relay.postgres.parked import GONE
-from relay.postgres.reading import PLANS
+from relay.postgres.reading import GONE, PLANS
 from relay.postgres.store import PostgresStore
 from tests.postgres.explain import nodes, touched
 
