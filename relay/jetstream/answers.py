@@ -61,7 +61,7 @@ FLOW: Final = "flow"
 """What a flow ack or a gap of a batch means: the server is at it. It proves nothing."""
 
 
-class Asked:
+class Expected:
     """Whose answers count: those of one stream. Kept as long as what is known of it.
 
     Attributes:
@@ -130,22 +130,22 @@ def whole(value: object) -> int | None:
 
 
 def read_puback(
-    payload: bytes, headers: bytes | None, asked: Asked
+    payload: bytes, headers: bytes | None, expected: Expected
 ) -> Stored | Meaning | Elsewhere | None:
     """Read the answer to one message; None if it says nothing.
 
-    The usual answer is found by ``asked.quick`` before, which costs one regular expression.
+    The usual answer is found by ``expected.quick`` before, which costs one regular expression.
     """
     if not payload and headers is not None:
-        return read_status(headers, asked.stream)
+        return read_status(headers, expected.stream)
     answer = decode(payload)
     if answer is None:
         return None
-    by, error = asked.by(answer), answer.get("error")
+    by, error = expected.by(answer), answer.get("error")
     if isinstance(by, Elsewhere):
         return by
     if error is not None:
-        return read_error(error, _name(answer) if by else asked.stream, asked.stream)
+        return read_error(error, _name(answer) if by else expected.stream, expected.stream)
     seq = whole(answer.get("seq"))
     if not by or not seq:
         return None
@@ -153,7 +153,7 @@ def read_puback(
 
 
 def read_batch(
-    payload: bytes, headers: bytes | None, asked: Asked, batch: str, sent: int
+    payload: bytes, headers: bytes | None, expected: Expected, batch: str, sent: int
 ) -> BatchAck | Meaning | tuple[int, Meaning] | Elsewhere | str | None:
     """Read an answer to a message of ``batch``, of which ``sent`` messages were sent.
 
@@ -161,16 +161,16 @@ def read_batch(
     the one that was answered. ``FLOW`` says that the server is at it. None says nothing.
     """
     if not payload and headers is not None:
-        return read_status(headers, asked.stream)
+        return read_status(headers, expected.stream)
     answer = decode(payload) or {}
     kind = answer.get("type")
     if isinstance(kind, str):
-        return _progress(kind, answer, asked.stream)
-    by = asked.by(answer)
+        return _progress(kind, answer, expected.stream)
+    by = expected.by(answer)
     if isinstance(by, Elsewhere):
         return by
     if answer.get("error") is not None:
-        return read_error(answer["error"], asked.stream, asked.stream)
+        return read_error(answer["error"], expected.stream, expected.stream)
     seq, count = whole(answer.get("seq")), whole(answer.get("count"))
     if not by or answer.get("batch") != batch or seq is None or not count or count > sent:
         return None
@@ -197,7 +197,7 @@ def status_of(headers: bytes) -> bytes:
     return headers[9:12]
 
 
-def read_error(error: object, stream: str, asked: str) -> Meaning | None:
+def read_error(error: object, stream: str, expected: str) -> Meaning | None:
     """Read the ``error`` object of an answer of ``stream``; None if it is none."""
     if not isinstance(error, dict):
         return None
@@ -205,7 +205,7 @@ def read_error(error: object, stream: str, asked: str) -> Meaning | None:
     code = whole(error.get("err_code"))
     if code is None:
         return None
-    return judge(code, text if isinstance(text, str) else "no description", stream, asked)
+    return judge(code, text if isinstance(text, str) else "no description", stream, expected)
 
 
 def _name(answer: Json) -> str:

@@ -44,7 +44,7 @@ class Batch:
         found: what single subjects came to: full or forbidden.
         ack: the PubAck; None while there is none, and where two of them contradict each other.
         contradicted: there were two such.
-        strangers: streams of other domains that answered.
+        foreign_streams: streams of other domains that answered.
         over: nothing more is to be sent or waited for.
         lost: the connection is lost.
         answered_at_all: the stream, or who pretends to be it, gave any answer.
@@ -75,7 +75,7 @@ class Batch:
         self.contradicted = False
         self.scope = anyio.CancelScope()
         self.patience = 0.0
-        self.strangers: set[str] = set()
+        self.foreign_streams: set[str] = set()
         self._stream = stream
         self._events = events
         self._max_bytes = max_bytes
@@ -200,7 +200,7 @@ class Batch:
         if len(parts) != _PARTS or not parts[2].isdigit():
             return
         number = int(parts[2]) if len(parts[2]) < len(str(1 << 31)) else 0
-        answer = read_batch(payload, headers, self._stream.asked, self._token, len(self.sent))
+        answer = read_batch(payload, headers, self._stream.expected, self._token, len(self.sent))
         if not 1 <= number <= max(self._numbers, len(self.sent)) or answer is None:
             return
         if isinstance(answer, BatchAck):
@@ -210,7 +210,7 @@ class Batch:
         elif isinstance(answer, tuple):
             self._fail(*answer)
         if isinstance(answer, Elsewhere) and not answer.home:
-            self.strangers.add(answer.stream)
+            self.foreign_streams.add(answer.stream)
         if isinstance(answer, Meaning | Elsewhere) and self._committed and number == self._numbers:
             self._end_it()
         self.answered_at_all = True

@@ -68,7 +68,7 @@ class JetStreamBus:
         self._servers = Servers(options)
         self._open: _Open | None = None
         self._streams = Streams()
-        self._let_in = False
+        self._was_connected = False
         self._connecting = anyio.Lock()
 
     @property
@@ -181,7 +181,7 @@ class JetStreamBus:
         try:
             info = await ensure_stream(api, options, level, timeout)
         except (StreamError, BusOutage) as why:
-            if not self._let_in or connection.lost is not None or options.stream is None:
+            if not self._was_connected or connection.lost is not None or options.stream is None:
                 raise
             log.warning("the configured stream is not as required", extra={"reason": str(why)})
         else:
@@ -189,7 +189,7 @@ class JetStreamBus:
                 stream = self._streams.learn(info, can_batch=level >= FAST_INGEST_LEVEL)
                 self._streams.meet(stream)
         await routing.begin()
-        self._let_in = True
+        self._was_connected = True
         log.info(
             "connected to NATS",
             extra={"server": connection.wire.server_info.get("server_name"), "api_level": level},

@@ -99,8 +99,8 @@ class Connection:
         self.on_stray: Callable[[bytes], None] | None = None
         self.wire = WireClient(
             deliver=self._deliver,
-            on_denial=self._hear_denial,
-            on_lost=self._hear_loss,
+            on_denial=self._denied_by_server,
+            on_lost=self._lost,
             must_encrypt=must_encrypt(options, url),
         )
         self._skip = len(self.inbox.encode()) + 1
@@ -147,7 +147,7 @@ class Connection:
         elif self.on_stray is not None:
             self.on_stray(payload)
 
-    def _hear_denial(self, text: str) -> None:
+    def _denied_by_server(self, text: str) -> None:
         violation = _VIOLATION.search(text)
         if violation is None:
             log.warning("NATS forbids", extra={"reason": text})
@@ -164,7 +164,7 @@ class Connection:
         for waiting in list(self._exchanges.values()):
             waiting.denied(subject, text)
 
-    def _hear_loss(self, reason: str) -> None:
+    def _lost(self, reason: str) -> None:
         self.lost = reason
         for waiting in list(self._exchanges.values()):
             waiting.dropped(reason)

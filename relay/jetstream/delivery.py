@@ -11,7 +11,7 @@ R-ORDER: a lane keeps the order of a key by itself; between lanes only waiting d
 whose key stands before it in another lane goes a round later, and ``KeyFence`` stops it where that
 one is not stored. Most calls have one round of one lane.
 
-Authoritative: what the paths report as ``Sent``. Two things are looked into before they are
+Authoritative: what the paths report as ``LaneResult``. Two things are looked into before they are
 believed. Nobody answered for a subject, and nothing else of the stream was answered: the stream may
 be gone, without a leader, or have given the subject away; ``Routing.explain`` asks. Nothing came in
 time: if JetStream answers another question meanwhile, the connection stays, with the other
@@ -33,9 +33,9 @@ from relay.jetstream.api import Api, DeniedError, NoAnswerError, RejectedError
 from relay.jetstream.connection import Sender
 from relay.jetstream.error_codes import WHOLE_STREAM, out
 from relay.jetstream.fast_ingest import publish_batches
+from relay.jetstream.lane_result import LaneResult
 from relay.jetstream.options import BusOptions
 from relay.jetstream.routing import Route, Routing
-from relay.jetstream.sent import Sent
 from relay.jetstream.streams import WINDOWED, Stream
 from relay.jetstream.windowed import publish_windowed
 
@@ -159,16 +159,16 @@ class Delivery:
         connection = self._sender.connection
         if stream.doubted:
             await self._routing.refresh(stream)
-        sent = await self._by(stream, events, windowed=windowed)
-        if sent.plain and _all_as_usual(stream):
-            return sent.outcomes
-        if connection.lost is None and not windowed and None in sent.outcomes:
-            await self._send_left(stream, events, sent)
+        result = await self._by(stream, events, windowed=windowed)
+        if result.plain and _all_as_usual(stream):
+            return result.outcomes
+        if connection.lost is None and not windowed and None in result.outcomes:
+            await self._send_left(stream, events, result)
         if connection.lost is None:
-            await self._conclude(stream, events, sent, windowed=windowed)
-        return sent.outcomes
+            await self._conclude(stream, events, result, windowed=windowed)
+        return result.outcomes
 
-    async def _by(self, stream: Stream, events: Sequence[Event], *, windowed: bool) -> Sent:
+    async def _by(self, stream: Stream, events: Sequence[Event], *, windowed: bool) -> LaneResult:
         patience = stream.patience(self._options.ack_timeout)
         connection = self._sender.connection
         max_bytes = min(filter(None, (connection.max_payload, stream.max_bytes)))
@@ -185,89 +185,91 @@ class Delivery:
             self._sender, stream, events, max_bytes=max_bytes, ack_timeout=patience
         )
 
-    async def _send_left(self, stream: Stream, events: Sequence[Event], sent: Sent) -> None:
+    async def _send_left(self, stream: Stream, events: Sequence[Event], result: LaneResult) -> None:
         """Send what a batch left without a reason by the windowed path, which finds the reason."""
-        places = [place for place, outcome in enumerate(sent.outcomes) if outcome is None]
+        places = [place for place, outcome in enumerate(result.outcomes) if outcome is None]
         left = await self._by(stream, [events[place] for place in places], windowed=True)
         for place, outcome in zip(places, left.outcomes, strict=True):
-            sent.outcomes[place] = outcome
-        sent.take_over(left)
+            result.outcomes[place] = outcome
+        result.take_over(left)
 
     # Conclusions.
 
     async def _conclude(
-        self, stream: Stream, events: Sequence[Event], sent: Sent, *, windowed: bool
+        self, stream: Stream, events: Sequence[Event], result: LaneResult, *, windowed: bool
     ) -> None:
         """Believe what was found, or look into it; leave the stream as it is now known to be."""
-        connection, outcomes = self._sender.connection, sent.outcomes
+        connection, outcomes = self._sender.connection, result.outcomes
         stored = Stored in set(map(type, outcomes))
-        for name in sent.strangers:
+        for name in result.foreign_streams:
             self._routing.streams.second_capture(name)
-        if sent.contradicted:
+        if result.contradicted:
             self._routing.streams.second_capture(stream.name)
-        if sent.timed_out and not await self._is_alive():
-            seconds = f"no answer within {sent.timed_out:g} s"
+        if result.timed_out and not await self._is_alive():
+            seconds = f"no answer within {result.timed_out:g} s"
             connection.drop(f"{out(stream.name)}: {seconds}, and none by JetStream itself")
-            _replace(sent, sent.quiet.values(), None)
+            _replace(result, result.quiet.values(), None)
             return
-        stream.suspect = bool(sent.timed_out) and not windowed
-        await self._follow(events, sent)
+        stream.suspect = bool(result.timed_out) and not windowed
+        await self._follow(events, result)
         held: Outcome | None = None
-        if sent.verdict is not None and sent.verdict.kind in WHOLE_STREAM:
-            held = sent.verdict.outcome
-        elif sent.quiet and not stored:
-            held = await self._explained(stream, events, sent)
+        if result.stream_error is not None and result.stream_error.kind in WHOLE_STREAM:
+            held = result.stream_error.outcome
+        elif result.quiet and not stored:
+            held = await self._explained(stream, events, result)
         if isinstance(held, Held) and held.by == out(stream.name):
-            stream.silences = stream.silences + 1 if sent.timed_out else 0
+            stream.silences = stream.silences + 1 if result.timed_out else 0
             stream.takes_nothing(held)
             return
-        await self._took_events(stream, events, sent, stored=stored)
+        await self._took_events(stream, events, result, stored=stored)
 
-    async def _follow(self, events: Sequence[Event], sent: Sent) -> None:
+    async def _follow(self, events: Sequence[Event], result: LaneResult) -> None:
         """Let those subjects' next events go to the streams that answered, if we know them."""
-        for subject, name in sent.moved.items():
+        for subject, name in result.moved.items():
             outcome = await self._routing.leads_to(subject, name)
             if outcome is None:
                 continue
-            sent.quiet.pop(subject, None)
+            result.quiet.pop(subject, None)
             for place, event in enumerate(events):
-                if event.subject == subject and isinstance(sent.outcomes[place], Held):
-                    sent.outcomes[place] = outcome
+                if event.subject == subject and isinstance(result.outcomes[place], Held):
+                    result.outcomes[place] = outcome
 
-    async def _explained(self, stream: Stream, events: Sequence[Event], sent: Sent) -> Outcome:
+    async def _explained(
+        self, stream: Stream, events: Sequence[Event], result: LaneResult
+    ) -> Outcome:
         """Ask why nobody answered for anything, and let the reason be the outcome.
 
         If it is the subjects' own, what was not sent because of them is to be sent again.
         """
-        why = next(iter(sent.quiet.values()))
-        reason = await self._routing.explain(stream, sent.quiet.keys(), why)
-        _replace(sent, sent.quiet.values(), reason)
+        why = next(iter(result.quiet.values()))
+        reason = await self._routing.explain(stream, result.quiet.keys(), why)
+        _replace(result, result.quiet.values(), reason)
         if isinstance(reason, Held) and reason.by != out(stream.name):
-            sent.quiet = dict.fromkeys(sent.quiet, reason)
+            result.quiet = dict.fromkeys(result.quiet, reason)
             for place, event in enumerate(events):
-                if sent.outcomes[place] == reason and event.subject not in sent.quiet:
-                    sent.outcomes[place] = Unknown(f"not sent: {reason.reason}")
+                if result.outcomes[place] == reason and event.subject not in result.quiet:
+                    result.outcomes[place] = Unknown(f"not sent: {reason.reason}")
         else:
-            sent.quiet.clear()
+            result.quiet.clear()
         return reason
 
     async def _took_events(
-        self, stream: Stream, events: Sequence[Event], sent: Sent, *, stored: bool
+        self, stream: Stream, events: Sequence[Event], result: LaneResult, *, stored: bool
     ) -> None:
         """Note what single subjects came to, in a stream that is not out as a whole."""
         if stream.found:
-            for event, outcome in zip(events, sent.outcomes, strict=True):
+            for event, outcome in zip(events, result.outcomes, strict=True):
                 if isinstance(outcome, Stored):
                     stream.found.pop(event.subject, None)
-        stream.note({**sent.found, **sent.quiet})
+        stream.note({**result.found, **result.quiet})
         was_held = stream.held is not None
-        if stored or sent.verdict is None:
+        if stored or result.stream_error is None:
             # After a silence the next is looked at sooner: is it the whole stream's?
-            stream.held, stream.silences = None, int(bool(sent.timed_out))
-        changed = sent.changed or (was_held and stored)
+            stream.held, stream.silences = None, int(bool(result.timed_out))
+        changed = result.changed or (was_held and stored)
         limit = stream.max_bytes
         ours = 0 < limit <= self._sender.connection.max_payload and any(
-            map(_is_ours, sent.outcomes)
+            map(_is_ours, result.outcomes)
         )
         stream.doubted = ours
         if changed or ours:
@@ -275,7 +277,7 @@ class Delivery:
         if ours and (limit < stream.max_bytes or not stream.max_bytes):
             # A person raised it: what was true a minute ago must not make an event a dead one.
             raised = Unknown(f"{out(stream.name)}: its limit of {limit} bytes was raised meanwhile")
-            sent.outcomes[:] = [raised if _is_ours(each) else each for each in sent.outcomes]
+            result.outcomes[:] = [raised if _is_ours(each) else each for each in result.outcomes]
 
     async def _is_alive(self) -> bool:
         """Ask JetStream for anything, over the same connection; a refusal is an answer too."""
@@ -328,9 +330,9 @@ def _all_as_usual(stream: Stream) -> bool:
     return not (stream.held or stream.found or stream.suspect or stream.doubted or stream.silences)
 
 
-def _replace(sent: Sent, which: Collection[Held], by: Outcome | None) -> None:
+def _replace(result: LaneResult, which: Collection[Held], by: Outcome | None) -> None:
     """Give ``by`` to all events whose outcome is one of ``which``."""
-    sent.outcomes[:] = [by if each in which else each for each in sent.outcomes]
+    result.outcomes[:] = [by if each in which else each for each in result.outcomes]
 
 
 def _is_ours(outcome: Outcome | None) -> bool:

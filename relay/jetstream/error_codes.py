@@ -108,7 +108,7 @@ class Meaning:
     kind: Kind
 
 
-def judge(code: int, text: str, stream: str, asked: str) -> Meaning:
+def judge(code: int, text: str, stream: str, expected: str) -> Meaning:
     """Read one error answer by its ``err_code``.
 
     Where the streams are hidden, an outage is believed only of the subject that met it: its
@@ -120,7 +120,7 @@ def judge(code: int, text: str, stream: str, asked: str) -> Meaning:
         kind, by = Kind.SUBJECT, f"full subjects of {stream}"
     elif kind is Kind.NOBODY:
         by = silent(stream)
-    elif asked == HIDDEN and kind in WHOLE_STREAM:
+    elif expected == HIDDEN and kind in WHOLE_STREAM:
         kind = Kind.SUBJECT
     if kind in {Kind.SUBJECT, Kind.STREAM, Kind.NOBODY}:
         return Meaning(Held(by, f"{by}: {text} (JetStream error {code})", code), kind)

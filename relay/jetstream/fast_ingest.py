@@ -23,7 +23,7 @@ What follows from the other answers, each of which names a message by its number
 * the commit itself fails, so that no PubAck comes: once more, ended by a message of its own;
 * the batch ends early and nothing says why: the rest has no outcome, and goes by the windowed path,
   where each message has an answer of its own;
-* nothing at all for ``ack_timeout``: see ``Sent.timed_out``;
+* nothing at all for ``ack_timeout``: see ``LaneResult.timed_out``;
 * the connection is lost: outcomes stay None, and the caller raises the outage.
 
 The PubAck's ``seq`` is that of the last message *stored*, which is not the last one *sent* if that
@@ -44,7 +44,7 @@ from relay.jetstream.answers import BatchAck
 from relay.jetstream.batch import MOST_EVENTS, Batch
 from relay.jetstream.connection import Sender
 from relay.jetstream.error_codes import Kind, silent
-from relay.jetstream.sent import Sent
+from relay.jetstream.lane_result import LaneResult
 from relay.jetstream.streams import Stream
 
 AFTER_REFUSAL = 32
@@ -57,7 +57,7 @@ async def publish_batches(
     *,
     max_bytes: int,
     ack_timeout: float,
-) -> Sent:
+) -> LaneResult:
     """Publish ``events``, all of ``stream``, in order; as few batches as the answers allow."""
     page = _Page(stream, events, max_bytes)
     connection = sender.connection
@@ -68,7 +68,7 @@ async def publish_batches(
             await _exchange(sender, batch)
         if not page.conclude(batch):
             break
-    return page.sent
+    return page.result
 
 
 async def _exchange(sender: Sender, batch: Batch) -> None:
@@ -95,7 +95,7 @@ class _Page:
         self.stream = stream
         self.events = events
         self.max_bytes = max_bytes
-        self.sent = Sent([None] * len(events))
+        self.result = LaneResult([None] * len(events))
         self.todo: Sequence[int] = range(len(events))
         self.most = MOST_EVENTS
         self.apart = False
@@ -114,8 +114,8 @@ class _Page:
 
     def conclude(self, batch: Batch) -> bool:
         """Write down what became of a batch; say whether another one is to follow."""
-        outcomes, proven = self.sent.outcomes, batch.proven
-        self.sent.strangers |= batch.strangers
+        outcomes, proven = self.result.outcomes, batch.proven
+        self.result.foreign_streams |= batch.foreign_streams
         stored: Outcome = self.stream.stored
         for place in batch.sent[:proven]:
             outcomes[place] = stored
@@ -130,7 +130,7 @@ class _Page:
         elif batch.ack is None:
             return self._without_ack(batch)
         elif (halted := batch.verdict()) is not None:
-            self.sent.halt(halted)
+            self.result.halt(halted)
         else:
             self.most = AFTER_REFUSAL if settled else min(MOST_EVENTS, self.most * 4)
             return settled or proven == len(batch.sent)
@@ -140,14 +140,14 @@ class _Page:
         """Conclude a batch that is over and proves nothing; say whether to send the rest again."""
         halted = batch.verdict()
         if halted is not None:
-            self.sent.halt(halted)
+            self.result.halt(halted)
         elif batch.contradicted:
-            self.sent.contradicted = True
-            self.sent.fill(Unknown("two answers to one batch that can't both be true"))
+            self.result.contradicted = True
+            self.result.fill(Unknown("two answers to one batch that can't both be true"))
         else:
             kinds = {each.kind for each in batch.errors.values()}
-            self.sent.changed = Kind.STREAM_CHANGED in kinds
-            once, self.apart = not self.apart and not self.sent.changed, True
+            self.result.changed = Kind.STREAM_CHANGED in kinds
+            once, self.apart = not self.apart and not self.result.changed, True
             return once
         return False
 
@@ -157,7 +157,7 @@ class _Page:
         An answer counts only if all that stands before its event in its key has an outcome.
         """
         settled, ahead = False, KeyFence()
-        found, outcomes = batch.found, self.sent.outcomes
+        found, outcomes = batch.found, self.result.outcomes
         numbers = {place: number for number, place in enumerate(batch.sent, 1)}
         for place in self.todo:
             if outcomes[place] is not None:
@@ -178,17 +178,17 @@ class _Page:
             settled = True
             outcomes[place] = outcome
             self._fence.close(event.key)
-        self.sent.found.update(found)
+        self.result.found.update(found)
         return settled
 
     def _give_up(self, batch: Batch) -> None:
-        seconds = self.sent.timed_out = batch.patience
+        seconds = self.result.timed_out = batch.patience
         if batch.answered_at_all:
             why = f"no final answer to a batch within {seconds:g} s: each event is asked about next"
-            self.sent.fill(Unknown(why))
+            self.result.fill(Unknown(why))
         else:
             by = silent(self.stream.name)
-            self.sent.silent(
+            self.result.silent(
                 {self.events[place].subject for place in self.todo},
                 Held(by, f"no answer within {seconds:g} s"),
                 self.todo,
@@ -198,11 +198,11 @@ class _Page:
         name, stream = self.stream.name, self.stream
         if ack.count == 1 and len(batch.sent) == 1:
             outcome = Stored(name, ack.seq or None, duplicate=ack.duplicate)
-            self.sent.outcomes[batch.sent[0]] = outcome
+            self.result.outcomes[batch.sent[0]] = outcome
         elif ack.seq == stream.last_seq + ack.count:
             last = batch.sent[ack.count - 1] if ack.count <= len(batch.sent) else None
             if last is not None:
-                self.sent.outcomes[last] = Stored(name, ack.seq, duplicate=False)
+                self.result.outcomes[last] = Stored(name, ack.seq, duplicate=False)
         stream.last_seq = max(stream.last_seq, ack.seq)
 
 

@@ -93,11 +93,11 @@ class Routing:
         self._present: set[str] = set()
         self._filters = Filters[Stream]()
         self._away: Collection[str] = ()
-        self._unsaid: Held | None = None
+        self._list_outage: Held | None = None
         self._hidden = False
         self._look_again_at = 0.0
         connection.on_stray = self.stray
-        self._take([stream for stream in streams.known.values() if stream.subjects])
+        self._take([stream for stream in streams.by_name.values() if stream.subjects])
 
     async def begin(self) -> None:
         """Look for the first time. What was known before is believed if the answer takes long."""
@@ -109,18 +109,18 @@ class Routing:
         While nobody says, most looks are short: whoever publishes waits for them.
         """
         due = anyio.current_time() >= self._look_again_at
-        await self._look(_LIST_TIMEOUT if due or self._unsaid is None else _ASK_AGAIN_TIMEOUT)
+        await self._look(_LIST_TIMEOUT if due or self._list_outage is None else _ASK_AGAIN_TIMEOUT)
 
     async def _look(self, timeout: float) -> None:  # noqa: ASYNC109 - of each question
         began = anyio.current_time()
-        self._unsaid = None
+        self._list_outage = None
         self._routes.clear()
         try:
             infos, self._away = await self._api.streams(timeout)
         except DeniedError:
             await self._look_at_the_one()
         except (RejectedError, NoAnswerError) as why:
-            self._unsaid = Held(STREAMS, f"nobody can say which streams there are: {why}")
+            self._list_outage = Held(STREAMS, f"nobody can say which streams there are: {why}")
             if timeout < _LIST_TIMEOUT:
                 return
         else:
@@ -219,7 +219,7 @@ class Routing:
     def stray(self, payload: bytes) -> None:
         """Look at an answer that nobody waits for: a second capture of our subjects is named."""
         name = next(iter(self._present), HIDDEN)
-        found = read_puback(payload, None, self.streams.get(name, self._domain).asked)
+        found = read_puback(payload, None, self.streams.get(name, self._domain).expected)
         if isinstance(found, Elsewhere) and not found.home:
             self.streams.second_capture(found.stream)
 
@@ -239,9 +239,9 @@ class Routing:
         except RejectedError as no:
             self._take([])
             if no.code != STREAM_NOT_FOUND:
-                self._unsaid = Held(out(name), str(no), no.code)
+                self._list_outage = Held(out(name), str(no), no.code)
         except NoAnswerError as why:
-            self._unsaid = Held(STREAMS, f"nobody can say what stream {name} captures: {why}")
+            self._list_outage = Held(STREAMS, f"nobody can say what stream {name} captures: {why}")
         else:
             self._take([self.streams.learn(info, can_batch=self._can_batch)])
 
@@ -304,7 +304,7 @@ class Routing:
         return self._uncaptured(subject)
 
     def _lost(self, name: str, subject: str) -> Stream | Held:
-        if name in self._away or self._unsaid is not None:
+        if name in self._away or self._list_outage is not None:
             return self.streams.get(name, self._domain)
         if name in self._present:
             reason = (
@@ -315,8 +315,8 @@ class Routing:
         return Held(out(name), reason, STREAM_NOT_FOUND)
 
     def _uncaptured(self, subject: str) -> Held | Refused:
-        if self._unsaid is not None:
-            return self._unsaid
+        if self._list_outage is not None:
+            return self._list_outage
         if self._away:
             names = ", ".join(sorted(self._away)[:3])
             return Held(STREAMS, f"{subject}: no leader says what these streams capture: {names}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from relay.core.outcome import Held, Stored
 from relay.core.subjects import matches
-from relay.jetstream.answers import Asked, StreamInfo
+from relay.jetstream.answers import Expected, StreamInfo
 from relay.jetstream.filters import Filters
 from relay.jetstream.weaknesses import weaknesses
 
@@ -35,7 +35,7 @@ class Stream:
 
     Attributes:
         name: the stream's name, or ``HIDDEN``.
-        asked: whose answers count.
+        expected: whose answers count.
         stored: the outcome of an event of which no more is known than that it is stored.
         path: ``FAST_INGEST`` or ``WINDOWED``.
         subjects: the filters it has now.
@@ -54,7 +54,7 @@ class Stream:
     """
 
     name: str
-    asked: Asked
+    expected: Expected
     stored: Stored
     path: str = WINDOWED
     subjects: tuple[str, ...] = ()
@@ -102,7 +102,7 @@ class Streams:
 
     def __init__(self) -> None:
         """Know none."""
-        self.known: dict[str, Stream] = {}
+        self.by_name: dict[str, Stream] = {}
         self._ever: dict[str, set[str]] = {}
         self._once = Filters[str]()
         self._unsaved: set[str] = set()
@@ -112,7 +112,7 @@ class Streams:
     @property
     def met(self) -> list[Stream]:
         """The streams that events went to, in the order in which they were met."""
-        return [stream for stream in self.known.values() if stream.met]
+        return [stream for stream in self.by_name.values() if stream.met]
 
     @property
     def paths(self) -> dict[str, str]:
@@ -121,10 +121,10 @@ class Streams:
 
     def get(self, name: str, domain: str | None = None) -> Stream:
         """Return the stream of that name, known before or not."""
-        stream = self.known.get(name)
+        stream = self.by_name.get(name)
         if stream is None:
-            stream = Stream(name, Asked(name, domain), Stored(name))
-            self.known[name] = stream
+            stream = Stream(name, Expected(name, domain), Stored(name))
+            self.by_name[name] = stream
         return stream
 
     def once(self, subject: str, only: str | None = None) -> str | None:
@@ -149,8 +149,8 @@ class Streams:
     def learn(self, info: StreamInfo, *, can_batch: bool) -> Stream:
         """Take in what the server says of a stream."""
         config, stream = info.config, self.get(info.name, info.domain)
-        if stream.asked.domain != info.domain:
-            stream.asked = Asked(info.name, info.domain)
+        if stream.expected.domain != info.domain:
+            stream.expected = Expected(info.name, info.domain)
         stream.path = FAST_INGEST if can_batch and config.get("allow_batched") else WINDOWED
         stream.subjects = info.subjects
         # An event over max_bytes fits into no stream of that size, however empty.
@@ -167,14 +167,14 @@ class Streams:
         if self._remember(info.name, info.subjects):
             self._unsaved.add(info.name)
         if stream.met:
-            self._say(stream)
+            self._log(stream)
         return stream
 
     def meet(self, stream: Stream) -> None:
         """Note that an event goes to ``stream``; log its path and what it puts at risk, once."""
         if not stream.met:
             stream.met = True
-            self._say(stream)
+            self._log(stream)
 
     def second_capture(self, name: str) -> None:
         """Warn, once for each, that another stream stores what we publish as well."""
@@ -196,7 +196,7 @@ class Streams:
             self._once.add(each, name)
         return bool(new)
 
-    def _say(self, stream: Stream) -> None:
+    def _log(self, stream: Stream) -> None:
         name = stream.name or "?"
         if self._paths.get(name) != stream.path:
             self._paths[name] = stream.path

@@ -36,8 +36,8 @@ from relay.jetstream.connection import Sender
 from relay.jetstream.duplicates import UNDECIDED, Concluded, Duplicates
 from relay.jetstream.error_codes import FORBIDDEN, WHOLE_STREAM, Kind, Meaning, silent
 from relay.jetstream.frames import CHUNK_BYTES, CHUNK_EVENTS, frame_of
+from relay.jetstream.lane_result import LaneResult
 from relay.jetstream.options import BusOptions
-from relay.jetstream.sent import Sent
 from relay.jetstream.streams import Stream
 
 _MOST_QUIET = 8
@@ -57,7 +57,7 @@ async def publish_windowed(
     max_bytes: int,
     options: BusOptions,
     ack_timeout: float,
-) -> Sent:
+) -> LaneResult:
     """Publish ``events``, all of ``stream``, in order of each key."""
     connection = sender.connection
     duplicates = Duplicates(stream, events, options, connection.max_payload)
@@ -81,7 +81,7 @@ async def publish_windowed(
                     await window.progress()
         if scope.cancelled_caught:
             window.give_up(ack_timeout)
-    return window.sent
+    return window.result
 
 
 class _Window:
@@ -98,7 +98,7 @@ class _Window:
         duplicates: Duplicates,
     ) -> None:
         self._outcomes: list[Outcome | None] = [None] * len(events)
-        self.sent = Sent(self._outcomes)
+        self.result = LaneResult(self._outcomes)
         self.inbox = ""
         self.unsent = len(events)
         self.answered: Callable[[bytes, bytes, bytes | None], None] = self._first_answer
@@ -107,7 +107,7 @@ class _Window:
         self._events = events
         self._max_bytes = max_bytes
         self._duplicates = duplicates
-        self._quick = stream.asked.quick
+        self._quick = stream.expected.quick
         self._chains = KeyChains([event.key for event in events])
         self._in_flight: set[int] = set()
         self._stop: dict[str, Outcome] = {}
@@ -172,10 +172,10 @@ class _Window:
         Was another event of the subject answered, this one is Unknown; if not, but another subject
         was, the subject is silent; if nothing was, the stream is, and the caller asks why.
         """
-        self.sent.timed_out = seconds
+        self.result.timed_out = seconds
         events, outcomes = self._events, self._outcomes
-        if self.sent.verdict is not None:
-            self.sent.fill(self.sent.verdict.outcome)
+        if self.result.stream_error is not None:
+            self.result.fill(self.result.stream_error.outcome)
             return
         answered = {
             events[place].subject
@@ -192,10 +192,12 @@ class _Window:
                 self._settle(place, UNDECIDED if place in self._duplicates else unknown)
             else:
                 if place in self._elsewhere:
-                    self.sent.moved[subject] = self._elsewhere[place]
-                self.sent.quiet[subject] = why
+                    self.result.moved[subject] = self._elsewhere[place]
+                self.result.quiet[subject] = why
                 self._settle(place, why)
-        self.sent.fill(Unknown("not sent: others of the stream had no answer") if answered else why)
+        self.result.fill(
+            Unknown("not sent: others of the stream had no answer") if answered else why
+        )
 
     # Answers.
 
@@ -214,7 +216,7 @@ class _Window:
         if ack is not None and place in self._in_flight:
             self._stored(place, Stored(self._name, int(ack[1]), ack[2] is not None))
         else:
-            answer = read_puback(payload, headers, self._stream.asked)
+            answer = read_puback(payload, headers, self._stream.expected)
             if answer is None:
                 return
             if isinstance(answer, Elsewhere):
@@ -244,7 +246,7 @@ class _Window:
     def _note_elsewhere(self, place: int, answer: Elsewhere) -> None:
         """Note that another stream has answered; the one that was asked may still do so."""
         if not answer.home:
-            self.sent.strangers.add(answer.stream)
+            self.result.foreign_streams.add(answer.stream)
         elif place in self._in_flight:
             self._elsewhere[place] = answer.stream
 
@@ -259,7 +261,7 @@ class _Window:
         elif (isinstance(before, Stored) and _at(before) != _at(answer)) or (
             isinstance(answer, Stored) and isinstance(before, Refused | Held)
         ):
-            self.sent.contradicted = True
+            self.result.contradicted = True
             why = "two answers that can't both be true: two streams of that name capture it"
             self._outcomes[place] = Unknown(why)
 
@@ -271,7 +273,7 @@ class _Window:
         for place in [p for p in self._in_flight if events[p].subject == subject]:
             self._in_flight.discard(place)
             self._denied.add(place)
-            self._stop[subject] = self.sent.found[subject] = outcome
+            self._stop[subject] = self.result.found[subject] = outcome
             self._settle(place, outcome)
         self._wake()
 
@@ -305,12 +307,12 @@ class _Window:
         if kind in {Kind.SUBJECT, Kind.NOBODY}:
             assert isinstance(outcome, Held)
             self._stop[subject] = outcome
-            (self.sent.found if kind is Kind.SUBJECT else self.sent.quiet)[subject] = outcome
-            new = self.sent.quiet.keys() - self._stream.found.keys()
+            (self.result.found if kind is Kind.SUBJECT else self.result.quiet)[subject] = outcome
+            new = self.result.quiet.keys() - self._stream.found.keys()
             if not self._stored_any and len(new) >= _MOST_QUIET:
                 self._halt(answer)
         elif kind in WHOLE_STREAM:
-            self.sent.changed = self.sent.changed or kind is Kind.STREAM_CHANGED
+            self.result.changed = self.result.changed or kind is Kind.STREAM_CHANGED
             self._halt(answer)
 
     def _end(self, place: int, outcome: Outcome) -> None:
@@ -333,7 +335,7 @@ class _Window:
         if self._halted:
             return
         self._halted = True
-        self.sent.verdict = verdict
+        self.result.stream_error = verdict
         self.unsent = 0
         self._chains.ready.clear()
         outcomes = self._outcomes

@@ -175,7 +175,7 @@ class WireClient(Client):
         self._err = error
         log.debug("nats-py reports", extra={"error": _named(error)})
 
-    def server_says(self, text: str) -> None:
+    def take_error(self, text: str) -> None:
         """Take a ``-ERR``: a permission violation leaves the connection, all else ends it."""
         if text.lower().startswith(_DENIAL):
             self._on_denial(text)
@@ -269,7 +269,7 @@ class _AnswerParser(Parser):
             case b"PONG":
                 await self._client._process_pong()  # noqa: SLF001
             case b"-ERR":
-                self._client.server_says(rest.decode(errors="replace").strip().strip("'"))
+                self._client.take_error(rest.decode(errors="replace").strip().strip("'"))
             case b"INFO":
                 await self._client.server_info_changed(rest)
             case b"+OK":

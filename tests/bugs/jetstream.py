@@ -22,8 +22,8 @@ LOSS = (
     Bug(
         "an error answer is taken for an ack",
         ANSWERS,
-        "        return read_error(error, _name(answer) if by else asked.stream, asked.stream)\n",
-        "        return Stored(asked.stream, 1)\n",
+        "return read_error(error, _name(answer) if by else expected.stream, expected.stream)\n",
+        "return Stored(expected.stream, 1)\n",
         (PROOF, PATHS),
     ),
     Bug(
@@ -86,7 +86,7 @@ LOSS = (
     Bug(
         "two answers that can't both be true prove something",
         WINDOWED,
-        "            self.sent.contradicted = True\n",
+        "            self.result.contradicted = True\n",
         "            return\n",
         (PROOF,),
     ),
