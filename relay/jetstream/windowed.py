@@ -31,12 +31,19 @@ from relay.core.event import Event
 from relay.core.order import WAITS, KeyChains
 from relay.core.outcome import Held, Outcome, Refused, Stored, Unknown
 from relay.failpoints import reach
-from relay.jetstream.answers import Elsewhere, read_puback
+from relay.jetstream.answers import (
+    FORBIDDEN,
+    WHOLE_STREAM,
+    Elsewhere,
+    Kind,
+    Meaning,
+    read_puback,
+    silent,
+)
 from relay.jetstream.connection import Sender
+from relay.jetstream.diagnosis import LaneResult
 from relay.jetstream.duplicates import UNDECIDED, Concluded, Duplicates
-from relay.jetstream.error_codes import FORBIDDEN, WHOLE_STREAM, Kind, Meaning, silent
 from relay.jetstream.frames import CHUNK_BYTES, CHUNK_EVENTS, frame_of
-from relay.jetstream.lane_result import LaneResult
 from relay.jetstream.options import BusOptions
 from relay.jetstream.streams import Stream
 
@@ -60,7 +67,7 @@ async def publish_windowed(
 ) -> LaneResult:
     """Publish ``events``, all of ``stream``, in order of each key."""
     connection = sender.connection
-    duplicates = Duplicates(stream, events, options, connection.max_payload)
+    duplicates = Duplicates(stream, events, options, connection.wire.max_payload)
     window = _Window(stream, events, max_bytes, duplicates)
     with connection.exchange(window) as token:
         window.inbox = f"{connection.inbox}.{token}."

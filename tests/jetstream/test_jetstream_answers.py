@@ -15,10 +15,10 @@ from relay.jetstream.answers import (
     decode,
     read_batch,
     read_puback,
-    read_stream_info,
 )
-from relay.jetstream.connection import unquoted
+from relay.jetstream.api import read_stream_info
 from relay.jetstream.duplicates import read_message
+from relay.jetstream.frames import unquoted
 
 ANYTHING = st.recursive(
     st.none()

@@ -9,7 +9,8 @@ import pytest
 from relay.core.order import WAITS
 from relay.core.outcome import Held, Refused, Stored
 from relay.errors import BusLoginRefused, BusOutage
-from relay.jetstream import batch, delivery, fast_ingest, windowed
+from relay.jetstream import bus as jetstream_bus
+from relay.jetstream import fast_ingest, windowed
 from relay.jetstream.api import Api, NoAnswerError
 
 pytestmark = pytest.mark.anyio
@@ -103,7 +104,7 @@ async def test_a_stream_that_takes_nothing_is_asked_by_small_probes_and_not_whil
             outcomes = await bus.publish(waiting, closed={"stream other"})
             assert {outcome.by for outcome in outcomes} == closed
             probes = b"".join(sent).count(f"HPUB {name}.A".encode())
-            assert calls <= probes <= calls * delivery.PROBE
+            assert calls <= probes <= calls * jetstream_bus.PROBE
 
 
 async def test_behind_a_probe_a_key_waits_for_what_the_probe_did_not_store(
@@ -261,7 +262,7 @@ async def test_a_stream_that_does_not_answer_leaves_the_others_their_connection(
     """A stream that is stuck answers nothing; here its answers are overheard on the way."""
     # R-FATE
     overheard = []
-    exchanges = [batch.Batch, windowed._Window]
+    exchanges = [fast_ingest.Batch, windowed._Window]
 
     def deaf(make):
         def init(exchange, *args, **how):
@@ -349,7 +350,6 @@ async def test_a_key_keeps_its_order_across_streams(two_streams, events, name):
 async def test_the_failpoints_are_passed_a_few_times_a_page(two_streams, events, monkeypatch):
     passed = []
     monkeypatch.setattr(fast_ingest, "reach", passed.append)
-    monkeypatch.setattr(batch, "reach", passed.append)
     monkeypatch.setattr(windowed, "reach", passed.append)
     async with two_streams() as (_, bus):
         assert all_stored(await bus.publish(events("A", 1000, key="k") + events("A", 1000)))
