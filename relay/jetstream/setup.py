@@ -107,7 +107,7 @@ async def ensure_stream(
     try:
         info = await _find(api, stream, ask_timeout)
         if info is None and wanted is None:
-            raise StreamError(_missing(stream))
+            raise StreamError(_missing(options, stream))
         if info is None and wanted is not None:
             try:
                 info = await api.create_stream(wanted, options.ack_timeout)
@@ -135,7 +135,9 @@ async def _find(api: Api, stream: str, timeout: float) -> StreamInfo | None:  # 
         raise BusOutage(f"stream {stream}: {no}") from no
 
 
-def _missing(stream: str) -> str:
+def _missing(options: BusOptions, stream: str) -> str:
+    if options.stream_create:
+        return f"there is no stream {stream}, and RELAY_STREAM_CREATE has not made it: create it"
     return f"there is no stream {stream}: create it, or set RELAY_STREAM_CREATE"
 
 
@@ -196,7 +198,7 @@ async def describe(options: BusOptions, stream: str) -> dict[str, Any]:
         connection.drop("done")
         await connection.dropped()
     if info is None:
-        raise StreamError(_missing(stream))
+        raise StreamError(_missing(options, stream))
     config, state = info.config, info.state
     return {
         "name": info.name,
