@@ -5,9 +5,9 @@ Works with any JetStream. Up to ``window`` messages are in flight; their answers
 ``KeyChains`` (R-ORDER); what an answer proves, that of ``answers`` (R-LOSS); each chunk goes
 through ``Sender`` (R-TERM). The rest of this file is bytes and waiting.
 
-    PubAck ──new, or of an id of our own──► Stored: the next of its key may go
+    PubAck ──new, or of an id of our own──► Stored: the next event of its key may go
            └─duplicate of a producer's key─► ours? ──► Stored, as above     (R-ONCE)
-                                             └─no────► collision: its key's later ones wait
+                                             └─no────► collision: its key's later events wait
 
 On failure:
 
@@ -92,22 +92,15 @@ async def publish_windowed(
 
 
 class _Window:
-    """The exchange of one call: what was answered, what is in flight, what may go next.
-
-    ``unsent`` counts the events that may still be sent, now or once their key's turn comes.
-    """
+    """The exchange of one call: what was answered, what is in flight, what may go next."""
 
     def __init__(
-        self,
-        stream: Stream,
-        events: Sequence[Event],
-        max_bytes: int,
-        duplicates: Duplicates,
+        self, stream: Stream, events: Sequence[Event], max_bytes: int, duplicates: Duplicates
     ) -> None:
         self._outcomes: list[Outcome | None] = [None] * len(events)
         self.result = LaneResult(self._outcomes)
         self.inbox = ""
-        self.unsent = len(events)
+        self.unsent = len(events)  # those that may still be sent, now or at their key's turn
         self.answered: Callable[[bytes, bytes, bytes | None], None] = self._first_answer
         self._stream = stream
         self._name = stream.name
@@ -129,14 +122,15 @@ class _Window:
     @property
     def open(self) -> bool:
         """Whether anything is left to send or to wait for."""
-        return not self._lost and bool(self._in_flight or self._chains.ready or self._duplicates)
+        undecided = self._duplicates.undecided
+        return not self._lost and bool(self._in_flight or self._chains.ready or undecided)
 
     def patience(self, usual: float) -> float | None:
         """Return the s to wait for the next answer; None if the last one settled nothing."""
-        others = self._elsewhere.keys()
-        only_others = bool(others) and self._in_flight <= others and not self._duplicates
+        others, undecided = self._elsewhere.keys(), self._duplicates.undecided
+        only_others = bool(others) and self._in_flight <= others and not undecided
         before = self._waiting
-        self._waiting = len(self._in_flight), len(self._duplicates), only_others
+        self._waiting = len(self._in_flight), len(undecided), only_others
         if self._waiting == before:
             return None
         return min(usual, _LAST_WORD) if only_others else usual
@@ -147,7 +141,7 @@ class _Window:
         """Take what may be sent now, at most a chunk, as bytes; b"" if the window is full."""
         ready, events, inbox, stop = self._chains.ready, self._events, self.inbox, self._stop
         max_bytes, in_flight = self._max_bytes, self._in_flight
-        parts = self._duplicates.questions(inbox) if self._duplicates else []
+        parts = self._duplicates.questions(inbox) if self._duplicates.undecided else []
         asked = len(parts)
         room, size = min(CHUNK_EVENTS, window - len(in_flight)), 0
         while ready and room > 0 and size < CHUNK_BYTES:
@@ -174,10 +168,10 @@ class _Window:
         self._changed = None
 
     def give_up(self, seconds: float) -> None:
-        """Nothing more will come. What that means depends on what did come.
+        """Give an outcome to all that has none: no answer came for ``seconds``.
 
-        Was another event of the subject answered, this one is Unknown; if not, but another subject
-        was, the subject is silent; if nothing was, the stream is, and the caller asks why.
+        If another event of the subject was answered, Unknown; else the subject is silent. If no
+        event at all was answered, the stream is silent, and ``diagnosis`` asks why.
         """
         self.result.timed_out = seconds
         events, outcomes = self._events, self._outcomes
@@ -189,14 +183,15 @@ class _Window:
             for place, outcome in enumerate(outcomes)
             if isinstance(outcome, Stored) or (outcome is not None and outcome.code)
         }
-        waiting = {*self._in_flight, *self._duplicates}
+        undecided = self._duplicates.undecided
+        waiting = {*self._in_flight, *undecided}
         self._in_flight = set()
         why = Held(silent(self._stream.name), f"no answer within {seconds:g} s")
         unknown = Unknown(f"no answer within {seconds:g} s, though others of its subject have one")
         for place in sorted(waiting):
             subject = events[place].subject
-            if place in self._duplicates or subject in answered:
-                self._settle(place, UNDECIDED if place in self._duplicates else unknown)
+            if place in undecided or subject in answered:
+                self._settle(place, UNDECIDED if place in undecided else unknown)
             else:
                 if place in self._elsewhere:
                     self.result.moved[subject] = self._elsewhere[place]
@@ -251,7 +246,7 @@ class _Window:
             self._chains.release(place)
 
     def _note_elsewhere(self, place: int, answer: Elsewhere) -> None:
-        """Note that another stream has answered; the one that was asked may still do so."""
+        """Another stream has answered; the one that was asked may still do so."""
         if not answer.home:
             self.result.foreign_streams.add(answer.stream)
         elif place in self._in_flight:
@@ -297,12 +292,10 @@ class _Window:
 
     def _decide(self, concluded: Concluded | None) -> None:
         """Write down what a duplicate came to, if that is known."""
-        if concluded is None:
-            return
-        place, outcome = concluded
+        place, outcome = concluded or (-1, None)
         if isinstance(outcome, Stored):
             self._release(place, outcome)
-        else:
+        elif outcome is not None:
             self._settle(place, outcome)
 
     # Conclusions.
@@ -345,9 +338,9 @@ class _Window:
         self.result.stream_error = verdict
         self.unsent = 0
         self._chains.ready.clear()
-        outcomes = self._outcomes
+        outcomes, undecided = self._outcomes, self._duplicates.undecided
         for place, outcome in enumerate(outcomes):
-            if outcome is None and not (place in self._in_flight or place in self._duplicates):
+            if outcome is None and not (place in self._in_flight or place in undecided):
                 outcomes[place] = verdict.outcome
 
     def _wake(self) -> None:
