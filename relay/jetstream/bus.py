@@ -278,7 +278,7 @@ class _Call:
         result = await self._by(stream, events, windowed=windowed)
         outcomes = result.outcomes
         remembered = stream.held or stream.found or stream.suspect or stream.doubted
-        if not (remembered or stream.silences or result.foreign_streams) and _all_stored(outcomes):
+        if not (remembered or stream.silent or result.foreign_streams) and _all_stored(outcomes):
             return outcomes
         if self._connection.lost is None and not windowed and None in outcomes:
             # A batch left these without a reason; the windowed path finds the reason.
@@ -296,7 +296,7 @@ class _Call:
         if 0 < stream.max_bytes < max_bytes:
             max_bytes = stream.max_bytes
         patience = self._options.ack_timeout
-        if stream.silences:
+        if stream.silent:
             patience = stream.patience(patience)
         if windowed:
             return await publish_windowed(

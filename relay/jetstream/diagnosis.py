@@ -99,7 +99,8 @@ class Diagnosis:
             self._connection.drop(f"{out(stream.name)}: {seconds}, and none by JetStream itself")
             result.replace(result.quiet.values(), None)
             return
-        stream.suspect = bool(result.timed_out) and not windowed
+        stream.silent = bool(result.timed_out)
+        stream.suspect = stream.silent and not windowed
         await self._follow(events, result)
         held: Outcome | None = None
         if result.stream_error is not None and result.stream_error.kind in WHOLE_STREAM:
@@ -107,7 +108,6 @@ class Diagnosis:
         elif result.quiet and not stored:
             held = await self._explain(stream, events, result)
         if isinstance(held, Held) and held.by == out(stream.name):
-            stream.silences = stream.silences + 1 if result.timed_out else 0
             stream.takes_nothing(held)
         else:
             await self._took_events(stream, events, result, stored=stored)
@@ -198,8 +198,7 @@ class Diagnosis:
         stream.note({**result.found, **result.quiet})
         was_held = stream.held is not None
         if stored or result.stream_error is None:
-            # After a silence the next is looked at sooner: is it the whole stream's?
-            stream.held, stream.silences = None, int(bool(result.timed_out))
+            stream.held = None
         limit = stream.max_bytes
         stream.doubted = 0 < limit <= self._connection.wire.max_payload and any(
             map(_is_over_our_limit, result.outcomes)

@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import anyio
 
-from relay.core.outcome import Fault, Held, Refused, Unknown
+from relay.core.outcome import Fault, Held, Refused, Stored, Unknown
 from relay.core.subjects import fault_of
 from relay.jetstream.answers import (
     HIDDEN,
@@ -235,11 +235,19 @@ class Routing:
         return Unknown(f"stream {name} answered for {subject}: asking it from now on")
 
     def stray(self, payload: bytes) -> None:
-        """Look at an answer that nobody waits for: a second capture of our subjects is named."""
+        """Look at an answer that no exchange waits for. It proves nothing.
+
+        A stream that answers late is given more time; a second capture of our subjects is named.
+        """
         name = next(iter(self._present), HIDDEN)
         found = read_puback(payload, None, self.streams.get(name, self._domain).expected)
         if isinstance(found, Elsewhere) and not found.home:
             self.streams.second_capture(found.stream)
+        elif isinstance(found, Elsewhere | Stored):
+            by_name = self.streams.by_name
+            stream = by_name.get(found.stream) or by_name.get(HIDDEN)
+            if stream is not None:
+                stream.late = stream.silent
 
     # Resolving.
 

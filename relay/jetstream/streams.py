@@ -28,7 +28,9 @@ MIN_DUPLICATE_WINDOW_NS = 120_000_000_000
 
 SEQ_UNKNOWN = -(1 << 62)
 
-_PATIENCE_FIRST = 1.0
+_PATIENCE_AFTER_SILENCE = 0.8
+"""s. Other streams' events wait as long as a try of a stream that was silent."""
+
 _MOST_FOUND = 10_000
 
 T = TypeVar("T")
@@ -53,7 +55,8 @@ class Stream:
         met: whether an event ever went to it.
         held: what the whole of it last came to; None if it took an event.
         found: what single subjects last came to.
-        silences: tries in a row in which the whole of it gave no answer at all.
+        silent: the last try ended without all answers in time.
+        late: an answer to such a try came all the same, and no patient try has followed yet.
         doubted: an event was refused here by its limit, which a person may raise any time.
         suspect: its last batch was never answered to the end: an answer for each message is wanted.
         weak: what its configuration puts at risk, with remedies.
@@ -73,7 +76,8 @@ class Stream:
     met: bool = False
     held: Held | None = None
     found: dict[str, Held] = field(default_factory=dict)
-    silences: int = 0
+    silent: bool = False
+    late: bool = False
     doubted: bool = False
     suspect: bool = False
     weak: list[tuple[str, str]] = field(default_factory=list)
@@ -107,8 +111,9 @@ class Stream:
         self.found.update(found)
 
     def patience(self, usual: float) -> float:
-        """Return the s to wait for an answer: at first few for a stream that was silent."""
-        return min(usual, _PATIENCE_FIRST * 2.0 ** (self.silences - 1))
+        """Return the s to wait for an answer of a silent stream: few, unless one came late."""
+        late, self.late = self.late, False
+        return usual if late else min(usual, _PATIENCE_AFTER_SILENCE)
 
 
 class Streams:
