@@ -85,7 +85,7 @@ async def look_at_nats(settings: Settings) -> dict[str, Any]:
     ``error`` says why NATS is away, and is None if it answers. ``stream`` is None without one.
     """
     from relay.app import bus_options
-    from relay.jetstream.describe import describe
+    from relay.jetstream.setup import describe
 
     options = bus_options(settings)
     try:
