@@ -66,12 +66,12 @@ def run_relay(settings: Settings) -> bool:
 
 
 async def _main(make: "type[Relay]", settings: Settings, scrape: "Scrape | None") -> bool:
-    from relay.http.station import Station
+    from relay.http.service import Service
 
-    station = Station(settings, scrape=scrape)
-    relay = make(settings, observer=station.record)
-    async with station.attend(relay):
-        return await until_stopped(relay, station.stopping)
+    service = Service(settings, scrape=scrape)
+    relay = make(settings, observer=service.record)
+    async with service.attend(relay):
+        return await until_stopped(relay, service.stopping)
 
 
 async def until_stopped(relay: Stoppable, stopping: Callable[[], None] = lambda: None) -> bool:

@@ -1,8 +1,8 @@
 """What a running relay shows to those outside: probes, people, scrapers, the service manager.
 
-    Relay ──facts──► Health, Latency ──► Board ──one snapshot a second──► Feed ──► who watches
+    Relay ──facts──► Health, Latency ──► PageState ──one snapshot a second──► Feed ──► who watches
                           │                ▲
-                          │             Lookout ◄── Postgres: dead letters, standbys;
+                          │             Database ◄── Postgres: dead letters, standbys;
                           │                         only while somebody watches
                           ├──► /livez, /readyz
                           └──► systemd: READY, STATUS, WATCHDOG

@@ -4,7 +4,7 @@
 
 Who is right: the facts, told on the loop as they happen; nobody is asked. Ready means that it does
 what it is there for: leading with Postgres and NATS at hand and the lag within its limit, or
-standing by. No reason holds a word of the configuration: see ``wording``.
+standing by. No reason holds a word of the configuration: see ``reasons``.
 """
 
 import enum
@@ -28,7 +28,7 @@ from relay.facts import (
     TermBegan,
     TermEnded,
 )
-from relay.http import wording
+from relay.http import reasons
 
 NAMES: Final = {"postgres": "Postgres", "nats": "NATS"}
 
@@ -44,7 +44,7 @@ class Role(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outage:
+class Failure:
     """A side, a stream or the housekeeping since it failed; ``since`` on the monotonic clock."""
 
     since: float
@@ -82,9 +82,9 @@ class Health:
         self.role = Role.STARTING
         self.holder = ""
         self.epoch = 0
-        self.outages: dict[str, Outage] = {}
-        self.holds: dict[str, Outage] = {}
-        self.housekeeping: Outage | None = None
+        self.outages: dict[str, Failure] = {}
+        self.holds: dict[str, Failure] = {}
+        self.housekeeping: Failure | None = None
         self.lag = 0.0
         self.lag_is_high = False
         self._hear: dict[type[Fact], Callable[[Any], None]] = {
@@ -129,14 +129,14 @@ class Health:
     @property
     def lease_is_taken(self) -> bool:
         """Whether the lock of the lease is held by somebody who is no relay."""
-        return self._answers(wording.LEASE)
+        return self._answers(reasons.LEASE)
 
     def away(self, side: str) -> str:
         """Say of an outage under way since when it lasts, and why."""
         outage = self.outages[side]
         return f"away for {self.seconds(outage)}: {outage.why}"
 
-    def seconds(self, outage: Outage) -> str:
+    def seconds(self, outage: Failure) -> str:
         """Say how long it lasts."""
         whole = int(self._now() - outage.since)
         minutes, seconds = divmod(whole, 60)
@@ -153,20 +153,20 @@ class Health:
         return outage is not None and outage.why == why
 
     def _postgres(self) -> tuple[bool, str]:
-        if self._answers(wording.SCHEMA) or self.lease_is_taken:
+        if self._answers(reasons.SCHEMA) or self.lease_is_taken:
             return True, "answers"
         if "postgres" in self.outages:
             return False, self.away("postgres")
         return (True, "answers") if self._known else (False, "not reached yet")
 
     def _schema(self) -> tuple[bool, str]:
-        if self._answers(wording.SCHEMA):
-            return False, wording.SCHEMA
+        if self._answers(reasons.SCHEMA):
+            return False, reasons.SCHEMA
         return (True, "as required") if self._known else (False, "not looked at yet")
 
     def _lease(self) -> tuple[bool, str]:
         if self.lease_is_taken:
-            return False, f"for {self.seconds(self.outages['postgres'])} {wording.LEASE}"
+            return False, f"for {self.seconds(self.outages['postgres'])} {reasons.LEASE}"
         match self.role:
             case Role.LEADER:
                 return True, f"leading, epoch {self.epoch}"
@@ -218,7 +218,7 @@ class Health:
             self.role = role
 
     def _lose(self, fact: OutageBegan) -> None:
-        self.outages[fact.side] = Outage(self._now(), wording.why(fact.reason))
+        self.outages[fact.side] = Failure(self._now(), reasons.why(fact.reason))
 
     def _regain(self, fact: OutageEnded) -> None:
         self.outages.pop(fact.side, None)
@@ -227,7 +227,7 @@ class Health:
         self._connected = True
 
     def _hold(self, fact: HoldBegan) -> None:
-        self.holds[fact.by] = Outage(self._now(), fact.reason)
+        self.holds[fact.by] = Failure(self._now(), fact.reason)
 
     def _release(self, fact: HoldEnded) -> None:
         self.holds.pop(fact.by, None)
@@ -241,4 +241,4 @@ class Health:
         self.housekeeping = None
 
     def _fail_at_home(self, fact: HousekeepingFailed) -> None:
-        self.housekeeping = Outage(self._now(), wording.why(fact.reason))
+        self.housekeeping = Failure(self._now(), reasons.why(fact.reason))

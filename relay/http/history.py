@@ -8,7 +8,7 @@ from statistics import median
 from typing import Final
 
 from relay.facts import Fact, PageDelivered
-from relay.http.verdict import Level
+from relay.http.summary import Level
 
 POINTS: Final = 300
 _MOST_SAMPLES: Final = 1_000

@@ -61,8 +61,8 @@ function makeRow(columns) {
   return row;
 }
 
-function showVerdict(level, headline, reasons) {
-  setAttribute(get("verdict"), "data-level", level);
+function showSummary(level, headline, reasons) {
+  setAttribute(get("summary"), "data-level", level);
   setAttribute(get("sign"), "d", SIGNS[level] ?? SIGNS.unknown);
   setText(get("headline"), headline);
   const lines = reasons.map((says, place) => ({ key: place, says }));
@@ -156,7 +156,7 @@ function showKeys(letters) {
 function show(state) {
   latest = state;
   heardAt = performance.now();
-  showVerdict(state.level, state.headline, state.reasons);
+  showSummary(state.level, state.headline, state.reasons);
   showCharts(state);
   showFigures(state.figures);
   fillLines(get("checks"), state.checks.map((check) => ({ key: check.name, ok: check.ok ? "yes" : "no", name: CHECKS[check.name] ?? check.name, says: check.reason })));
@@ -173,7 +173,7 @@ function watchContact() {
   setAttribute(get("contact"), "data-live", live ? "yes" : "no");
   setText(get("contact"), live ? "live" : latest === null ? "connecting …" : `no news for ${inWhole(silent)}`);
   if (latest !== null && !live) {
-    showVerdict("unknown", "No contact with this relay", [`It said nothing for ${inWhole(silent)}: it has ended, or the way to it is cut.`, "What is below is old. Another relay may lead; this page goes on asking."]);
+    showSummary("unknown", "No contact with this relay", [`It said nothing for ${inWhole(silent)}: it has ended, or the way to it is cut.`, "What is below is old. Another relay may lead; this page goes on asking."]);
   }
 }
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import anyio
 
 from relay.errors import RelayError, SchemaError
-from relay.http import wording
+from relay.http import reasons
 from relay.postgres.operator import DeadEvents, Wanted
 
 log = logging.getLogger("relay.http")
@@ -46,7 +46,7 @@ class Retries:
         except SchemaError as error:
             return Answer(403, _remedy(error))
         except RelayError as error:
-            return Answer(503, f"Postgres is away: {wording.why(str(error))}")
+            return Answer(503, f"Postgres is away: {reasons.why(str(error))}")
         log.info("retry asked for on the status page", extra={"id": id_, "said": answer.says})
         return answer
 
@@ -65,6 +65,6 @@ class Retries:
 
 
 def _remedy(error: SchemaError) -> str:
-    if wording.why(str(error)) == wording.SCHEMA:
-        return wording.SCHEMA
+    if reasons.why(str(error)) == reasons.SCHEMA:
+        return reasons.SCHEMA
     return "the relay's login may not decide on dead events: grant it the operator's role"

@@ -24,13 +24,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from relay.http.doorman import Doorman
-from relay.http.guard import Guard
+from relay.http.hosts import Hosts
 from relay.http.limits import Allowance, Budget
 from relay.http.outside import Budgeted, ProbeAnswer, Probes
 from relay.http.page import page
 from relay.http.retrying import Answer
 from relay.http.seen import Seen
+from relay.http.token import Token
 from relay.otel.plan import Scrape
 
 ANY_NAME: Final = ("/livez", "/readyz", "/metrics")
@@ -55,13 +55,13 @@ class Routes:
     def __init__(
         self,
         seen: Seen,
-        doorman: Doorman,
+        token: Token,
         retry: Callable[[int, str], Awaitable[Answer]],
         scrape: Scrape | None,
     ) -> None:
-        """Answer by what is ``seen``; let whom ``doorman`` lets in ``retry``."""
+        """Answer by what is ``seen``; let whom ``token`` lets in ``retry``."""
         self._seen = seen
-        self._doorman = doorman
+        self._token = token
         self._retry = retry
         self._scrape = scrape
         self._one_scrape = anyio.CapacityLimiter(1)
@@ -77,7 +77,7 @@ class Routes:
         pages, metrics = Budget(*PAGES), Budget(*METRICS)
         budgets = {"/": pages, "/events": pages, "/metrics": metrics}
         probes = Probes(Budgeted(Starlette(routes=routes), budgets), self.live, self.ready)
-        return Guard(probes, own_name=own_name, any_name=ANY_NAME)
+        return Hosts(probes, own_name=own_name, any_name=ANY_NAME)
 
     async def show(self, _: Request) -> Response:
         """Show the page."""
@@ -117,7 +117,7 @@ class Routes:
         if not _from_this_page(request):
             return _answer(403, "ask from this page itself")
         address = request.client.host if request.client else ""
-        refusal = self._doorman.check(address, request.headers.get("authorization"))
+        refusal = self._token.check(address, request.headers.get("authorization"))
         if refusal is not None:
             more = {"www-authenticate": "Bearer"} if refusal.status == 401 else {}  # noqa: PLR2004
             if refusal.retry_after is not None:

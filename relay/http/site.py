@@ -1,19 +1,19 @@
-"""The site: board, lookout and server of one relay, run together."""
+"""The site: page_state, database and server of one relay, run together."""
 
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
-from relay.http.board import Board
-from relay.http.doorman import Doorman
+from relay.http.database import Database
 from relay.http.events import Events
 from relay.http.feed import Feed
-from relay.http.lookout import Lookout
+from relay.http.page_state import PageState
 from relay.http.retrying import Answer, Retries
 from relay.http.routes import Routes
 from relay.http.seen import Seen
 from relay.http.server import serve
+from relay.http.token import Token
 from relay.otel.plan import Scrape
 from relay.settings import Settings
 
@@ -38,14 +38,18 @@ async def run_site(
     dsn, schema = settings.conninfo, settings.schema_name
     token = settings.http_token.get_secret_value() if settings.http_token else None
     feed = Feed()
-    lookout = Lookout(dsn, schema, feed)
-    board = Board(seen, lookout, feed, stream=settings.stream, can_retry=token is not None)
-    retry = _then(Retries(dsn, schema).retry, lookout.look_at_once)
-    routes = Routes(seen, Doorman(token), retry, scrape)
+    database = Database(dsn, schema, feed)
+    page_state = PageState(
+        seen, database, feed, stream=settings.stream, can_retry=token is not None
+    )
+    retry = _then(Retries(dsn, schema).retry, database.look_at_once)
+    routes = Routes(seen, Token(token), retry, scrape)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(board.run)
-        tasks.start_soon(lookout.run)
-        tasks.start_soon(serve, routes.app(Events(feed, board.hello), own_name=own_name), sockets)
+        tasks.start_soon(page_state.run)
+        tasks.start_soon(database.run)
+        tasks.start_soon(
+            serve, routes.app(Events(feed, page_state.hello), own_name=own_name), sockets
+        )
 
 
 def _then(

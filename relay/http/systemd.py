@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final
 
 from relay.http.health import Health, Role
-from relay.http.verdict import judge
+from relay.http.summary import summarize
 
 _SETTLED: Final = (Role.LEADER, Role.STANDBY)
 
@@ -38,7 +38,7 @@ class Manager:
         if not self._ready and health.role in _SETTLED:
             self._ready = True
             lines.append("READY=1")
-        headline = judge(health, dead=dead).headline
+        headline = summarize(health, dead=dead).headline
         if headline != self._said:
             self._said = headline
             lines.append(f"STATUS={headline}")

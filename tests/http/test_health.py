@@ -1,4 +1,4 @@
-"""What the facts add up to: conditions, reasons, and the verdict for a person."""
+"""What the facts add up to: conditions, reasons, and the summary for a person."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,11 +21,11 @@ from relay.facts import (
     TermBegan,
     TermEnded,
 )
-from relay.http import wording
+from relay.http import reasons
 from relay.http.health import Health
 from relay.http.heartbeat import STALE_AFTER, Heartbeat
 from relay.http.history import POINTS, Latency, Past, Point
-from relay.http.verdict import Elsewhere, Level, judge
+from relay.http.summary import LeaderReport, Level, summarize
 from relay.ports import Backlog
 
 LEADS = (TermBegan("me:1:x", 3), BusConnected())
@@ -91,7 +91,7 @@ def test_a_leader_at_work_and_a_standby_are_ready(facts: tuple[Fact, ...]) -> No
                 *STANDS_BY,
                 OutageBegan("postgres", "schema x lacks 1: run `python -m relay migrate`"),
             ),
-            {"schema": wording.SCHEMA},
+            {"schema": reasons.SCHEMA},
         ),
     ],
 )
@@ -117,14 +117,14 @@ def test_a_stranger_who_holds_the_lease_makes_it_not_ready_and_is_named(
     assert not health.ready
     checks = {check.name: check for check in health.checks()}
     assert checks["postgres"].ok
-    assert checks["lease"].reason == f"for 0 s {wording.LEASE}"
-    verdict = judge(health, dead=0)
-    assert (verdict.level, verdict.headline) == (
+    assert checks["lease"].reason == f"for 0 s {reasons.LEASE}"
+    summary = summarize(health, dead=0)
+    assert (summary.level, summary.headline) == (
         Level.OUTAGE,
         "Outage: a stranger holds the lease",
     )
-    assert verdict.reasons[0] == f"Nobody can lead: {wording.LEASE}."
-    assert not any("away" in each for each in verdict.reasons)
+    assert summary.reasons[0] == f"Nobody can lead: {reasons.LEASE}."
+    assert not any("away" in each for each in summary.reasons)
     health.record(OutageEnded("postgres", 3.0, 2))
     health.record(StandingBy("me"))
     assert health.ready
@@ -133,7 +133,7 @@ def test_a_stranger_who_holds_the_lease_makes_it_not_ready_and_is_named(
 def test_both_a_taken_lease_and_nats_away_are_told() -> None:
     health = healthy(*LEADS, OutageBegan("nats", "x"), OutageBegan("postgres", TAKEN[0]))
     assert set(failing(health)) == {"lease", "nats"}
-    assert "NATS is away" in judge(health, dead=0).reasons[1]
+    assert "NATS is away" in summarize(health, dead=0).reasons[1]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_who_is_told_to_stop_is_not_ready_whatever_comes_after() -> None:
     health.stop()
     health.record(TermEnded(3, ""))
     assert failing(health) == {"lease": "stopping"}
-    assert judge(health, dead=0).headline == "Stopping"
+    assert summarize(health, dead=0).headline == "Stopping"
 
 
 @pytest.mark.parametrize(
@@ -209,28 +209,28 @@ def test_who_is_told_to_stop_is_not_ready_whatever_comes_after() -> None:
 def test_the_verdict_is_one_word_and_the_reasons(
     facts: tuple[Fact, ...], level: Level, headline: str, reason: str
 ) -> None:
-    verdict = judge(healthy(*facts), dead=0)
-    assert (verdict.level, verdict.headline) == (level, headline)
-    assert any(reason in said for said in verdict.reasons), verdict.reasons
+    summary = summarize(healthy(*facts), dead=0)
+    assert (summary.level, summary.headline) == (level, headline)
+    assert any(reason in said for said in summary.reasons), summary.reasons
 
 
 def test_dead_events_are_a_person_s_affair_and_parked_ones_are_not() -> None:
-    verdict = judge(healthy(*LEADS), dead=0, parked=2)
-    assert verdict.level is Level.HEALTHY
-    assert "2 parked events are tried again" in verdict.reasons[-1]
-    verdict = judge(healthy(*LEADS), dead=1, parked=1)
-    assert (verdict.level, verdict.headline) == (
+    summary = summarize(healthy(*LEADS), dead=0, parked=2)
+    assert summary.level is Level.HEALTHY
+    assert "2 parked events are tried again" in summary.reasons[-1]
+    summary = summarize(healthy(*LEADS), dead=1, parked=1)
+    assert (summary.level, summary.headline) == (
         Level.DEGRADED,
         "Degraded: dead events wait for you",
     )
-    assert verdict.reasons[-1] == "1 event is dead and waits for a person: retry or drop."
+    assert summary.reasons[-1] == "1 event is dead and waits for a person: retry or drop."
 
 
 def test_a_standby_tells_what_the_leader_reports() -> None:
     health = healthy(*STANDS_BY)
-    late, away = Elsewhere(lag_is_high=True), Elsewhere(lag_is_high=True, nats_is_away=True)
-    assert judge(health, dead=0, elsewhere=late).headline == "Degraded: the leader is late"
-    assert judge(health, dead=0, elsewhere=away).level is Level.OUTAGE
+    late, away = LeaderReport(lag_is_high=True), LeaderReport(lag_is_high=True, nats_is_away=True)
+    assert summarize(health, dead=0, report=late).headline == "Degraded: the leader is late"
+    assert summarize(health, dead=0, report=away).level is Level.OUTAGE
 
 
 def test_what_is_over_is_not_told_any_more() -> None:
@@ -242,11 +242,11 @@ def test_what_is_over_is_not_told_any_more() -> None:
         *LATE,
         BreakerChanged("lag", State.OPEN, State.CLOSED, "x"),
     )
-    assert judge(health, dead=0).headline == "Healthy"
+    assert summarize(health, dead=0).headline == "Healthy"
     health.record(HoldBegan("stream S", "x"))
     health.record(TermEnded(3, ""))
     health.record(TermBegan("me", 4))
-    assert judge(health, dead=0).headline == "Healthy"
+    assert summarize(health, dead=0).headline == "Healthy"
 
 
 SECRET = "s3cr3t-name"
@@ -274,12 +274,12 @@ SECRET = "s3cr3t-name"
         (f"SSL error: certificate of {SECRET}", "no encrypted connection comes about"),
         (f"permission denied for table {SECRET}: grant this login", "its login may not do this"),
         ("terminating connection due to administrator command", "the connection was cut"),
-        (f"nobody knows {SECRET}", wording.UNKNOWN),
-        ("", wording.UNKNOWN),
+        (f"nobody knows {SECRET}", reasons.UNKNOWN),
+        ("", reasons.UNKNOWN),
     ],
 )
 def test_a_driver_s_text_becomes_words_of_our_own(said: str, words: str) -> None:
-    assert wording.why(said) == words
+    assert reasons.why(said) == words
     assert SECRET not in words
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from relay.facts import BusConnected, TermBegan
 from relay.http import server
-from relay.http.doorman import Doorman
 from relay.http.events import Events
 from relay.http.feed import MOST_WATCHERS, Feed
 from relay.http.health import Health
@@ -24,6 +23,7 @@ from relay.http.listening import listen
 from relay.http.routes import METRICS, PAGES, Routes
 from relay.http.seen import Seen
 from relay.http.server import MOST_CONNECTIONS, TURNS_A_SECOND, TURNS_AT_ONCE
+from relay.http.token import Token
 from relay.settings.addresses import Address
 from tests.http.asking import TOKEN
 from tests.http.test_parts import Clock, Idle
@@ -83,7 +83,7 @@ def _serving() -> Iterator[int]:
         health.record(fact)
     seen = Seen(Idle(), health, Latency(), Heartbeat())
     never: Any = None
-    routes = Routes(seen, Doorman(TOKEN), never, lambda: (b"relay_lag 0\n", "text/plain"))
+    routes = Routes(seen, Token(TOKEN), never, lambda: (b"relay_lag 0\n", "text/plain"))
     sockets = listen(Address("127.0.0.1", 0))
     app = routes.app(Events(feed, lambda: b"data: hello\n\n"), own_name="127.0.0.1")
     with anyio.from_thread.start_blocking_portal("asyncio", {"use_uvloop": True}) as portal:

@@ -13,14 +13,14 @@ import pytest
 
 from relay.errors import SchemaError
 from relay.facts import BusConnected, OutageBegan, StandingBy, TermBegan
-from relay.http.doorman import FORGIVEN_EVERY, MOST_FAILURES, Doorman
 from relay.http.feed import MOST_WATCHERS, Feed
-from relay.http.guard import Guard
 from relay.http.health import Health
+from relay.http.hosts import Hosts
 from relay.http.listening import listen
 from relay.http.page import page
-from relay.http.station import Station
+from relay.http.service import Service
 from relay.http.systemd import Manager
+from relay.http.token import FORGIVEN_EVERY, MOST_FAILURES, Token
 from relay.meter import Meter, Metrics
 from relay.settings import Settings
 from relay.settings.addresses import Address
@@ -34,8 +34,8 @@ class Clock:
         return self.now
 
 
-def status(doorman: Doorman, given: str | None, address: str = "1.2.3.4") -> int:
-    refusal = doorman.check(address, given)
+def status(token: Token, given: str | None, address: str = "1.2.3.4") -> int:
+    refusal = token.check(address, given)
     return 200 if refusal is None else refusal.status
 
 
@@ -54,49 +54,49 @@ def status(doorman: Doorman, given: str | None, address: str = "1.2.3.4") -> int
     ],
 )
 def test_only_the_token_lets_in(given: str | None, code: int) -> None:
-    assert status(Doorman(TOKEN), given) == code
+    assert status(Token(TOKEN), given) == code
 
 
 def test_without_a_token_nobody_is_let_in() -> None:
     for given in (None, "Bearer ", "Bearer None"):
-        assert status(Doorman(None), given) == 403
+        assert status(Token(None), given) == 403
 
 
 def test_who_guesses_has_to_wait_and_others_need_not() -> None:
     clock = Clock()
-    doorman = Doorman(TOKEN, clock)
+    token = Token(TOKEN, clock)
     right, wrong = f"Bearer {TOKEN}", "Bearer wrong"
-    told = [status(doorman, wrong) for _ in range(MOST_FAILURES + 2)]
+    told = [status(token, wrong) for _ in range(MOST_FAILURES + 2)]
     assert told == [401] * MOST_FAILURES + [429] * 2
-    assert status(doorman, right) == 200, "whatever came before from this address"
-    assert status(doorman, None) == 429
-    assert status(doorman, right, "5.6.7.8") == 200
+    assert status(token, right) == 200, "whatever came before from this address"
+    assert status(token, None) == 429
+    assert status(token, right, "5.6.7.8") == 200
     clock.now += FORGIVEN_EVERY
-    assert [status(doorman, wrong), status(doorman, wrong)] == [401, 429]
+    assert [status(token, wrong), status(token, wrong)] == [401, 429]
     clock.now += FORGIVEN_EVERY + 1
-    assert status(doorman, right) == 200
-    assert status(doorman, wrong) == 401, "one is forgiven by time, and none by the right token"
-    assert status(doorman, wrong) == 429
+    assert status(token, right) == 200
+    assert status(token, wrong) == 401, "one is forgiven by time, and none by the right token"
+    assert status(token, wrong) == 429
     clock.now += FORGIVEN_EVERY * MOST_FAILURES
-    assert [status(doorman, wrong) for _ in range(MOST_FAILURES)] == [401] * MOST_FAILURES
+    assert [status(token, wrong) for _ in range(MOST_FAILURES)] == [401] * MOST_FAILURES
 
 
 @pytest.mark.parametrize("every", [1.0, 0.1, 60.0])
 def test_who_guesses_from_a_proxy_s_address_shuts_nobody_out(every: float) -> None:
     clock = Clock()
-    doorman = Doorman(TOKEN, clock)
+    token = Token(TOKEN, clock)
     for _ in range(100):
         clock.now += every
-        assert status(doorman, "Bearer wrong") in {401, 429}
-        assert status(doorman, f"Bearer {TOKEN}") == 200
+        assert status(token, "Bearer wrong") in {401, 429}
+        assert status(token, f"Bearer {TOKEN}") == 200
 
 
 def test_a_request_without_a_token_is_no_guess_and_guessers_take_no_memory() -> None:
-    doorman = Doorman(TOKEN, Clock())
-    assert {status(doorman, None) for _ in range(100)} == {401}
+    token = Token(TOKEN, Clock())
+    assert {status(token, None) for _ in range(100)} == {401}
     for number in range(2_000):
-        status(doorman, "Bearer x", f"10.0.{number // 256}.{number % 256}")
-    assert len(doorman._failures) == 1_000
+        status(token, "Bearer x", f"10.0.{number // 256}.{number % 256}")
+    assert len(token._failures) == 1_000
 
 
 @pytest.mark.anyio
@@ -173,8 +173,8 @@ async def test_it_is_known_whether_anybody_watches() -> None:
     ],
 )
 def test_the_page_answers_to_names_that_no_stranger_can_have(host: str, ours: bool) -> None:
-    guard = Guard(lambda *_: None, own_name="named.example", any_name=())  # type: ignore[arg-type, return-value]
-    assert guard._is_ours(host) is ours
+    hosts = Hosts(lambda *_: None, own_name="named.example", any_name=())  # type: ignore[arg-type, return-value]
+    assert hosts._is_ours(host) is ours
 
 
 @pytest.fixture
@@ -298,9 +298,9 @@ async def test_what_fails_beside_the_relay_is_logged_and_the_relay_goes_on(
         raise KeyError("a bug of the page")
 
     monkeypatch.setattr("relay.http.site.run_site", broken)
-    station = Station(Settings(http="127.0.0.1:0"))
+    service = Service(Settings(http="127.0.0.1:0"))
     with anyio.fail_after(20):
-        async with station.attend(Idle()):
+        async with service.attend(Idle()):
             while "delivery goes on without it" not in caplog.text:
                 await anyio.sleep(0.01)
     assert "a bug of the page" in caplog.text
@@ -308,7 +308,7 @@ async def test_what_fails_beside_the_relay_is_logged_and_the_relay_goes_on(
 
 @pytest.mark.anyio
 async def test_an_error_of_the_relay_comes_through_as_itself() -> None:
-    station = Station(Settings(http="127.0.0.1:0"))
+    service = Service(Settings(http="127.0.0.1:0"))
     with pytest.raises(SchemaError, match="no schema"), anyio.fail_after(20):
-        async with station.attend(Idle()):
+        async with service.attend(Idle()):
             raise SchemaError("no schema")

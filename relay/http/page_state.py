@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import anyio
 
+from relay.http.database import Database, LookUp
 from relay.http.feed import Feed
-from relay.http.health import Outage, Role
+from relay.http.health import Failure, Role
 from relay.http.history import Past, Point
-from relay.http.lookout import Lookout, Sight
 from relay.http.seen import Seen
-from relay.http.verdict import Elsewhere, Verdict, judge
+from relay.http.summary import LeaderReport, Summary, summarize
 from relay.meter import Metrics
 from relay.postgres.operator import ParkedEvent, ParkedKey
 
@@ -29,13 +29,13 @@ _FRESH: Final = 10.0
 _MOST_TEXT: Final = 500
 
 
-class Board:
+class PageState:
     """Makes the snapshots."""
 
     def __init__(
         self,
         seen: Seen,
-        lookout: Lookout,
+        database: Database,
         feed: Feed,
         *,
         stream: str | None,
@@ -46,7 +46,7 @@ class Board:
 
         Args:
             seen: the relay.
-            lookout: what the database knows.
+            database: what the database knows.
             feed: who watches.
             stream: the configured stream, shown before a path to it is known.
             can_retry: whether there is a token for it.
@@ -55,7 +55,7 @@ class Board:
         self._relay = seen.relay
         self._health = seen.health
         self._latency = seen.latency
-        self._lookout = lookout
+        self._database = database
         self._feed = feed
         self._stream = stream
         self._can_retry = can_retry
@@ -90,14 +90,14 @@ class Board:
 
     def snapshot(self) -> dict[str, Any]:
         """Return everything the page shows, as plain values."""
-        metrics, sight = self._relay.metrics(), self._sight()
-        figures = self._figures(metrics, sight)
-        verdict = self._judge(figures, sight)
+        metrics, look_up = self._relay.metrics(), self._look_up()
+        figures = self._figures(metrics, look_up)
+        summary = self._summarize(figures, look_up)
         return {
             "at": self._clock(),
-            "level": verdict.level,
-            "headline": verdict.headline,
-            "reasons": verdict.reasons,
+            "level": summary.level,
+            "headline": summary.headline,
+            "reasons": summary.reasons,
             "role": self._health.role,
             "checks": [
                 {"name": check.name, "ok": check.ok, "reason": check.reason}
@@ -105,40 +105,40 @@ class Board:
             ],
             "point": self._point.as_list() if self._point else None,
             "figures": figures,
-            "relays": self._relays(sight),
+            "relays": self._relays(look_up),
             "streams": self._streams(),
-            "letters": self._letters(sight),
+            "letters": self._letters(look_up),
             "can_retry": self._can_retry,
         }
 
     def _sample(self) -> Point:
-        metrics, sight = self._relay.metrics(), self._sight()
-        figures = self._figures(metrics, sight)
+        metrics, look_up = self._relay.metrics(), self._look_up()
+        figures = self._figures(metrics, look_up)
         rate: float | None = (metrics["delivered"] - self._delivered) / EVERY
         self._delivered = metrics["delivered"]
         if self._health.role is Role.STANDBY:
-            rate = sight.rate if sight else None
+            rate = look_up.rate if look_up else None
         latency, slowest = self._latency.take()
-        level = self._judge(figures, sight).level
+        level = self._summarize(figures, look_up).level
         return Point(self._clock(), rate, figures["lag"], latency, slowest, level)
 
-    def _sight(self) -> Sight | None:
+    def _look_up(self) -> LookUp | None:
         """Return the last look if it is still the present."""
-        sight = self._lookout.sight
-        return sight if sight is not None and self._lookout.age(sight) < _FRESH else None
+        look_up = self._database.look_up
+        return look_up if look_up is not None and self._database.age(look_up) < _FRESH else None
 
-    def _judge(self, figures: Mapping[str, Any], sight: Sight | None) -> Verdict:
+    def _summarize(self, figures: Mapping[str, Any], look_up: LookUp | None) -> Summary:
         dead, parked = figures["dead"] or 0, figures["parked"] or 0
-        return judge(self._health, dead=dead, parked=parked, elsewhere=self._elsewhere(sight))
+        return summarize(self._health, dead=dead, parked=parked, report=self._report(look_up))
 
-    def _elsewhere(self, sight: Sight | None) -> Elsewhere:
-        if self._health.role is not Role.STANDBY or sight is None or not sight.outbox["led"]:
-            return Elsewhere()
-        return Elsewhere(
-            sight.outbox["lag_breaker"] == "open", sight.outbox["bus_breaker"] == "open"
+    def _report(self, look_up: LookUp | None) -> LeaderReport:
+        if self._health.role is not Role.STANDBY or look_up is None or not look_up.outbox["led"]:
+            return LeaderReport()
+        return LeaderReport(
+            look_up.outbox["lag_breaker"] == "open", look_up.outbox["bus_breaker"] == "open"
         )
 
-    def _figures(self, metrics: Metrics, sight: Sight | None) -> dict[str, Any]:
+    def _figures(self, metrics: Metrics, look_up: LookUp | None) -> dict[str, Any]:
         """Return the leader's own figures; else the database's, or None for what nobody knows."""
         counts = {name: metrics[name] for name in ("delivered", "duplicates", "retries")}
         if self._health.role is Role.LEADER:
@@ -148,26 +148,26 @@ class Board:
                 "parked": metrics["parked"],
                 "dead": metrics["dead"],
             }
-        if sight is None:
+        if look_up is None:
             return counts | dict.fromkeys(("lag", "waiting", "parked", "dead"))
         return counts | {
-            "lag": sight.outbox["lag_seconds"],
-            "waiting": sight.outbox["backlog"],
-            "parked": sight.outbox["parked"],
-            "dead": sight.outbox["dead"],
+            "lag": look_up.outbox["lag_seconds"],
+            "waiting": look_up.outbox["backlog"],
+            "parked": look_up.outbox["parked"],
+            "dead": look_up.outbox["dead"],
         }
 
-    def _relays(self, sight: Sight | None) -> dict[str, Any]:
+    def _relays(self, look_up: LookUp | None) -> dict[str, Any]:
         """Return who is who: of the others what the database says, None if it was not asked."""
         leading = self._health.role is Role.LEADER
-        row = sight.outbox if sight is not None else {}
+        row = look_up.outbox if look_up is not None else {}
         led = row.get("led", False)
         epoch = self._health.epoch if leading else row.get("epoch")
         standbys = None
-        if sight is not None:
+        if look_up is not None:
             standbys = [
                 {"pid": each.pid, "address": each.address, "since": _instant(each.since)}
-                for each in sight.standbys
+                for each in look_up.standbys
             ]
         return {
             "this": self._health.holder or None,
@@ -192,11 +192,11 @@ class Board:
             {"name": by, "path": None, "trouble": _why(hold)} for by, hold in sorted(holds.items())
         ]
 
-    def _letters(self, sight: Sight | None) -> dict[str, Any]:
-        last = sight or self._lookout.sight
+    def _letters(self, look_up: LookUp | None) -> dict[str, Any]:
+        last = look_up or self._database.look_up
         return {
-            "age": None if last is None else round(self._lookout.age(last), 1),
-            "trouble": self._lookout.trouble,
+            "age": None if last is None else round(self._database.age(last), 1),
+            "trouble": self._database.trouble,
             "total": last.dead.total if last else 0,
             "dead": [_dead(event) for event in last.dead.events] if last else [],
             "keys": [_key(key) for key in last.keys] if last else [],
@@ -232,7 +232,7 @@ def _key(key: ParkedKey) -> dict[str, Any]:
     }
 
 
-def _why(hold: Outage | None) -> str | None:
+def _why(hold: Failure | None) -> str | None:
     return None if hold is None else _cut(hold.why)
 
 

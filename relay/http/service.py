@@ -1,8 +1,8 @@
 """Everything that looks after a running relay, put together and kept out of its way.
 
-    station = Station(settings)
-    relay = Relay(settings, observer=station.record)
-    async with station.attend(relay):
+    service = Service(settings)
+    relay = Relay(settings, observer=service.record)
+    async with service.attend(relay):
         await relay.run()
 
 The address is taken before the relay begins: one that somebody asked for and that can't be had is
@@ -37,7 +37,7 @@ log = logging.getLogger("relay.http")
 TRY_AGAIN_EVERY: Final = 5.0
 
 
-class Station:
+class Service:
     """Probes, page and service manager of one relay. Give ``record`` to it as an observer."""
 
     def __init__(self, settings: Settings, *, scrape: Scrape | None = None) -> None:

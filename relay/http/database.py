@@ -4,7 +4,7 @@ Looked at in a session of its own, and only while somebody watches the page: eve
 most, and never for more than a tenth of the time, however long a look takes. One look serves
 everybody. The payload is never read.
 
-On failure the last sight stays, with its age; the next look makes a new session.
+On failure the last look-up stays, with its age; the next look makes a new session.
 """
 
 import logging
@@ -16,7 +16,7 @@ from typing import Any, Final
 import anyio
 
 from relay.errors import RelayError, SchemaError
-from relay.http import wording
+from relay.http import reasons
 from relay.http.feed import Feed
 from relay.postgres.operator import DeadEvents, Found, ParkedKey, Wanted
 from relay.postgres.session import Session
@@ -33,7 +33,7 @@ KEYS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class LookUp:
     """One look.
 
     Attributes:
@@ -53,11 +53,11 @@ class Sight:
     keys: Sequence[ParkedKey]
 
 
-class Lookout:
+class Database:
     """Looks while somebody watches.
 
     Attributes:
-        sight: the last look that worked.
+        look_up: the last look that worked.
         trouble: why the last one did not; "" if it did.
     """
 
@@ -70,12 +70,12 @@ class Lookout:
         self._feed = feed
         self._now = now
         self._at_once = anyio.Event()
-        self.sight: Sight | None = None
+        self.look_up: LookUp | None = None
         self.trouble = ""
 
-    def age(self, sight: Sight) -> float:
+    def age(self, look_up: LookUp) -> float:
         """Return how many seconds ago a look was."""
-        return self._now() - sight.at
+        return self._now() - look_up.at
 
     def look_at_once(self) -> None:
         """Do not wait for the next turn: something was changed."""
@@ -92,19 +92,19 @@ class Lookout:
             except Exception:
                 # A bug of a look must not end the page that would show its consequences.
                 log.exception("looking at the database for the status page failed")
-                self.trouble = wording.UNKNOWN
+                self.trouble = reasons.UNKNOWN
             await self._rest(LOOK_EVERY)
 
     async def _look_while_watched(self) -> None:
         async with await Session.connect(self._dsn, "status page") as session:
             while self._feed.watched:
                 began = self._now()
-                self.sight = await self._look(session)
+                self.look_up = await self._look(session)
                 self.trouble = ""
                 await self._rest(max(LOOK_EVERY, (self._now() - began) * _SHARE))
-        self.sight = None  # who comes later must not take it for the present
+        self.look_up = None  # who comes later must not take it for the present
 
-    async def _look(self, session: Session) -> Sight:
+    async def _look(self, session: Session) -> LookUp:
         outbox = await status(session, self._schema)
         others = await standbys(session, self._schema)
         parked = DeadEvents(session, self._schema)
@@ -113,13 +113,13 @@ class Lookout:
         alive = outbox["parked"] > outbox["dead"]
         keys = await parked.keys(KEYS) if alive else []
         at = self._now()
-        return Sight(at, outbox, self._rate(outbox, at), others, dead, keys)
+        return LookUp(at, outbox, self._rate(outbox, at), others, dead, keys)
 
     def _rate(self, outbox: dict[str, Any], at: float) -> float | None:
-        if self.sight is None or at <= self.sight.at:
+        if self.look_up is None or at <= self.look_up.at:
             return None
-        settled: int = outbox["delivered"] - self.sight.outbox["delivered"]
-        return max(0.0, settled / (at - self.sight.at))
+        settled: int = outbox["delivered"] - self.look_up.outbox["delivered"]
+        return max(0.0, settled / (at - self.look_up.at))
 
     async def _rest(self, seconds: float) -> None:
         with anyio.move_on_after(seconds):
@@ -130,4 +130,4 @@ class Lookout:
 def _told(error: RelayError) -> str:
     if isinstance(error, SchemaError) and "migrate" not in str(error):
         return "its login may not look: grant it the relay's role"
-    return wording.why(str(error))
+    return reasons.why(str(error))

@@ -29,7 +29,7 @@ class Refusal:
     retry_after: int | None = None
 
 
-class Doorman:
+class Token:
     """Knows the token, and who was wrong lately."""
 
     def __init__(self, token: str | None, now: Callable[[], float] = time.monotonic) -> None:

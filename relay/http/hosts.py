@@ -36,11 +36,11 @@ _WRONG_NAME: Final = (
 )
 
 
-class Guard:
+class Hosts:
     """Wraps an application."""
 
     def __init__(self, app: ASGIApp, *, own_name: str, any_name: Collection[str]) -> None:
-        """Guard ``app``.
+        """Check the hosts of ``app``.
 
         Args:
             app: what answers.

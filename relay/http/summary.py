@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from relay.http import wording
+from relay.http import reasons
 from relay.http.health import NAMES, Health, Role
 
 
@@ -28,7 +28,7 @@ class Level(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Elsewhere:
+class LeaderReport:
     """What a standby knows of the leader's breakers, from the database."""
 
     lag_is_high: bool = False
@@ -36,7 +36,7 @@ class Elsewhere:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Summary:
     """The answer: a level, a headline of a few words, and whole sentences."""
 
     level: Level
@@ -47,22 +47,22 @@ class Verdict:
 Finding = tuple[Level, str]
 
 
-def judge(
-    health: Health, *, dead: int, parked: int = 0, elsewhere: Elsewhere | None = None
-) -> Verdict:
+def summarize(
+    health: Health, *, dead: int, parked: int = 0, report: LeaderReport | None = None
+) -> Summary:
     """Judge by this relay's own health, the events set aside, and what a standby has seen.
 
     ``dead`` is a part of ``parked``.
     """
-    seen = elsewhere or Elsewhere()
+    seen = report or LeaderReport()
     level, headline = (
         _by_outages(health)
         or _by_role(health, seen)
         or _by_delivery(health, dead)
         or (Level.HEALTHY, "Healthy")
     )
-    reasons = (*_of_this(health), *_of_others(seen), *_of_events(dead, parked - dead))
-    return Verdict(level, headline, reasons)
+    sentences = (*_of_this(health), *_of_others(seen), *_of_events(dead, parked - dead))
+    return Summary(level, headline, sentences)
 
 
 def _by_outages(health: Health) -> Finding | None:
@@ -74,7 +74,7 @@ def _by_outages(health: Health) -> Finding | None:
     return Level.OUTAGE, f"Outage: {' and '.join(sides)} {'are' if sides[1:] else 'is'} away"
 
 
-def _by_role(health: Health, seen: Elsewhere) -> Finding | None:
+def _by_role(health: Health, seen: LeaderReport) -> Finding | None:
     match health.role:
         case Role.STOPPING:
             return Level.STARTING, "Stopping"
@@ -88,7 +88,7 @@ def _by_role(health: Health, seen: Elsewhere) -> Finding | None:
             return None
 
 
-def _standing_by(seen: Elsewhere) -> Finding:
+def _standing_by(seen: LeaderReport) -> Finding:
     if seen.nats_is_away:
         return Level.OUTAGE, "Outage: NATS is away from the leader"
     if seen.lag_is_high:
@@ -119,7 +119,7 @@ _OF_ROLE: Final = {
 
 def _of_this(health: Health) -> Iterator[str]:
     if health.lease_is_taken:
-        yield f"Nobody can lead: {wording.LEASE}."
+        yield f"Nobody can lead: {reasons.LEASE}."
     for side in sorted(health.outages, reverse=True):
         if side == "postgres" and health.lease_is_taken:
             continue
@@ -136,7 +136,7 @@ def _of_this(health: Health) -> Iterator[str]:
         yield f"Housekeeping fails, delivery goes on: {health.housekeeping.why}."
 
 
-def _of_others(seen: Elsewhere) -> Iterator[str]:
+def _of_others(seen: LeaderReport) -> Iterator[str]:
     if seen.nats_is_away:
         yield "The leader reports that it does not reach NATS."
     elif seen.lag_is_high:
