@@ -1,10 +1,12 @@
-"""What only the database knows: who leads, who stands by, what is parked, what is dead.
+"""What only the database knows: leader, standbys, what is parked. And retrying a dead event.
 
-Looked at in a session of its own, and only while somebody watches the page: every two seconds at
-most, and never for more than a tenth of the time, however long a look takes. One look serves
-everybody. The payload is never read.
+A look-up has a session of its own and is made only while somebody watches the page: at most every
+two seconds, and never for more than a tenth of the time, however long a look-up takes. One look-up
+serves every watcher. The payload is never read. On failure the last look-up stays, with its age;
+the next one makes a new session.
 
-On failure the last look-up stays, with its age; the next look makes a new session.
+A retry is the one change that the page can make: ``relay.postgres.operator`` says what it means and
+who is right. It has a session of its own; one retry runs at a time.
 """
 
 import logging
@@ -16,8 +18,8 @@ from typing import Any, Final
 import anyio
 
 from relay.errors import RelayError, SchemaError
-from relay.http import reasons
 from relay.http.feed import Feed
+from relay.http.health import SCHEMA, UNKNOWN, reason_of
 from relay.postgres.operator import DeadEvents, Found, ParkedKey, Wanted
 from relay.postgres.session import Session
 from relay.postgres.status import Standby, standbys, status
@@ -25,24 +27,31 @@ from relay.postgres.status import Standby, standbys, status
 log = logging.getLogger("relay.http")
 
 LOOK_EVERY: Final = 2.0
-_SHARE: Final = 10
-"""A look that took n seconds is followed by a pause of so many times n."""
+_PAUSE: Final = 10
+"""A look-up of n seconds is followed by a pause of so many times n."""
 
-LETTERS: Final = 50
-KEYS: Final = 20
+_FRESH: Final = 10.0
+"""Seconds for which a look-up counts as the present."""
+
+_MOST_EVENTS: Final = 50
+_MOST_KEYS: Final = 20
+_RETRY_WITHIN: Final = 20.0
+
+Answer = tuple[int, str]
+"""An HTTP status, and a sentence for the person."""
 
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
-    """One look.
+    """What one look-up found.
 
     Attributes:
         at: monotonic s.
         outbox: the status row by column.
-        rate: events/s settled between this look and the one before; None at the first.
-        standbys: who stands by.
+        rate: events/s settled since the look-up before; None at the first.
+        standbys: of this outbox.
         dead: the first dead events.
-        keys: the first keys that wait.
+        keys: the first keys of which events wait alive.
     """
 
     at: float
@@ -54,80 +63,122 @@ class LookUp:
 
 
 class Database:
-    """Looks while somebody watches.
+    """The outbox's database, for the page.
 
     Attributes:
-        look_up: the last look that worked.
-        trouble: why the last one did not; "" if it did.
+        last: the last look-up that worked; None once nobody watches any more.
+        trouble: why the last one did not work; "" if it did.
     """
 
     def __init__(
         self, dsn: str, schema: str, feed: Feed, now: Callable[[], float] = time.monotonic
     ) -> None:
-        """Look for the watchers of ``feed``; connect to nothing yet."""
+        """Look up for the watchers of ``feed``; connect to nothing yet."""
         self._dsn = dsn
         self._schema = schema
         self._feed = feed
         self._now = now
-        self._at_once = anyio.Event()
-        self.look_up: LookUp | None = None
+        self._has_changed = anyio.Event()
+        self._one_retry = anyio.Lock()
+        self.last: LookUp | None = None
         self.trouble = ""
 
-    def age(self, look_up: LookUp) -> float:
-        """Return how many seconds ago a look was."""
-        return self._now() - look_up.at
+    @property
+    def age(self) -> float | None:
+        """Seconds since the last look-up; None without one."""
+        return None if self.last is None else self._now() - self.last.at
 
-    def look_at_once(self) -> None:
-        """Do not wait for the next turn: something was changed."""
-        self._at_once.set()
+    @property
+    def present(self) -> LookUp | None:
+        """The last look-up if it still counts as the present."""
+        return self.last if self.age is not None and self.age < _FRESH else None
+
+    def look_up_at_once(self) -> None:
+        """Cut the pause short: something was changed."""
+        self._has_changed.set()
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Look up until cancelled."""
         while True:
             await self._feed.until_watched()
             try:
-                await self._look_while_watched()
+                await self._look_up_while_watched()
             except RelayError as error:
-                self.trouble = _told(error)
+                self.trouble = _reason(error)
             except Exception:
-                # A bug of a look must not end the page that would show its consequences.
+                # A bug here must not end the page that shows its consequences.
                 log.exception("looking at the database for the status page failed")
-                self.trouble = reasons.UNKNOWN
+                self.trouble = UNKNOWN
             await self._rest(LOOK_EVERY)
 
-    async def _look_while_watched(self) -> None:
+    async def _look_up_while_watched(self) -> None:
         async with await Session.connect(self._dsn, "status page") as session:
             while self._feed.watched:
                 began = self._now()
-                self.look_up = await self._look(session)
+                self.last = await self._look_up(session)
                 self.trouble = ""
-                await self._rest(max(LOOK_EVERY, (self._now() - began) * _SHARE))
-        self.look_up = None  # who comes later must not take it for the present
+                await self._rest(max(LOOK_EVERY, (self._now() - began) * _PAUSE))
+        self.last = None  # a later watcher must not take it for the present
 
-    async def _look(self, session: Session) -> LookUp:
+    async def _look_up(self, session: Session) -> LookUp:
         outbox = await status(session, self._schema)
-        others = await standbys(session, self._schema)
-        parked = DeadEvents(session, self._schema)
-        nothing = Found([], 0, None)
-        dead = await parked.find(Wanted(), LETTERS) if outbox["dead"] else nothing
-        alive = outbox["parked"] > outbox["dead"]
-        keys = await parked.keys(KEYS) if alive else []
-        at = self._now()
-        return LookUp(at, outbox, self._rate(outbox, at), others, dead, keys)
-
-    def _rate(self, outbox: dict[str, Any], at: float) -> float | None:
-        if self.look_up is None or at <= self.look_up.at:
-            return None
-        settled: int = outbox["delivered"] - self.look_up.outbox["delivered"]
-        return max(0.0, settled / (at - self.look_up.at))
+        standing_by = await standbys(session, self._schema)
+        events = DeadEvents(session, self._schema)
+        dead = Found([], 0, None)
+        if outbox["dead"]:
+            dead = await events.find(Wanted(), _MOST_EVENTS)
+        keys: Sequence[ParkedKey] = []
+        if outbox["parked"] > outbox["dead"]:
+            keys = await events.keys(_MOST_KEYS)
+        at, rate = self._now(), None
+        if self.last is not None and at > self.last.at:
+            settled: int = outbox["delivered"] - self.last.outbox["delivered"]
+            rate = max(0.0, settled / (at - self.last.at))
+        return LookUp(at, outbox, rate, standing_by, dead, keys)
 
     async def _rest(self, seconds: float) -> None:
         with anyio.move_on_after(seconds):
-            await self._at_once.wait()
-        self._at_once = anyio.Event()
+            await self._has_changed.wait()
+        self._has_changed = anyio.Event()
+
+    async def retry(self, id_: int, by: str) -> Answer:
+        """Let the dead event ``id_`` be tried again; ``by`` goes into the audit."""
+        try:
+            with anyio.fail_after(_RETRY_WITHIN):
+                async with self._one_retry:
+                    answer = await self._retry(id_, by)
+        except TimeoutError:
+            return 503, "Postgres does not answer: try again"
+        except SchemaError as error:
+            if reason_of(str(error)) == SCHEMA:
+                return 403, SCHEMA
+            return 403, (
+                "the relay's login may not decide on dead events: grant it the operator's role"
+            )
+        except RelayError as error:
+            return 503, f"Postgres is away: {reason_of(str(error))}"
+        finally:
+            self.look_up_at_once()
+        log.info("retry asked for on the status page", extra={"id": id_, "said": answer[1]})
+        return answer
+
+    async def _retry(self, id_: int, by: str) -> Answer:
+        async with DeadEvents.open(self._dsn, self._schema) as events:
+            found = await events.find(Wanted(parked=True, ids=[id_]), 1)
+            if found.as_of is None:
+                return 404, f"event {id_} is not parked any more"
+            if found.events[0].dead_at is None:
+                return 409, f"event {id_} is not dead but {found.events[0].state}"
+            retried: list[int] = []
+            await events.decide(
+                "retry", found.events, by=by, as_of=found.as_of, done=retried.extend
+            )
+        if not retried:
+            return 409, f"event {id_} is not dead any more"
+        return 200, f"event {id_} is tried again"
 
 
-def _told(error: RelayError) -> str:
+def _reason(error: RelayError) -> str:
     if isinstance(error, SchemaError) and "migrate" not in str(error):
         return "its login may not look: grant it the relay's role"
-    return reasons.why(str(error))
+    return reason_of(str(error))

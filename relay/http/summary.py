@@ -1,25 +1,25 @@
-"""What a person at 3 a.m. wants to know first: is it healthy, and if not, why.
+"""The state in a headline and a few sentences, for a person: is it healthy, and if not, why.
 
     outage     nothing gets through: Postgres or NATS is away
     degraded   it delivers, but late, not everywhere, or some events wait for a person
     starting   too early to tell
     healthy    delivering, or standing by
 
-The headline changes only when the state does, so that a screen reader is not told the same thing
-every second; what counts on, such as the length of an outage, stands in the reasons.
+The headline changes only when the state does, so that a screen reader does not repeat it every
+second. What changes every second, such as the length of an outage, stands in the sentences.
 """
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from relay.http import reasons
-from relay.http.health import NAMES, Health, Role
+from relay.http.health import LEASE, Health, Role, reason_of
+
+_SIDES: Final = {"postgres": "Postgres", "nats": "NATS"}
 
 
 class Level(enum.StrEnum):
-    """How bad it is."""
+    """How bad the state is."""
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
@@ -27,55 +27,38 @@ class Level(enum.StrEnum):
     STARTING = "starting"
 
 
-@dataclass(frozen=True, slots=True)
-class LeaderReport:
+class LeaderReport(NamedTuple):
     """What a standby knows of the leader's breakers, from the database."""
 
     lag_is_high: bool = False
     nats_is_away: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """The answer: a level, a headline of a few words, and whole sentences."""
+class Summary(NamedTuple):
+    """A level, a headline of a few words, and whole sentences."""
 
     level: Level
     headline: str
-    reasons: tuple[str, ...] = ()
-
-
-Finding = tuple[Level, str]
+    reasons: tuple[str, ...]
 
 
 def summarize(
     health: Health, *, dead: int, parked: int = 0, report: LeaderReport | None = None
 ) -> Summary:
-    """Judge by this relay's own health, the events set aside, and what a standby has seen.
+    """Sum up this relay's health, the parked events, and what a standby knows of the leader.
 
     ``dead`` is a part of ``parked``.
     """
-    seen = report or LeaderReport()
-    level, headline = (
-        _by_outages(health)
-        or _by_role(health, seen)
-        or _by_delivery(health, dead)
-        or (Level.HEALTHY, "Healthy")
-    )
-    sentences = (*_of_this(health), *_of_others(seen), *_of_events(dead, parked - dead))
+    report = report or LeaderReport()
+    level, headline = _headline(health, report, dead)
+    sentences = (*_of_relay(health), *_of_leader(report), *_of_events(dead, parked - dead))
     return Summary(level, headline, sentences)
 
 
-def _by_outages(health: Health) -> Finding | None:
-    if not health.outages or health.role is Role.STOPPING:
-        return None
-    if health.lease_is_taken and len(health.outages) == 1:
-        return Level.OUTAGE, "Outage: a stranger holds the lease"
-    sides = [NAMES.get(side, side) for side in sorted(health.outages, reverse=True)]
-    return Level.OUTAGE, f"Outage: {' and '.join(sides)} {'are' if sides[1:] else 'is'} away"
-
-
-def _by_role(health: Health, seen: LeaderReport) -> Finding | None:
-    match health.role:
+def _headline(health: Health, report: LeaderReport, dead: int) -> tuple[Level, str]:
+    if health.state.outages and health.state.role is not Role.STOPPING:
+        return Level.OUTAGE, f"Outage: {_of_outages(health)}"
+    match health.state.role:
         case Role.STOPPING:
             return Level.STARTING, "Stopping"
         case Role.STARTING:
@@ -83,29 +66,36 @@ def _by_role(health: Health, seen: LeaderReport) -> Finding | None:
         case Role.BETWEEN:
             return Level.DEGRADED, "Between two terms"
         case Role.STANDBY:
-            return _standing_by(seen)
+            return _of_standby(report)
         case Role.LEADER:
-            return None
+            return _of_delivery(health, dead)
 
 
-def _standing_by(seen: LeaderReport) -> Finding:
-    if seen.nats_is_away:
+def _of_outages(health: Health) -> str:
+    if health.lease_is_taken and len(health.state.outages) == 1:
+        return "a stranger holds the lease"
+    sides = [_SIDES[side] for side in sorted(health.state.outages, reverse=True)]
+    return f"{' and '.join(sides)} {'are' if sides[1:] else 'is'} away"
+
+
+def _of_standby(report: LeaderReport) -> tuple[Level, str]:
+    if report.nats_is_away:
         return Level.OUTAGE, "Outage: NATS is away from the leader"
-    if seen.lag_is_high:
+    if report.lag_is_high:
         return Level.DEGRADED, "Degraded: the leader is late"
     return Level.HEALTHY, "Standing by"
 
 
-def _by_delivery(health: Health, dead: int) -> Finding | None:
-    if health.holds:
+def _of_delivery(health: Health, dead: int) -> tuple[Level, str]:
+    if health.state.holds:
         return Level.DEGRADED, "Degraded: a stream takes nothing"
     if health.lag_is_high:
         return Level.DEGRADED, "Degraded: events are late"
     if dead:
         return Level.DEGRADED, "Degraded: dead events wait for you"
-    if health.housekeeping:
+    if health.state.housekeeping:
         return Level.DEGRADED, "Degraded: housekeeping fails"
-    return None
+    return Level.HEALTHY, "Healthy"
 
 
 _OF_ROLE: Final = {
@@ -117,29 +107,29 @@ _OF_ROLE: Final = {
 }
 
 
-def _of_this(health: Health) -> Iterator[str]:
+def _of_relay(health: Health) -> Iterator[str]:
     if health.lease_is_taken:
-        yield f"Nobody can lead: {reasons.LEASE}."
-    for side in sorted(health.outages, reverse=True):
-        if side == "postgres" and health.lease_is_taken:
-            continue
-        yield f"{NAMES.get(side, side)} is {health.away(side)}."
-    if health.outages:
+        yield f"Nobody can lead: {LEASE}."
+    for side in sorted(health.state.outages, reverse=True):
+        if side != "postgres" or not health.lease_is_taken:
+            yield f"{_SIDES[side]} is {health.away(side)}."
+    if health.state.outages:
         yield "Nothing is lost: events wait in the outbox, and delivery goes on by itself."
     else:
-        yield _OF_ROLE[health.role]
-    for by, hold in health.holds.items():
-        yield f"{by[:1].upper()}{by[1:]} takes nothing for {health.seconds(hold)}: {hold.why}"
+        yield _OF_ROLE[health.state.role]
+    for by, hold in health.state.holds.items():
+        yield f"{by[:1].upper()}{by[1:]} takes nothing for {health.time_of(hold)}: {hold.reason}"
     if health.lag_is_high:
-        yield f"The oldest undelivered event waits for {health.lag:.1f} s."
-    if health.housekeeping:
-        yield f"Housekeeping fails, delivery goes on: {health.housekeeping.why}."
+        yield f"The oldest undelivered event waits for {health.state.backlog.lag:.1f} s."
+    if health.state.housekeeping:
+        reason = reason_of(health.state.housekeeping.reason)
+        yield f"Housekeeping fails, delivery goes on: {reason}."
 
 
-def _of_others(seen: LeaderReport) -> Iterator[str]:
-    if seen.nats_is_away:
+def _of_leader(report: LeaderReport) -> Iterator[str]:
+    if report.nats_is_away:
         yield "The leader reports that it does not reach NATS."
-    elif seen.lag_is_high:
+    elif report.lag_is_high:
         yield "The leader reports that its oldest event is too old."
 
 

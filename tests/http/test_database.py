@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from relay import devstack
-from relay.http import reasons
 from relay.http.database import LOOK_EVERY, Database
 from relay.http.feed import Feed
+from relay.http.health import SCHEMA
 from relay.postgres import migrations
 from relay.postgres.operator import DeadEvents
 from relay.postgres.session import Session
@@ -129,28 +129,28 @@ async def test_it_looks_only_while_somebody_watches_and_once_for_all(dsn: str) -
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(looks.database.run)
         await anyio.sleep(0.1)
-        assert (looks.sessions(), looks.database.look_up) == (0, None)
+        assert (looks.sessions(), looks.database.last) == (0, None)
         first, second = looks.feed.join("a"), looks.feed.join("b")
         with first, second, anyio.fail_after(10):
-            while looks.database.look_up is None:
+            while looks.database.last is None:
                 await anyio.sleep(0.01)
-            look_up = looks.database.look_up
+            look_up = looks.database.last
             assert (look_up.dead.total, len(look_up.keys), look_up.rate) == (2, 1, None)
             assert looks.sessions() == 1
             began = anyio.current_time()
-            while looks.database.look_up is look_up:
+            while looks.database.last is look_up:
                 await anyio.sleep(0.01)
             assert anyio.current_time() - began > LOOK_EVERY / 2
-            assert looks.database.look_up.rate == 0
-            looks.database.look_at_once()
-            look_up, began = looks.database.look_up, anyio.current_time()
-            while looks.database.look_up is look_up:
+            assert looks.database.last.rate == 0
+            looks.database.look_up_at_once()
+            look_up, began = looks.database.last, anyio.current_time()
+            while looks.database.last is look_up:
                 await anyio.sleep(0.01)
             assert anyio.current_time() - began < LOOK_EVERY / 2
         with anyio.fail_after(10):
             while looks.sessions():
                 await anyio.sleep(0.05)
-        assert looks.database.look_up is None
+        assert looks.database.last is None
         tasks.cancel_scope.cancel()
 
 
@@ -160,14 +160,14 @@ async def test_a_look_that_fails_is_told_and_tried_again_and_the_last_sight_stay
         tasks.start_soon(looks.database.run)
         watcher = looks.feed.join("a")
         with watcher, anyio.fail_after(20):
-            while looks.database.look_up is None:
+            while looks.database.last is None:
                 await anyio.sleep(0.01)
             with connected(dsn) as owner:
                 owner.execute("alter schema relay rename to gone")
                 while not looks.database.trouble:
                     await anyio.sleep(0.01)
-                assert looks.database.trouble == reasons.SCHEMA
-                assert looks.database.look_up is not None
+                assert looks.database.trouble == SCHEMA
+                assert looks.database.last is not None
                 owner.execute("alter schema gone rename to relay")
             while looks.database.trouble:
                 await anyio.sleep(0.01)

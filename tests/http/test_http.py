@@ -141,7 +141,7 @@ def test_metrics_that_are_off_are_answered_with_the_remedy() -> None:
     from relay.http.routes import Routes
 
     async def ask() -> Response:
-        routes = Routes(seen=None, token=None, retry=None, scrape=None)  # type: ignore[arg-type]
+        routes = Routes(health=None, token=None, retry=None, scrape=None)  # type: ignore[arg-type]
         return await routes.metrics(None)  # type: ignore[arg-type]
 
     answer = asyncio.run(ask())
@@ -169,18 +169,18 @@ def test_a_dead_event_is_retried_with_the_token_and_the_audit_knows(
 ) -> None:
     park(dsn, 5, 7)
     with serving(dsn, own_nats.url, tmp_path / "relay.log", http_token=TOKEN) as shown:
-        state = first(shown, "len(state['letters']['dead'])", 2)
-        letter = state["letters"]["dead"][0]
-        assert (letter["id"], letter["subject"], letter["error"]) == ("5", "orders.placed", "no")
-        assert (letter["key"], letter["attempts"], letter["code"]) == ("k", 10, 10054)
+        state = first(shown, "len(state['parked']['dead'])", 2)
+        dead = state["parked"]["dead"][0]
+        assert (dead["id"], dead["subject"], dead["error"]) == ("5", "orders.placed", "no")
+        assert (dead["key"], dead["attempts"], dead["code"]) == ("k", 10, 10054)
         answer = shown.retry({"id": "5"})
         assert (answer.status, answer.json) == (200, {"says": "event 5 is tried again"})
         until(lambda: asked_for(dsn, "select id from relay.parked") == [(7,)], 20)
         [(by, action)] = asked_for(dsn, "select decided_by, action from relay.decision")
         assert action == "retry"
         assert by.endswith("(status page, from 127.0.0.1)")
-        state = first(shown, "state['letters']['total']", 1)
-        assert [each["id"] for each in state["letters"]["dead"]] == ["7"]
+        state = first(shown, "state['parked']['total_dead']", 1)
+        assert [each["id"] for each in state["parked"]["dead"]] == ["7"]
 
 
 def test_a_retry_is_refused_unless_everything_is_right(
@@ -241,7 +241,7 @@ def test_a_login_that_may_not_decide_is_told_what_it_lacks(
     limited = server.dsn_of(str(name)).replace("user=postgres", f"user=only_relay_{name}")
     with serving(limited, own_nats.url, tmp_path / "relay.log", http_token=TOKEN) as shown:
         until(lambda: leads(shown), 20)
-        assert first(shown, "state['letters']['total']", 1)["letters"]["dead"][0]["id"] == "5"
+        assert first(shown, "state['parked']['total_dead']", 1)["parked"]["dead"][0]["id"] == "5"
         answer = shown.retry({"id": 5})
         assert answer.status == 403
         assert "operator" in answer.json["says"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from relay import devstack
-from relay.http import reasons
+from relay.http.health import LEASE
 from tests.http.asking import Served, emit, port_of, serving, settled
 from tests.system.harness import RelayProcess, connected, until
 
@@ -140,7 +140,7 @@ def test_a_stranger_who_holds_the_lease_is_told_and_ends_with_it(
             stranger.execute(lease)
             leader.kill()
         until(lambda: not is_ready(shown), 20)
-        until(lambda: reasons.LEASE in shown.reason("lease"), 20)
+        until(lambda: LEASE in shown.reason("lease"), 20)
         checks = shown.ready[1]["checks"]
         unseen = ["schema"] if before == "at the start" else []
         assert [name for name, check in checks.items() if not check["ok"]] == [*unseen, "lease"]
