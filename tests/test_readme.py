@@ -8,7 +8,8 @@ import pytest
 import typer
 import yaml
 
-from relay import cli
+from relay.cli import app
+from relay.cli.options import INTERRUPTED
 from relay.errors import SchemaError, SettingsError
 from relay.otel.instruments import INSTRUMENTS
 from relay.settings import Settings
@@ -26,7 +27,7 @@ def read(path: str) -> str:
 
 def commands() -> dict[str, list[str]]:
     """Each command of the command line, with its subcommands."""
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(app)
     found = getattr(group, "commands", {})
     return {name: sorted(getattr(each, "commands", {})) for name, each in found.items()}
 
@@ -63,7 +64,9 @@ def test_the_metrics_table_is_the_instruments_own() -> None:
 def test_the_alerts_table_names_every_alert_with_its_severity() -> None:
     rules = yaml.safe_load((ROOT / "relay/dashboards/files/prometheus-alerts.yaml").read_text())
     alerts = [rule for group in rules["groups"] for rule in group["rules"]]
-    rows = re.findall(r"^\| `(Relay\w+)` \| (\w+) \|", read("relay/dashboards"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| \[`(Relay\w+)`\]\(#\w+\) \| (\w+) \|", read("relay/dashboards"), re.MULTILINE
+    )
     assert sorted(rows) == sorted((r["alert"], r["labels"]["severity"]) for r in alerts)
 
 
@@ -80,7 +83,7 @@ def test_the_commands_table_names_every_command() -> None:
 def test_the_exit_codes_are_the_errors_own() -> None:
     assert f"{SettingsError.exit_code} usage or settings" in README
     assert f"{SchemaError.exit_code} the schema or the stream is not as" in README
-    assert f"{cli.INTERRUPTED} interrupted" in README
+    assert f"{INTERRUPTED} interrupted" in README
 
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -13,7 +13,7 @@ import anyio
 import typer
 
 from relay.cli.options import ALWAYS, Json, with_settings
-from relay.cli.text import hexdump, instant, laid_out, plain, plain_lines
+from relay.cli.text import hexdump, instant, laid_out, plain, plain_lines, rfc3339
 from relay.errors import RelayError
 from relay.settings import Settings
 
@@ -147,12 +147,12 @@ def _whole_as_json(event: "Whole", decisions: "Sequence[Decision]") -> dict[str,
         **as_json(event.event),
         "message_id": event.message_id,
         "retried_by": event.retried_by,
-        "retried_at": event.retried_at and event.retried_at.isoformat(),
+        "retried_at": rfc3339(event.retried_at),
         "headers": event.headers or {},
         "errors": event.errors,
         "decisions": [
             {
-                "at": each.decided_at.isoformat(),
+                "at": rfc3339(each.decided_at),
                 "by": each.decided_by,
                 "action": each.action,
                 "attempts": each.attempts,

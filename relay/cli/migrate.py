@@ -58,10 +58,10 @@ async def run_migrate(
         SchemaError: the schema is not, or can't be brought, as this relay needs it.
         StoreOutage: the database is away.
     """
-    from relay.postgres import migrations, steps
+    from relay.postgres import migrations
 
     if print_sql:
-        echo(steps.script(schema))
+        echo(migrations.script(schema))
     elif check:
         await migrations.check(dsn, schema)
         echo(f'schema "{schema}" is up to date')

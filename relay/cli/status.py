@@ -14,7 +14,7 @@ import typer
 
 from relay.cli.options import ALWAYS, NATS, with_settings
 from relay.cli.text import lasting
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.errors import BusOutage, RelayError, StreamError
 from relay.settings import Settings
 
@@ -85,7 +85,7 @@ async def look_at_nats(settings: Settings) -> dict[str, Any]:
     ``error`` says why NATS is away, and is None if it answers. ``stream`` is None without one.
     """
     from relay.app import bus_options
-    from relay.jetstream.describe import describe
+    from relay.jetstream.setup import describe
 
     options = bus_options(settings)
     try:

@@ -34,9 +34,9 @@ def plain_lines(text: str) -> str:
     return "".join(part if part in "\n\t" else plain(part) for part in re.split(r"([\n\t])", text))
 
 
-def instant(at: datetime | None) -> str:
-    """Write an instant: UTC, to the second; empty for None."""
-    return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+def instant(at: datetime | str | None) -> str:
+    """Write an instant: UTC, to the second; text as it is; empty for None."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" if isinstance(at, datetime) else at or ""
 
 
 def lasting(seconds: float) -> str:
@@ -60,6 +60,11 @@ def hexdump(content: bytes) -> Iterator[str]:
         marks = part.decode("ascii", errors="replace")
         shown = "".join(mark if mark.isascii() and mark.isprintable() else "." for mark in marks)
         yield f"{offset:08x}  {part.hex(' '):<{_PER_LINE * 3}} {shown}"
+
+
+def rfc3339(at: datetime | str | None) -> str | None:
+    """Write an instant for programs; text as it is."""
+    return at.isoformat() if isinstance(at, datetime) else at
 
 
 def laid_out(json: str) -> str:

@@ -71,18 +71,16 @@ def find_postgres() -> list[Installation]:
     Raises:
         DevstackError: ``$RELAY_PG_BIN`` names a folder that holds no Postgres.
     """
+    named = [_real(Path(n)) for n in os.environ.get("RELAY_PG_BIN", "").split(os.pathsep) if n]
     found: dict[int, Installation] = {}
-    for name in filter(None, os.environ.get("RELAY_PG_BIN", "").split(os.pathsep)):
-        installation = _installed(_real(Path(name)))
-        if installation is None:
-            raise DevstackError(
-                f"RELAY_PG_BIN names {name}, which holds no working initdb and postgres"
-            )
-        found.setdefault(installation.major, installation)
-    for folder in dict.fromkeys(map(_real, _usual())):
+    for folder in dict.fromkeys([*named, *map(_real, _usual())]):
         installation = _installed(folder)
         if installation is not None:
             found.setdefault(installation.major, installation)
+        elif folder in named:
+            raise DevstackError(
+                f"RELAY_PG_BIN names {folder}, which holds no working initdb and postgres"
+            )
     return list(found.values())
 
 

@@ -78,12 +78,7 @@ class NatsServer(Server):
 
 
 class Postgres(Server):
-    """One cluster, with the superuser ``postgres``.
-
-    Attributes:
-        installation, major: which Postgres it is.
-        password: the superuser's, random.
-    """
+    """One cluster of ``installation``; ``password`` is that of its superuser ``postgres``."""
 
     tidy_end = signal.SIGQUIT
 
@@ -110,13 +105,8 @@ class Postgres(Server):
 
     def dsn_of(self, database: str) -> str:
         """Return the connection string of the superuser in a database."""
-        return make_conninfo(
-            host="127.0.0.1",
-            port=self.port,
-            user="postgres",
-            dbname=database,
-            password=self.password,
-        )
+        where = make_conninfo(host="127.0.0.1", port=self.port, dbname=database)
+        return make_conninfo(where, user="postgres", password=self.password)
 
     def create_database(self, name: str, template: str = "template1") -> str:
         """Create a database and return its connection string."""
@@ -223,8 +213,7 @@ class Postgres(Server):
 def nats_server(config: str = "") -> Iterator[NatsServer]:
     """Run a nats-server with JetStream on 127.0.0.1 for the length of the block.
 
-    Args:
-        config: more configuration in nats-server's own syntax, such as users, TLS or limits.
+    ``config`` is more configuration in nats-server's syntax, such as users, TLS or limits.
 
     Raises:
         DevstackError: the program is not there, or does not start.
@@ -245,9 +234,8 @@ def postgres(
 ) -> Iterator[Postgres]:
     """Run a fresh Postgres cluster on 127.0.0.1 for the length of the block.
 
-    Args:
-        installation: which Postgres; the first of ``find_postgres`` if None.
-        settings: server settings by name; ``{"fsync": "off"}`` if None.
+    ``installation`` is the first of ``find_postgres`` if None, ``settings`` (by the server's names)
+    is ``{"fsync": "off"}``.
 
     Raises:
         DevstackError: there is no Postgres, or it does not start.

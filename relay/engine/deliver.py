@@ -26,10 +26,10 @@ from relay.core import disposition
 from relay.core.backoff import Backoff
 from relay.core.disposition import Fates, Limits, Parking, all_stored, sort
 from relay.core.event import Event
-from relay.core.halving import Halving
 from relay.core.holds import Holds
 from relay.core.order import KeyFence, ParkedWatch
 from relay.core.outcome import Held, Outcome, Refused, Stored
+from relay.core.pace import Halving
 from relay.engine.link import BusLink, rest
 from relay.engine.settle import Done, Settler
 from relay.errors import StoreBusy

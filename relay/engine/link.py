@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import anyio
 
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.core.event import Event
 from relay.core.outcome import Outcome
 from relay.engine.outage import OutageBook

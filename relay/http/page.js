@@ -61,8 +61,8 @@ function makeRow(columns) {
   return row;
 }
 
-function showVerdict(level, headline, reasons) {
-  setAttribute(get("verdict"), "data-level", level);
+function showSummary(level, headline, reasons) {
+  setAttribute(get("summary"), "data-level", level);
   setAttribute(get("sign"), "d", SIGNS[level] ?? SIGNS.unknown);
   setText(get("headline"), headline);
   const lines = reasons.map((says, place) => ({ key: place, says }));
@@ -115,55 +115,55 @@ function showStreams(streams) {
   fillLines(get("streams"), lines);
 }
 
-function noteOf(letters, shown, total, nothing) {
-  if (letters.trouble) return `Can't be looked at now: ${letters.trouble}.${letters.age === null ? "" : ` Shown is what was there ${inWhole(letters.age)} ago.`}`;
-  if (letters.age === null) return "Not looked at yet.";
+function noteOf(parked, shown, total, nothing) {
+  if (parked.trouble) return `Can't be looked at now: ${parked.trouble}.${parked.age === null ? "" : ` Shown is what was there ${inWhole(parked.age)} ago.`}`;
+  if (parked.age === null) return "Not looked at yet.";
   return total === 0 ? nothing : shown < total ? `The first ${shown} of ${numbers.format(total)}: python -m relay dead list shows all.` : "";
 }
 
-function showDead(letters, canRetry) {
+function showDead(parked, canRetry) {
   const columns = [["Event", "short"], ["Subject", "name"], ["Key", "name"], ["", "error"], ["Tries", "short"], ["Died", "short"], ["", ""]];
-  const make = (letter) => {
+  const make = (event) => {
     const row = makeRow(columns), button = document.createElement("button");
     button.type = "button";
     button.textContent = "Retry";
-    button.setAttribute("aria-label", `Retry event ${letter.id}`);
-    button.addEventListener("click", () => retry(letter.id));
+    button.setAttribute("aria-label", `Retry event ${event.id}`);
+    button.addEventListener("click", () => retry(event.id));
     row.cells[6].append(button);
     return row;
   };
-  const lost = fill(get("dead-table").tBodies[0], letters.dead.map((letter) => ({ ...letter, key_: letter.key, key: letter.id })), make, (row, letter) => {
-    const cells = [letter.id, letter.subject, letter.key_ ?? "none", letter.code ? `${letter.error} (${letter.code})` : letter.error, letter.attempts, `${since(letter.died_at)} ago`];
+  const lost = fill(get("dead-table").tBodies[0], parked.dead.map((event) => ({ ...event, key_: event.key, key: event.id })), make, (row, event) => {
+    const cells = [event.id, event.subject, event.key_ ?? "none", event.code ? `${event.error} (${event.code})` : event.error, event.attempts, `${since(event.died_at)} ago`];
     cells.forEach((cell, place) => setText(row.cells[place], cell));
     row.cells[6].firstChild.hidden = !canRetry;
   });
-  get("dead-table").hidden = letters.dead.length === 0;
+  get("dead-table").hidden = parked.dead.length === 0;
   if (lost) (get("dead-table").querySelector("button:not([hidden])") ?? get("h-dead")).focus();
-  const readOnly = letters.dead.length && !canRetry ? " This page only shows: set RELAY_HTTP_TOKEN to retry from here, or run python -m relay dead retry ID." : "";
-  setText(get("dead-note"), noteOf(letters, letters.dead.length, letters.total, "None.") + readOnly);
+  const readOnly = parked.dead.length && !canRetry ? " This page only shows: set RELAY_HTTP_TOKEN to retry from here, or run python -m relay dead retry ID." : "";
+  setText(get("dead-note"), noteOf(parked, parked.dead.length, parked.total_dead, "None.") + readOnly);
 }
 
-function showKeys(letters) {
+function showKeys(parked) {
   const columns = [["", "name"], ["Events", "short"], ["First", "short"], ["Subject", "name"], ["", "error"], ["Next try", ""]];
-  fill(get("keys-table").tBodies[0], letters.keys.map((each) => ({ ...each, key_: each.key, key: each.id })), () => makeRow(columns), (row, each) => {
+  fill(get("keys-table").tBodies[0], parked.keys.map((each) => ({ ...each, key_: each.key, key: each.id })), () => makeRow(columns), (row, each) => {
     const next = each.held_by ? `held by ${each.held_by}` : each.next_at === null ? "behind a dead one" : Date.parse(each.next_at) / 1000 > latest.at ? `in ${inWhole(Date.parse(each.next_at) / 1000 - latest.at)}` : "now";
     [each.key_ ?? "no key", each.events, `event ${each.id}, ${each.attempts} tries`, each.subject, each.error, next].forEach((cell, place) => setText(row.cells[place], cell));
   });
-  get("keys-table").hidden = letters.keys.length === 0;
-  setText(get("keys-note"), noteOf(letters, letters.keys.length, letters.keys.length, "None: no key waits."));
+  get("keys-table").hidden = parked.keys.length === 0;
+  setText(get("keys-note"), noteOf(parked, parked.keys.length, parked.keys.length, "None: no key waits."));
 }
 
 function show(state) {
   latest = state;
   heardAt = performance.now();
-  showVerdict(state.level, state.headline, state.reasons);
+  showSummary(state.level, state.headline, state.reasons);
   showCharts(state);
   showFigures(state.figures);
   fillLines(get("checks"), state.checks.map((check) => ({ key: check.name, ok: check.ok ? "yes" : "no", name: CHECKS[check.name] ?? check.name, says: check.reason })));
   showRelays(state.relays);
   showStreams(state.streams);
-  showDead(state.letters, state.can_retry);
-  showKeys(state.letters);
+  showDead(state.parked, state.can_retry);
+  showKeys(state.parked);
 }
 
 // What was the truth once must not pass for it: without news the page says so itself.
@@ -173,7 +173,7 @@ function watchContact() {
   setAttribute(get("contact"), "data-live", live ? "yes" : "no");
   setText(get("contact"), live ? "live" : latest === null ? "connecting …" : `no news for ${inWhole(silent)}`);
   if (latest !== null && !live) {
-    showVerdict("unknown", "No contact with this relay", [`It said nothing for ${inWhole(silent)}: it has ended, or the way to it is cut.`, "What is below is old. Another relay may lead; this page goes on asking."]);
+    showSummary("unknown", "No contact with this relay", [`It said nothing for ${inWhole(silent)}: it has ended, or the way to it is cut.`, "What is below is old. Another relay may lead; this page goes on asking."]);
   }
 }
 

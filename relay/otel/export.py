@@ -45,12 +45,10 @@ Scrape = Callable[[], tuple[bytes, str]]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which exporters to load; names as their packages register them.
+    """Which exporters to load, by the names under which their packages register them.
 
     Attributes:
-        traces: for spans.
-        metrics: for metrics.
-        served: metrics are written for whoever asks /metrics of RELAY_HTTP.
+        served: /metrics of RELAY_HTTP answers with the metrics.
         config_file: OpenTelemetry's own configuration, instead of all that; "" if there is none.
         faults: one line each for a person; what they concern is left out.
     """
@@ -109,13 +107,7 @@ def is_real(provider: object) -> bool:
 
 
 def plan(environ: Mapping[str, str], *, serving: bool, can_serve: bool) -> Plan:
-    """Decide what to load. Pure.
-
-    Args:
-        environ: the process's environment.
-        serving: RELAY_HTTP has an address.
-        can_serve: the extra ``prometheus`` is installed.
-    """
+    """Decide what to load; ``can_serve`` says that the extra ``prometheus`` is installed."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Plan()
     if config_file := environ.get("OTEL_CONFIG_FILE", ""):

@@ -5,12 +5,13 @@ are read from ``RelayState`` when somebody collects, by another thread. What onl
 has no point while this relay does not lead, and a relay that is closed has no gauge at all.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.core.outcome import Fault
 from relay.facts import Asked, Fact, PageDelivered, Parked, Retried, Sent, Unparked, Woken
 from relay.otel import instruments
@@ -20,8 +21,7 @@ from relay.state import RelayState
 _PUBLISHED: Final = {"messaging.system": "nats", "messaging.operation.name": "publish"}
 _BREAKER_STATES: Final = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
 
-_Points = Iterable[tuple[float, Mapping[str, str]]]
-"""Values, each with its attributes."""
+_Gauge = Callable[[RelayState], Sequence[Observation]]
 
 
 class MetricsSink:
@@ -46,8 +46,8 @@ class MetricsSink:
                     )
                     self._write[each.name] = histogram.record
                 case Kind.GAUGE:
-                    read = [self._callback(_GAUGES[each.name])]
-                    meter.create_observable_gauge(each.name, read, each.unit, each.help)
+                    read = partial(self._read, _GAUGES[each.name])
+                    meter.create_observable_gauge(each.name, [read], each.unit, each.help)
 
     def close(self) -> None:
         """Show no gauge any more: this relay is at its end, the process may go on."""
@@ -95,15 +95,8 @@ class MetricsSink:
         for stream, seconds in sent.waits:
             record_delivery(seconds, {"messaging.destination.name": stream} if stream else None)
 
-    def _callback(
-        self, points: Callable[[RelayState], _Points]
-    ) -> Callable[[CallbackOptions], Iterator[Observation]]:
-        def read(_: CallbackOptions) -> Iterator[Observation]:
-            if self._open:
-                for value, attributes in points(self._state):
-                    yield Observation(value, attributes)
-
-        return read
+    def _read(self, gauge: _Gauge, _: CallbackOptions) -> Sequence[Observation]:
+        return gauge(self._state) if self._open else []
 
 
 def _to(stream: str) -> dict[str, str]:
@@ -114,46 +107,48 @@ def _with(attributes: dict[str, str], error: str) -> dict[str, str]:
     return attributes | {"error.type": error} if error else attributes
 
 
-def _of_backlog(name: str) -> Callable[[RelayState], _Points]:
+def _of_backlog(name: str) -> _Gauge:
     return lambda state: _point(state.backlog if state.backlog_is_current else None, name)
 
 
-def _of_outbox(name: str) -> Callable[[RelayState], _Points]:
+def _of_outbox(name: str) -> _Gauge:
     return lambda state: _point(state.outbox, name)
 
 
-def _point(holder: object | None, name: str) -> _Points:
-    value: Any = getattr(holder, name, None)
-    return [] if value is None else [(value, {})]
+def _point(source: object | None, name: str) -> Sequence[Observation]:
+    value: Any = getattr(source, name, None)
+    return [] if value is None else [Observation(value)]
 
 
-def _of_streams(name: str) -> Callable[[RelayState], _Points]:
+def _of_streams(name: str) -> _Gauge:
     return lambda state: [
-        (getattr(each, name), {"messaging.destination.name": each.stream}) for each in state.streams
+        Observation(getattr(each, name), {"messaging.destination.name": each.stream})
+        for each in state.streams
     ]
 
 
-def _sessions(state: RelayState) -> _Points:
+def _sessions(state: RelayState) -> Sequence[Observation]:
     sessions = state.outbox.sessions if state.outbox else {}
-    return [(count, {"relay.duty": duty}) for duty, count in sessions.items()]
+    return [Observation(count, {"relay.duty": duty}) for duty, count in sessions.items()]
 
 
-_GAUGES: Final[Mapping[str, Callable[[RelayState], _Points]]] = {
+_GAUGES: Final[Mapping[str, _Gauge]] = {
     instruments.BACKLOG.name: _of_backlog("undelivered"),
     instruments.LAG.name: _of_backlog("lag"),
     instruments.HELD.name: _of_backlog("held"),
     instruments.HELD_LAG.name: _of_backlog("held_lag"),
     instruments.PARKED.name: _of_backlog("parked"),
     instruments.DEAD.name: _of_backlog("dead"),
-    instruments.LEADER.name: lambda state: [(int(state.leading), {})],
-    instruments.EPOCH.name: lambda state: [(state.epoch, {})] if state.epoch else [],
-    instruments.HOLD.name: lambda state: [(len(state.holds), {})],
+    instruments.LEADER.name: lambda state: [Observation(int(state.leading))],
+    instruments.EPOCH.name: lambda state: [Observation(state.epoch)] if state.epoch else [],
+    instruments.HOLD.name: lambda state: [Observation(len(state.holds))],
     instruments.BREAKER_STATE.name: lambda state: [
-        (_BREAKER_STATES[breaker_state], {"relay.breaker": breaker})
+        Observation(_BREAKER_STATES[breaker_state], {"relay.breaker": breaker})
         for breaker, breaker_state in state.breakers.items()
     ],
     instruments.OUTAGE.name: lambda state: [
-        (int(side in state.outages), {"relay.side": side}) for side in ("postgres", "nats")
+        Observation(int(side in state.outages), {"relay.side": side})
+        for side in ("postgres", "nats")
     ],
     instruments.OUTBOX_SIZE.name: _of_outbox("size_bytes"),
     instruments.DEAD_ROWS.name: _of_outbox("dead_rows"),

@@ -142,8 +142,9 @@ def timed_outbox(outbox: Outbox, record: FactSink) -> Outbox:
         store = await outbox.campaign(holder)
         if store is None:
             return None
-        parked = _with(store.parked, **_timed(store.parked, ParkedEvents, record))
-        return _with(store, parked=parked, **_timed(store, OutboxStore, record))
+        parked = _timed(store.parked, ParkedEvents, record)
+        # granted, not timed, is asked before each chunk: bound here, a call costs nothing more
+        return _timed(store, OutboxStore, record, parked=parked, granted=store.granted)
 
     return _with(outbox, campaign=campaign)
 
@@ -221,16 +222,9 @@ def _sent(
     noted = min(len(events), WAITS_PER_BATCH)
     places = [number * len(events) // noted for number in range(noted)]
     stored = [events[place] for place in places if isinstance(outcomes[place], Stored)]
-    return Sent(
-        len(events),
-        counts,
-        seconds,
-        # the clocks are two
-        [
-            (stream_of[each.subject], max(0.0, (now - each.created_at).total_seconds()))
-            for each in stored
-        ],
-    )
+    ages = [max(0.0, (now - event.created_at).total_seconds()) for event in stored]  # two clocks
+    waits = [(stream_of[event.subject], age) for event, age in zip(stored, ages, strict=True)]
+    return Sent(len(events), counts, seconds, waits)
 
 
 def operations(port: type) -> set[str]:
@@ -238,8 +232,9 @@ def operations(port: type) -> set[str]:
     return {name for name, _ in inspect.getmembers(port, inspect.iscoroutinefunction)} - _NOT_TIMED
 
 
-def _timed(adapter: object, port: type, record: FactSink) -> dict[str, Any]:
-    return {name: _timed_call(name, getattr(adapter, name), record) for name in operations(port)}
+def _timed(adapter: _Port, port: type, record: FactSink, **replacements: Any) -> _Port:
+    timed = {name: _timed_call(name, getattr(adapter, name), record) for name in operations(port)}
+    return _with(adapter, **timed, **replacements)
 
 
 def _timed_call(

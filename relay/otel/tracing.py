@@ -15,8 +15,7 @@ written, so that its spans hang below the producer's, not below the relay's.
                                       says where it was cut short
     more links than a span takes      further spans of the same name below the batch's span
 
-Everything but the batch's own span is made behind the PubAck. Reading nothing, and looking at the
-doorbell, makes no span.
+Everything but the batch's own span is made behind the PubAck. An idle relay makes no span.
 """
 
 import os
@@ -24,6 +23,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from operator import attrgetter
 from typing import Final
@@ -44,9 +44,8 @@ from opentelemetry.trace import (
     use_span,
 )
 
-from relay.core.event import Event
+from relay.core.event import Event, maybe_sampled, parent_of
 from relay.core.outcome import Outcome, Stored
-from relay.core.tracecontext import maybe_sampled, parent_of
 
 KEEPING_UP: Final = 2_000.0
 BEHIND: Final = 100.0
@@ -120,74 +119,73 @@ class Traces:
         return traced, len(sampled) > most
 
 
+@dataclass(slots=True)
 class Publishing:
     """One batch on its way to the bus; made by ``Traces.publishing``."""
 
-    def __init__(self, tracer: Tracer, span: Span, events: Sequence[Event]) -> None:
-        """Begin with ``span``."""
-        self._tracer = tracer
-        self._span = span
-        self._events = events
-        self._streams: Mapping[str, str] = {}
-        self._name = "publish"
-        self._outcomes: Sequence[Outcome] | None = None
-        self._began_ns = time.time_ns()
-        self._ended_ns = 0
+    tracer: Tracer
+    span: Span
+    events: Sequence[Event]
+    streams: Mapping[str, str] = field(default_factory=dict)
+    outcomes: Sequence[Outcome] | None = None
+    name: str = "publish"
+    began_ns: int = field(default_factory=time.time_ns)
+    ended_ns: int = 0
 
     def came_to(self, outcomes: Sequence[Outcome]) -> None:
         """Take the outcomes: this is the moment of the PubAck."""
-        self._ended_ns = time.time_ns()
-        self._outcomes = outcomes
+        self.ended_ns = time.time_ns()
+        self.outcomes = outcomes
 
     def went_to(self, streams: Mapping[str, str], server: tuple[str, int] | None = None) -> None:
         """Take the stream of each subject, "" where it is not known, and the server."""
-        self._streams = streams
+        self.streams = streams
         if server is not None:
-            self._span.set_attributes({"server.address": server[0], "server.port": server[1]})
+            self.span.set_attributes({"server.address": server[0], "server.port": server[1]})
 
     def end(self, traced: Sequence[int], most_links: int, *, cut_short: bool) -> None:
         """End the batch's span, with links to the producers of ``traced``, and make their spans."""
-        ended_ns = self._ended_ns or time.time_ns()
-        recording = self._span.is_recording()
+        ended_ns = self.ended_ns or time.time_ns()
+        recording = self.span.is_recording()
         if recording:
             self._describe(cut_short=cut_short)
         links = self._wait_spans(traced, ended_ns)
         if recording:
             for link in links[:most_links]:
-                self._span.add_link(link.context, link.attributes)
+                self.span.add_link(link.context, link.attributes)
             self._further_spans(links[most_links:], most_links, ended_ns)
-        self._span.end(ended_ns)
+        self.span.end(ended_ns)
 
     def _describe(self, *, cut_short: bool) -> None:
-        names = set(self._streams.values())
+        names = set(self.streams.values())
         stream = names.pop() if len(names) == 1 else ""
         if stream:
-            self._name = f"publish {stream}"
-            self._span.update_name(self._name)
-            self._span.set_attribute("messaging.destination.name", stream)
+            self.name = f"publish {stream}"
+            self.span.update_name(self.name)
+            self.span.set_attribute("messaging.destination.name", stream)
         if cut_short:
-            self._span.set_attribute("relay.traces_cut_short", True)
-        not_stored = sum(not isinstance(outcome, Stored) for outcome in self._outcomes or ())
+            self.span.set_attribute("relay.traces_cut_short", True)
+        not_stored = sum(not isinstance(outcome, Stored) for outcome in self.outcomes or ())
         if not_stored:
-            self._span.set_attribute("relay.not_stored", not_stored)
+            self.span.set_attribute("relay.not_stored", not_stored)
 
     def _wait_spans(self, traced: Sequence[int], ended_ns: int) -> list[Link]:
         """Make the ``outbox wait`` of those stored; return a link to each producer."""
-        own = (Link(self._span.get_span_context()),) if self._span.is_recording() else ()
+        own = (Link(self.span.get_span_context()),) if self.span.is_recording() else ()
         links = []
         for place in traced:
-            event = self._events[place]
+            event = self.events[place]
             context = _context_of(event)
             if context is None:
                 continue
             about = {"messaging.message.id": event.message_id}
-            if stream := self._streams.get(event.subject):
+            if stream := self.streams.get(event.subject):
                 about["messaging.destination.name"] = stream
             links.append(Link(context, about))
-            if self._outcomes is None or not isinstance(self._outcomes[place], Stored):
+            if self.outcomes is None or not isinstance(self.outcomes[place], Stored):
                 continue
             began_ns = int(event.created_at.timestamp() * 1e9)
-            self._tracer.start_span(
+            self.tracer.start_span(
                 "outbox wait",
                 set_span_in_context(NonRecordingSpan(context), Context()),
                 attributes=_SYSTEM | about,
@@ -198,14 +196,14 @@ class Publishing:
 
     def _further_spans(self, links: Sequence[Link], most_links: int, ended_ns: int) -> None:
         """Keep the links that the batch's own span does not take."""
-        below = set_span_in_context(self._span, Context())
+        below = set_span_in_context(self.span, Context())
         for begin in range(0, len(links), most_links):
-            self._tracer.start_span(
-                self._name,
+            self.tracer.start_span(
+                self.name,
                 below,
                 attributes=_PUBLISH,
                 links=links[begin : begin + most_links],
-                start_time=self._began_ns,
+                start_time=self.began_ns,
             ).end(ended_ns)
 
 

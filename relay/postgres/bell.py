@@ -36,10 +36,9 @@ from psycopg import sql
 from relay.core.backoff import Backoff
 from relay.errors import Misconfigured, RelayError, StoreOutage, sole
 from relay.ports import Wake
-from relay.postgres.locks import BELL_CLASS
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.session import Session, translated
-from relay.postgres.sqlfiles import load
+from relay.postgres.sqlfiles import BELL_CLASS, load
 from relay.postgres.trial import Trial
 
 log = logging.getLogger("relay.bell")

@@ -10,7 +10,7 @@ from playwright.async_api import Browser
 from relay import devstack
 from relay.devstack.sandbox import free_port
 from relay.http.feed import MOST_WATCHERS
-from tests.http.asking import TOKEN, Site, asked_for, park, site
+from tests.http.asking import TOKEN, Served, asked_for, park, serving
 from tests.http.browsing import (
     DESKTOP,
     PHONE,
@@ -35,11 +35,11 @@ async def browser(anyio_backend: object) -> AsyncIterator[Browser]:
 
 
 @pytest.fixture
-def shown(dsn: str, own_nats: devstack.NatsServer, tmp_path: Path) -> Iterator[Site]:
+def shown(dsn: str, own_nats: devstack.NatsServer, tmp_path: Path) -> Iterator[Served]:
     """The page of a relay that leads."""
     log = tmp_path / "relay.log"
     settings = {"http_token": TOKEN, "max_attempts": "3", "max_retry_delay": "100ms"}
-    with site(dsn, own_nats.url, log, **settings) as found:
+    with serving(dsn, own_nats.url, log, **settings) as found:
         until(lambda: found.is_role("leader") and found.reason("nats") == "connected", 20)
         yield found
     assert "Traceback" not in log.read_text()
@@ -49,10 +49,10 @@ def left(dsn: str) -> list[int]:
     return [id_ for (id_,) in asked_for(dsn, "select id from relay.parked order by id")]
 
 
-async def test_it_renders_and_asks_nobody_else(browser: Browser, shown: Site) -> None:
+async def test_it_renders_and_asks_nobody_else(browser: Browser, shown: Served) -> None:
     async with looking_at(browser, shown.url) as seen:
         await seen.headline("Healthy")
-        assert await seen.page.get_attribute("#verdict", "data-level") == "healthy"
+        assert await seen.page.get_attribute("#summary", "data-level") == "healthy"
         assert await seen.page.title() == "Healthy · relay"
         assert await seen.text("#contact") == "live"
         assert f":{shown.relay.process.pid}" in await seen.text("#who")
@@ -70,7 +70,7 @@ async def test_it_renders_and_asks_nobody_else(browser: Browser, shown: Site) ->
     assert [path for path in paths if not path.startswith("data:")] == ["", "events"]
 
 
-async def test_it_is_live_while_events_flow(browser: Browser, shown: Site, dsn: str) -> None:
+async def test_it_is_live_while_events_flow(browser: Browser, shown: Served, dsn: str) -> None:
     async with looking_at(browser, shown.url) as seen:
         await seen.headline("Healthy")
         with Load(dsn, producers=1):
@@ -97,13 +97,13 @@ async def test_it_is_live_while_events_flow(browser: Browser, shown: Site, dsn: 
 
 
 async def test_it_shows_an_outage_and_its_recovery(
-    browser: Browser, shown: Site, own_nats: devstack.NatsServer
+    browser: Browser, shown: Served, own_nats: devstack.NatsServer
 ) -> None:
     async with looking_at(browser, shown.url, size=PHONE) as seen:
         await seen.headline("Healthy")
         own_nats.stop()
         await seen.headline("Outage: NATS is away", 10)
-        assert await seen.page.get_attribute("#verdict", "data-level") == "outage"
+        assert await seen.page.get_attribute("#summary", "data-level") == "outage"
         assert (await seen.page.title()).startswith("✕ Outage: NATS is away")
         reasons = await seen.text("#reasons")
         assert "NATS is away for " in reasons
@@ -112,7 +112,7 @@ async def test_it_shows_an_outage_and_its_recovery(
         # The live region changes with the state, not with every second of it.
         watch = (
             "changes = 0; new MutationObserver(() => changes++).observe("
-            "document.querySelector('#verdict [role=status]'),"
+            "document.querySelector('#summary [role=status]'),"
             " {childList: true, subtree: true, characterData: true})"
         )
         await seen.page.evaluate(watch)
@@ -127,7 +127,7 @@ async def test_it_shows_an_outage_and_its_recovery(
 
 
 async def test_a_dead_event_is_retried_by_keyboard_alone(
-    browser: Browser, shown: Site, dsn: str
+    browser: Browser, shown: Served, dsn: str
 ) -> None:
     park(dsn, 5, 7, error="too [bold]large")
     async with looking_at(browser, shown.url) as seen:
@@ -158,7 +158,7 @@ async def test_a_dead_event_is_retried_by_keyboard_alone(
 
 
 async def test_it_refuses_without_the_token_and_with_a_wrong_one(
-    browser: Browser, shown: Site, dsn: str
+    browser: Browser, shown: Served, dsn: str
 ) -> None:
     park(dsn, 5)
 
@@ -187,7 +187,7 @@ async def test_a_relay_without_a_token_has_a_page_that_only_shows(
     browser: Browser, dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
     park(dsn, 5)
-    with site(dsn, own_nats.url, tmp_path / "relay.log") as shown:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log") as shown:
         async with looking_at(browser, shown.url) as seen:
             await seen.has("document.querySelectorAll('#dead-table tbody tr').length === 1")
             assert not await seen.page.locator("#dead-table button").is_visible()
@@ -200,7 +200,7 @@ async def test_a_relay_without_a_token_has_a_page_that_only_shows(
 @pytest.mark.parametrize("size", [DESKTOP, PHONE, (320, 568)])
 async def test_it_can_be_read_at_any_width_in_dark_and_light(
     browser: Browser,
-    shown: Site,
+    shown: Served,
     dsn: str,
     size: tuple[int, int],
     scheme: Literal["light", "dark"],
@@ -257,7 +257,7 @@ def luminance(color: str) -> float:
 
 
 async def test_what_others_wrote_is_shown_as_text_and_steers_nothing(
-    browser: Browser, shown: Site, dsn: str
+    browser: Browser, shown: Served, dsn: str
 ) -> None:
     park(dsn, 5, key=EVIL, error=EVIL)
     park(dsn, 8, dead=False, key=f"{EVIL}2", subject="nobody.listens", error=EVIL)
@@ -271,7 +271,7 @@ async def test_what_others_wrote_is_shown_as_text_and_steers_nothing(
 
 
 async def test_the_browser_itself_holds_the_page_to_its_policy(
-    browser: Browser, shown: Site
+    browser: Browser, shown: Served
 ) -> None:
     def told_off(said: str) -> bool:
         return "Content Security Policy" in said or "Trusted" in said
@@ -300,23 +300,23 @@ async def test_without_news_it_says_so_itself_until_a_relay_answers_again(
     def cut(said: str) -> bool:
         return "Failed to load resource" in said
 
-    with site(dsn, own_nats.url, tmp_path / "one.log", **address) as first:
+    with serving(dsn, own_nats.url, tmp_path / "one.log", **address) as first:
         url = first.url
         async with looking_at(browser, url, may_complain=cut) as seen:
             await seen.headline("Healthy")
             first.relay.kill()
             await seen.headline("No contact with this relay", 10)
-            assert await seen.page.get_attribute("#verdict", "data-level") == "unknown"
+            assert await seen.page.get_attribute("#summary", "data-level") == "unknown"
             assert "What is below is old" in await seen.text("#reasons")
-            with site(dsn, own_nats.url, tmp_path / "two.log", **address):
+            with serving(dsn, own_nats.url, tmp_path / "two.log", **address):
                 await seen.headline("Healthy", 30)
                 assert await seen.text("#contact") == "live"
 
 
 async def test_a_standby_says_that_it_is_one_and_who_leads(
-    browser: Browser, shown: Site, dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
+    browser: Browser, shown: Served, dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
-    with site(dsn, own_nats.url, tmp_path / "standby.log") as standby:
+    with serving(dsn, own_nats.url, tmp_path / "standby.log") as standby:
         until(lambda: standby.is_role("standby"), 20)
         async with looking_at(browser, standby.url) as seen:
             await seen.headline("Standing by")
@@ -328,7 +328,7 @@ async def test_a_standby_says_that_it_is_one_and_who_leads(
 
 
 async def test_two_pages_are_told_the_same_and_a_closed_one_makes_room(
-    browser: Browser, shown: Site
+    browser: Browser, shown: Served
 ) -> None:
     async with looking_at(browser, shown.url) as one, looking_at(browser, shown.url) as two:
         for seen in (one, two):
@@ -338,13 +338,13 @@ async def test_two_pages_are_told_the_same_and_a_closed_one_makes_room(
             await seen.headline("Healthy")
 
 
-async def test_without_scripts_it_says_where_else_to_look(browser: Browser, shown: Site) -> None:
+async def test_without_scripts_it_says_where_else_to_look(browser: Browser, shown: Served) -> None:
     async with looking_at(browser, shown.url, scripts=False) as seen:
         assert "python -m relay status --watch" in await seen.text("noscript")
 
 
 async def test_its_focus_stays_where_it_is_while_the_page_is_told_news(
-    browser: Browser, shown: Site, dsn: str
+    browser: Browser, shown: Served, dsn: str
 ) -> None:
     park(dsn, 5, 7)
     async with looking_at(browser, shown.url) as seen:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from relay.core.event import Event
 from relay.core.outcome import Held, Refused, Unknown
-from relay.jetstream.error_codes import KINDS, Kind, judge
+from relay.jetstream.answers import KINDS, Kind, judge
 from relay.jetstream.frames import frame_of, instant, line_fault
-from relay.jetstream.weaknesses import weaknesses
+from relay.jetstream.streams import weaknesses
 
 AT = datetime(2026, 3, 14, 15, 9, 26, 5, tzinfo=UTC)
 NASTY = st.text(alphabet=st.sampled_from("ab: \r\n\0ä€\ud800-"), max_size=12)

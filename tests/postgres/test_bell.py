@@ -18,9 +18,8 @@ import pytest
 from relay import devstack
 from relay.ports import Settlement, Wake
 from relay.postgres.bell import PostgresBell
-from relay.postgres.locks import BELL_CLASS
 from relay.postgres.outbox import PostgresOutbox
-from relay.postgres.sqlfiles import text
+from relay.postgres.sqlfiles import BELL_CLASS, text
 from tests.postgres.deaf_proxy import deaf_proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]

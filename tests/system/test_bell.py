@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from relay import devstack
 from relay.postgres import migrations
-from relay.postgres.locks import BELL_CLASS
+from relay.postgres.sqlfiles import BELL_CLASS
 from tests.system import streams
 from tests.system.harness import STREAM, RelayProcess, Start, alone, emit, until
 

@@ -11,7 +11,7 @@ import pytest
 
 from relay import devstack
 from relay.failpoints import PLACES
-from relay.postgres.locks import LEASE_CLASS
+from relay.postgres.sqlfiles import LEASE_CLASS
 from tests.system.harness import Load, RelayProcess, connected, delivered, until, verdict
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(200)]

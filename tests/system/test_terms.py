@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 from relay import devstack
 from relay.postgres import migrations
-from relay.postgres.locks import LEASE_CLASS
+from relay.postgres.sqlfiles import LEASE_CLASS
 from tests.system import streams
 from tests.system.flow import Flow
 from tests.system.harness import STREAM, RelayProcess, Start, alone, emit, leader, until
