@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from relay.core import durations
 from relay.core.outcome import Held, Stored
 from relay.core.subjects import matches
 from relay.jetstream.answers import Expected, Json, out
@@ -354,4 +355,6 @@ def _evicting(config: Json) -> str:
         limits = {name: limit for name, limit in limits.items() if name == "max_age"}
     elif config.get("discard", "old") != "old" and "max_age" not in limits:
         return ""
+    if "max_age" in limits:  # in ns
+        limits["max_age"] = durations.format(min(limits["max_age"] / 1e9, durations.LONGEST))
     return ", ".join(f"{name} {limit}" for name, limit in limits.items())
