@@ -139,7 +139,8 @@ class BusLink:
         if not self._connected:
             self._connected = True
             self._record(BusConnected())
-        self._outage.answered()
+        if self._outage.lasts:
+            self._outage.answered()
 
 
 async def rest(seconds: float, stop: anyio.Event) -> None:
