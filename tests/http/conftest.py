@@ -1,14 +1,19 @@
-"""Servers of their own for the tests of the page: one Postgres a module, one nats-server a test."""
+"""Servers, a relay and a browser for the tests of the page: one Postgres a module."""
 
 import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
+from playwright.async_api import Browser
 
 from relay import devstack
 from relay.postgres import migrations
 from tests.conftest import let_test_roles_in
+from tests.http.asking import TOKEN, Served, serving
+from tests.http.browsing import chromium
+from tests.system.harness import until
 
 
 @pytest.fixture(scope="module")
@@ -24,3 +29,20 @@ def dsn(server: devstack.Postgres) -> str:
     made = server.create_database(f"web_{uuid.uuid4().hex[:12]}")
     asyncio.run(migrations.migrate(made, "relay"))
     return made
+
+
+@pytest.fixture(scope="module")
+async def browser(anyio_backend: object) -> AsyncIterator[Browser]:
+    async with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def shown(dsn: str, own_nats: devstack.NatsServer, tmp_path: Path) -> Iterator[Served]:
+    """The page of a relay that leads."""
+    log = tmp_path / "relay.log"
+    settings = {"http_token": TOKEN, "max_attempts": "3", "max_retry_delay": "100ms"}
+    with serving(dsn, own_nats.url, log, **settings) as found:
+        until(lambda: found.is_role("leader") and found.reason("nats") == "connected", 20)
+        yield found
+    assert "Traceback" not in log.read_text()
