@@ -1,5 +1,6 @@
 """The page in a real Chromium, on a real relay: what a person sees, does, and is refused."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -69,6 +70,46 @@ async def test_it_is_live_while_events_flow(browser: Browser, shown: Served, dsn
         )
         assert len(cells) == 6
         assert cells[5] in {"healthy", "starting"}
+
+
+async def test_each_chart_has_an_axis_with_round_values(
+    browser: Browser, shown: Served, dsn: str
+) -> None:
+    async with looking_at(browser, shown.url) as seen:
+        await seen.headline("Healthy")
+        rounds = await seen.page.evaluate(
+            "[[0.001, 0.1, 3, 47, 5e4].map(roundUp), [0.003, 7, 55, 130, 4000].map(roundTimeUp)]"
+        )
+        assert rounds[0] == pytest.approx([0.001, 0.1, 5, 50, 5e4])
+        assert rounds[1] == pytest.approx([0.005, 10, 60, 300, 6000])
+        with Load(dsn, producers=1):
+            await seen.has("+document.querySelector('[data-series=rate] .now b').textContent > 10")
+            labels = await seen.page.locator("[data-series=rate] .scale span").all_text_contents()
+            top = int(labels[0].replace(",", ""))
+            assert re.fullmatch(r"[125]0*", str(top))
+            assert labels[1:] == [f"{top / 2:g}", "0"]
+        lag = await seen.page.locator("[data-series=lag] .scale span").all_text_contents()
+        assert re.fullmatch(r"(100|200|500) ms|\d+ (s|min)", lag[0])
+        assert lag[2] == "0"
+        # The uppermost line of the grid is where its label is.
+        place = "document.querySelector('[data-series=rate] {}').getBoundingClientRect()"
+        label = await seen.page.evaluate(place.format(".scale span"))
+        grid = await seen.page.evaluate(place.format(".grid"))
+        assert (label["top"] + label["bottom"]) / 2 == pytest.approx(grid["top"], abs=2)
+
+
+async def test_a_degraded_page_keeps_its_ground_and_marks_the_charts_along_the_edge(
+    browser: Browser, shown: Served, dsn: str
+) -> None:
+    park(dsn, 5)
+    ground = "getComputedStyle(document.querySelector('{}')).backgroundColor"
+    async with looking_at(browser, shown.url) as seen:
+        await seen.headline("Degraded: dead events wait for you")
+        card = await seen.page.evaluate(ground.format(".card"))
+        assert await seen.page.evaluate(ground.format("#summary")) == card
+        mark = "document.querySelector('[data-series=lag] .degraded')"
+        await seen.has(f"{mark}.getAttribute('d') !== ''")
+        assert await seen.page.evaluate(f"{mark}.getBoundingClientRect().height") <= 4
 
 
 async def test_it_shows_an_outage_and_its_recovery(
