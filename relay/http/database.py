@@ -33,7 +33,7 @@ _PAUSE: Final = 10
 _FRESH: Final = 10.0
 """Seconds for which a look-up counts as the present."""
 
-_MOST_EVENTS: Final = 50
+MOST_EVENTS: Final = 50
 _MOST_KEYS: Final = 20
 _RETRY_WITHIN: Final = 20.0
 
@@ -126,7 +126,7 @@ class Database:
         events = DeadEvents(session, self._schema)
         dead = Found([], 0, None)
         if outbox["dead"]:
-            dead = await events.find(Wanted(), _MOST_EVENTS)
+            dead = await events.find(Wanted(), MOST_EVENTS)
         keys: Sequence[ParkedKey] = []
         if outbox["parked"] > outbox["dead"]:
             keys = await events.keys(_MOST_KEYS)
@@ -141,14 +141,15 @@ class Database:
             await self._has_changed.wait()
         self._has_changed = anyio.Event()
 
-    async def retry(self, id_: int, by: str) -> Answer:
-        """Let the dead event ``id_`` be tried again; ``by`` goes into the audit."""
+    async def retry(self, ids: Sequence[int] | None, by: str) -> Answer:
+        """Let these dead events be tried again, None: all of them; ``by`` goes into the audit."""
+        retried: list[int] = []
         try:
             with anyio.fail_after(_RETRY_WITHIN):
                 async with self._one_retry:
-                    answer = await self._retry(id_, by)
+                    answer = await self._retry(ids, by, retried)
         except TimeoutError:
-            return 503, "Postgres does not answer: try again"
+            answer = 503, f"Postgres does not answer{_so_far(retried)}: try again"
         except SchemaError as error:
             if reason_of(str(error)) == SCHEMA:
                 return 403, SCHEMA
@@ -156,26 +157,43 @@ class Database:
                 "the relay's login may not decide on dead events: grant it the operator's role"
             )
         except RelayError as error:
-            return 503, f"Postgres is away: {reason_of(str(error))}"
+            return 503, f"Postgres is away{_so_far(retried)}: {reason_of(str(error))}"
         finally:
             self.look_up_at_once()
-        log.info("retry asked for on the status page", extra={"id": id_, "said": answer[1]})
+        which = "all" if ids is None else ids
+        log.info("retry asked for on the status page", extra={"id": which, "said": answer[1]})
         return answer
 
-    async def _retry(self, id_: int, by: str) -> Answer:
+    async def _retry(self, ids: Sequence[int] | None, by: str, retried: list[int]) -> Answer:
+        wanted = Wanted() if ids is None else Wanted(parked=True, ids=ids)
         async with DeadEvents.open(self._dsn, self._schema) as events:
-            found = await events.find(Wanted(parked=True, ids=[id_]), 1)
-            if found.as_of is None:
-                return 404, f"event {id_} is not parked any more"
-            if found.events[0].dead_at is None:
-                return 409, f"event {id_} is not dead but {found.events[0].state}"
-            retried: list[int] = []
-            await events.decide(
-                "retry", found.events, by=by, as_of=found.as_of, done=retried.extend
-            )
-        if not retried:
-            return 409, f"event {id_} is not dead any more"
-        return 200, f"event {id_} is tried again"
+            found = await events.find(wanted, 1 if ids is None else len(ids))
+            which = wanted if ids is None else found.events
+            if found.as_of is not None:
+                await events.decide("retry", which, by=by, as_of=found.as_of, done=retried.extend)
+        if ids is None or len(ids) > 1:
+            return _answer_of_many(len(retried), len(ids or retried))
+        if not found.events:
+            return 404, f"event {ids[0]} is not parked any more"
+        if retried:
+            return 200, f"event {ids[0]} is tried again"
+        state = found.events[0].state
+        return (
+            409,
+            f"event {ids[0]} is not dead {'any more' if state == 'dead' else f'but {state}'}",
+        )
+
+
+def _so_far(retried: Sequence[int]) -> str:
+    return f", {len(retried):,} events are tried again" if retried else ""
+
+
+def _answer_of_many(retried: int, asked: int) -> Answer:
+    if not retried:
+        return 409, "none of these events is dead any more"
+    events = "1 event is" if retried == 1 else f"{retried:,} events are"
+    rest = "" if retried >= asked else ", the others are not dead any more"
+    return 200, f"{events} tried again{rest}"
 
 
 def _reason(error: RelayError) -> str:

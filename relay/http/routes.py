@@ -2,7 +2,7 @@
 
     GET  /         the page                    GET  /livez    200 while the loop turns, else 503
     GET  /events   what it shows, live         GET  /readyz   200 while ready, else 503
-    POST /retry    a dead event, by its id     GET  /metrics  for Prometheus
+    POST /retry    dead events                  GET  /metrics  for Prometheus
 
 The probes are answered from memory, to any client. The page and the metrics have a budget
 (``limits``); beyond it the answer is 429. No answer holds a part of the configuration or a secret.
@@ -15,11 +15,11 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import anyio
 import anyio.to_thread
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -36,7 +36,7 @@ from relay.http.access import (
     is_from_this_page,
     page,
 )
-from relay.http.database import Answer, Database
+from relay.http.database import MOST_EVENTS, Answer, Database
 from relay.http.feed import Events, Feed
 from relay.http.health import Health, Latency
 from relay.http.limits import address_of, serve
@@ -50,14 +50,25 @@ _NO_METRICS: Final = (
     'metrics are not served here: pip install "relay-outbox[prometheus]", leave'
     " OTEL_METRICS_EXPORTER unset or set it to prometheus, and start the relay again\n"
 )
-_MOST_BODY_BYTES: Final = 1_024
+_MOST_BODY_BYTES: Final = 1_536
 _BODY_WITHIN: Final = 5.0
 
 
-class DeadEvent(BaseModel):
+Id = Annotated[int, BeforeValidator(str), Field(gt=0, lt=2**63)]
+
+
+def _as_list(given: object) -> object:
+    return given if given == "all" or isinstance(given, list) else [given]
+
+
+class Retry(BaseModel):
     """The body of ``/retry``."""
 
-    id: Annotated[int, BeforeValidator(str), Field(gt=0, lt=2**63)]
+    ids: Annotated[
+        Literal["all"] | Annotated[list[Id], Field(min_length=1, max_length=MOST_EVENTS)],
+        BeforeValidator(_as_list),
+        Field(validation_alias=AliasChoices("ids", "id")),
+    ]
 
 
 async def serve_page(
@@ -100,7 +111,7 @@ class Routes:
         self,
         health: Health,
         token: Token,
-        retry: Callable[[int, str], Awaitable[Answer]],
+        retry: Callable[[Sequence[int] | None, str], Awaitable[Answer]],
         scrape: Scrape | None,
     ) -> None:
         """Answer by ``health``; let whoever knows ``token`` ``retry``."""
@@ -157,7 +168,7 @@ class Routes:
         return Response(content, media_type=media_type)
 
     async def retry(self, request: Request) -> Response:
-        """Let one dead event be tried again."""
+        """Let dead events be tried again."""
         if not is_from_this_page(request):
             return answer(403, "ask from this page itself")
         address = address_of(request.scope)
@@ -169,13 +180,14 @@ class Routes:
             return answer(415, "send application/json")
         body = await _body(request)
         if body is None:
-            return answer(413, "send no more than an id, and at once")
+            return answer(413, f"send no more than {MOST_EVENTS} ids, and at once")
         try:
-            event = DeadEvent.model_validate_json(body)
+            wanted = Retry.model_validate_json(body)
         except ValidationError:
-            return answer(400, 'send {"id": "17"}, the id of a dead event')
+            return answer(400, 'send {"id": "17"}, the id of a dead event; or {"ids": "all"}')
+        ids = None if wanted.ids == "all" else wanted.ids
         by = f"status page, from {address or 'an unknown address'}"
-        return answer(*await self._retry(event.id, by))
+        return answer(*await self._retry(ids, by))
 
 
 async def _log_bug(request: Request, error: Exception) -> Response:

@@ -52,7 +52,7 @@ async def take(url: str, size: tuple[int, int], scheme: Literal["light", "dark"]
         chromium() as browser,
         looking_at(browser, url, size=size, scheme=scheme) as seen,
     ):
-        await seen.has("document.querySelectorAll('#dead-table tbody tr').length > 0")
+        await seen.has("document.querySelectorAll('#dead-table .event').length > 0")
         await seen.has("document.querySelectorAll('#keys-table tbody tr').length > 0")
         await seen.has("document.querySelectorAll('#relays li').length === 2")
         await asyncio.sleep(3)

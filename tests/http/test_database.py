@@ -1,16 +1,19 @@
 """What the page asks of the database: who stands by, which keys wait, and how seldom it asks."""
 
+import json
 import uuid
 from pathlib import Path
 
 import anyio
 import psycopg
 import pytest
+from pydantic import ValidationError
 
 from relay import devstack
-from relay.http.database import LOOK_EVERY, Database
+from relay.http.database import LOOK_EVERY, MOST_EVENTS, Database
 from relay.http.feed import Feed
 from relay.http.health import SCHEMA
+from relay.http.routes import Retry
 from relay.postgres import migrations
 from relay.postgres.operator import DeadEvents
 from relay.postgres.session import Session
@@ -172,3 +175,47 @@ async def test_a_look_that_fails_is_told_and_tried_again_and_the_last_sight_stay
             while looks.database.trouble:
                 await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
+
+
+def dead(dsn: str) -> list[int]:
+    statement = "select id from relay.parked where dead_at is not null order by id"
+    return [id_ for (id_,) in asked_for(dsn, statement)]
+
+
+async def test_some_dead_events_are_retried_or_all_and_never_another_one(dsn: str) -> None:
+    park(dsn, 1, 2, 3, 5)
+    park(dsn, 4, dead=False, key="other")
+    database = Database(dsn, "relay", Feed())
+    some = "2 events are tried again, the others are not dead any more"
+    assert await database.retry([1, 3, 4, 99], "a test") == (200, some)
+    assert dead(dsn) == [2, 5]
+    assert await database.retry(None, "a test") == (200, "2 events are tried again")
+    assert dead(dsn) == []
+    assert asked_for(dsn, "select count(*) from relay.decision") == [(4,)]
+    for ids in ([1, 2], None):
+        assert await database.retry(ids, "a test") == (409, "none of these events is dead any more")
+
+
+@pytest.mark.parametrize(
+    ("body", "ids"),
+    [
+        ('{"id": "5"}', [5]),
+        ('{"id": 5}', [5]),
+        ('{"ids": ["5", 9223372036854775807]}', [5, 2**63 - 1]),
+        ('{"ids": "all"}', "all"),
+        (json.dumps({"ids": list(range(1, MOST_EVENTS + 1))}), list(range(1, MOST_EVENTS + 1))),
+        (json.dumps({"ids": list(range(1, MOST_EVENTS + 2))}), None),
+        ('{"ids": []}', None),
+        ('{"ids": "al"}', None),
+        ('{"ids": ["all"]}', None),
+        ('{"id": true}', None),
+        ('{"id": 0}', None),
+        ('{"id": "9223372036854775808"}', None),
+        ("{}", None),
+    ],
+)
+async def test_a_retry_names_one_event_some_or_all(body: str, ids: object) -> None:
+    try:
+        assert Retry.model_validate_json(body).ids == ids
+    except ValidationError:
+        assert ids is None
