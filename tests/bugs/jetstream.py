@@ -135,8 +135,8 @@ ONCE = (
     Bug(
         "events with a producer's key go by batches, where duplicates have no name",
         BUS,
-        "            or not event.message_id.startswith(self._own_ids)\n",
-        "",
+        "        return stream, apart or not event.message_id.startswith(self._own_ids)\n",
+        "        return stream, apart\n",
         (IDENTITY,),
     ),
 )
