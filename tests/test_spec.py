@@ -32,11 +32,10 @@ SOURCES = {
         "relay/postgres/reading.py",
     },
     "cursor": {
-        "relay/postgres/cursor.py",
         "relay/postgres/reading.py",
         "relay/engine/deliver.py",
     },
-    "lease": {"relay/engine/lead.py", "relay/postgres/lease.py"},
+    "lease": {"relay/engine/lead.py", "relay/postgres/store.py"},
 }
 TAGS = {
     "bell": {"R-FIRST", "R-LOSS"},

@@ -20,7 +20,7 @@ from bench.figures import Figure, Findings, at_least, ratios
 from bench.ours import Ours
 from bench.relaying import relaying
 from bench.scenario import Bench
-from relay.postgres.locks import BELL_CLASS
+from relay.postgres.sqlfiles import BELL_CLASS
 
 CLIENTS = (1, 8, 32, 64)
 JUDGED = 32

@@ -21,7 +21,7 @@ from bench.ours import Ours
 from bench.peers.base import payload
 from bench.scenario import Bench
 from bench.scenarios.idle import cpu_seconds
-from relay.postgres.locks import BELL_CLASS
+from relay.postgres.sqlfiles import BELL_CLASS
 
 BARE, TRIGGER, BOTH = "bare table", "trigger alone", "trigger and rules"
 CASES = (BARE, TRIGGER, BOTH)

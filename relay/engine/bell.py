@@ -41,9 +41,6 @@ RING_SHARE_MOST = 0.2
 MEAN_OVER = 1.0
 """Seconds over which the rate is averaged that decides about the bell."""
 
-NEWEST_COUNTS = 0.3
-"""The share of the newest trial commit in the mean of what a ring costs."""
-
 UNSURE_FIRST = 0.001
 UNSURE_MOST = 0.1
 """Seconds between two reads while a silent writer may still run."""
@@ -51,11 +48,11 @@ UNSURE_MOST = 0.1
 OFF_MOST = 0.1
 """Seconds between two reads, at most, while the bell is off for what it costs the producers."""
 
-TRIAL = 1.5
-"""Seconds that an armed source has to find out what a ring costs."""
-
 TRY_AGAIN = 5.0
-"""Seconds before a bell that could not be used is tried again."""
+"""Seconds for which the bell stays off once rings cost the producers too much."""
+
+ASK_AGAIN = 0.1
+"""Seconds before a source that can't be armed is asked again; a source that can again rings."""
 
 
 class Bell:
@@ -78,11 +75,9 @@ class Bell:
         self._record = record
         self._now = now
         self._pace = self._mean = Pace(at=now())
-        self._newest_ring = self._mean_ring = 0.0
         self._silent_below: int | None = None
         self._sure = False
         self._unsure_pause = UNSURE_FIRST
-        self._armed_at = 0.0
         self._not_before = 0.0
 
     async def rest(self, page: Page) -> None:
@@ -116,29 +111,18 @@ class Bell:
         if not armed:
             return True
         seconds = self._source.ring_seconds
-        if seconds is not None and rate * self._ring_costs(seconds) <= RING_SHARE_MOST:
+        if seconds is not None and rate * seconds <= RING_SHARE_MOST:
             return True
-        if seconds is None and now < self._armed_at + TRIAL:
-            return True
-        self._not_before = now + TRY_AGAIN
+        self._not_before = now + (TRY_AGAIN if seconds is not None else ASK_AGAIN)
         return False
-
-    def _ring_costs(self, newest: float) -> float:
-        """Return the mean of what rings cost lately, in s; ``newest`` is the last trial commit."""
-        if newest != self._newest_ring:
-            before = self._mean_ring or newest
-            self._mean_ring = before + NEWEST_COUNTS * (newest - before)
-            self._newest_ring = newest
-        return self._mean_ring
 
     async def _arm(self, now: float) -> None:
         """Have writers ring; then the last read comes first, so there is no rest."""
         self._silent_below = await self._source.arm()
         if self._silent_below is None:
-            self._not_before = now + TRY_AGAIN
+            self._not_before = now + ASK_AGAIN
             await self._pause(self._poll_interval)
             return
-        self._armed_at = now
         self._sure = False
         self._unsure_pause = UNSURE_FIRST
 

@@ -20,7 +20,7 @@ from functools import lru_cache
 from statistics import median
 from typing import Final, NamedTuple
 
-from relay.core import breakers
+from relay.core import backoff
 from relay.facts import (
     BacklogSeen,
     BreakerChanged,
@@ -154,7 +154,7 @@ class State:
         self.epoch = 0
         self.connected = False
         self.backlog = Backlog(0, 0.0, 0)
-        self.breakers = {"lag": breakers.State.CLOSED, "bus": breakers.State.CLOSED}
+        self.breakers = {"lag": backoff.State.CLOSED, "bus": backoff.State.CLOSED}
         self.outages: dict[str, Ongoing] = {}
         self.holds: dict[str, Ongoing] = {}
         self.housekeeping: Ongoing | None = None
@@ -243,7 +243,7 @@ class Health:
     @property
     def lag_is_high(self) -> bool:
         """Whether the lag breaker is open."""
-        return self.state.breakers["lag"] is breakers.State.OPEN
+        return self.state.breakers["lag"] is backoff.State.OPEN
 
     def away(self, side: str) -> str:
         """Say for how long an outage under way has lasted, and why."""

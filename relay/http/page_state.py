@@ -236,8 +236,8 @@ def _event(name: str, content: Mapping[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(content, separators=(',', ':'))}\n\n".encode()
 
 
-def _instant(at: datetime | None) -> str | None:
-    return at.astimezone(UTC).isoformat() if at else None
+def _instant(at: datetime | str | None) -> str | None:
+    return at.astimezone(UTC).isoformat() if isinstance(at, datetime) else at
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -41,7 +41,7 @@ from relay.http.feed import Events, Feed
 from relay.http.health import Health, Latency
 from relay.http.limits import address_of, serve
 from relay.http.page_state import PageState
-from relay.otel.plan import Scrape
+from relay.otel.export import Scrape
 from relay.settings import Settings
 
 log = logging.getLogger("relay.http")

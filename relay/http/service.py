@@ -26,9 +26,9 @@ from relay.errors import SettingsError, sole
 from relay.facts import Fact
 from relay.http.health import Health, Latency, Role, State
 from relay.http.summary import summarize
-from relay.otel.plan import Scrape
+from relay.otel.export import Scrape
 from relay.settings import Settings
-from relay.settings.addresses import Address
+from relay.settings.kinds import Address
 
 log = logging.getLogger("relay.http")
 

@@ -1,36 +1,43 @@
-"""How a session is opened: never left half-way, and with every setting that has a meaning pinned.
+"""How a session is opened: on which host, never left half-way, with every setting pinned.
 
     open_connection ──a task that nobody cancels──► libpq connects ──► one question ──► ready
-          │ the caller's deadline passes, or it is cancelled
+          │ the caller's deadline passes, or the caller is cancelled
           └──────────► the task goes on, and closes what it gets
 
-A connect that was dropped between the socket and the first message keeps its backend, and with it
-a Postgres that is told to stop, waiting for a minute. libpq's own time-out bounds the task.
+A connect that is dropped between the socket and the first message keeps its backend, and a
+Postgres that is told to stop waits for that backend for a minute. libpq's time-out bounds the task.
 
 ``PINNED`` is the one table of server settings that can change what our statements mean, or end
-them; whoever wrote others for the role or the database is overruled. A few of its names are missing
-in older servers or on other platforms: a server that refuses one is asked again without it.
+them; it overrules what is set for the role or the database. Older servers and other platforms lack
+a few of its names: a server that refuses one is asked again without it.
 
 The question asks for the backend's process id. A pooler's sessions begin with an invented one, and
-their settings and locks belong to nobody: that is refused here.
+their settings and locks belong to no session: poolers are refused here.
+
+Hosts. libpq gives every host of a connection string the whole of ``connect_timeout``, so two
+silent hosts before the primary would use up any deadline: ``patience`` shares the time among them.
+A term's first session tries the hosts in order and finds the one that takes writes; ``one_host``
+keeps the term's other sessions with that server, for two servers may take writes at once.
 
 Source: psycopg/psycopg issues 1371 and 1435 (cancelling a session of a server that is frozen).
 """
 
 import asyncio
+import os
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 import psycopg
-from psycopg import waiting
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relay.errors import SettingsError, StoreLoginRefused, StoreOutage
-from relay.postgres import hosts
 
 CONNECT_DEADLINE: Final = 5.0
 """Seconds for connecting, shared by the hosts that the connection string names."""
+
+LEAST_EACH: Final = 2
+"""Seconds a host is given at least; libpq takes nothing shorter."""
 
 A_POOLER: Final = "this is a connection pooler: let RELAY_POSTGRES_DSN name Postgres itself"
 
@@ -98,39 +105,18 @@ select pg_catalog.pg_backend_pid(), pg_catalog.current_setting('search_path'),
        pg_catalog.set_config('DateStyle', 'ISO, MDY', false)"""
 """The first statement. The two settings again, for PGTZ and PGDATESTYLE come later than ours."""
 
-_T = TypeVar("_T")
-
-
-class Connection(psycopg.AsyncConnection[Any]):
-    """A connection whose interrupted statement costs the connection, at once.
-
-    psycopg would ask the server to cancel, wait up to ten seconds for that, and leave an ERROR in
-    the server's log.
-    """
-
-    async def wait(
-        self,
-        gen: Generator[Any, Any, _T],
-        interval: float = 0.1,
-        timeout: float | None = None,  # noqa: ASYNC109 - psycopg's signature
-    ) -> _T:
-        """Run psycopg's generator; on cancellation close the socket."""
-        try:
-            return await waiting.wait_async(
-                gen, self.pgconn.socket, interval=interval, timeout=timeout
-            )
-        except (asyncio.CancelledError, KeyboardInterrupt):
-            self.pgconn.finish()
-            raise
+_C = TypeVar("_C", bound=psycopg.AsyncConnection[Any])
 
 
 async def open_connection(
     dsn: str,
     name: str,
     options: Mapping[str, str],
-    connection_class: type[Connection] = Connection,
-) -> Connection:
+    connection_class: type[_C],
+) -> _C:
     """Open a connection in autocommit, named ``relay <name>`` in pg_stat_activity.
+
+    ``dsn`` is a libpq connection string or URI; what it leaves out comes from the PG* variables.
 
     Raises:
         StoreLoginRefused: a person has to change something: login, TLS, a pooler in between.
@@ -139,7 +125,7 @@ async def open_connection(
         psycopg.Error: anything else.
     """
     given = _parsed(dsn)
-    each, deadline = hosts.patience(given, int(CONNECT_DEADLINE))
+    each, deadline = patience(given, int(CONNECT_DEADLINE))
     ours = {
         key: value for key, value in {**_LIBPQ, "connect_timeout": each}.items() if key not in given
     }
@@ -164,9 +150,49 @@ async def open_connection(
             _missing.setdefault(dsn, set()).update(unknown)
 
 
+def host_count(given: Mapping[str, Any]) -> int:
+    """Count the hosts of a connection string's parameters, or of the PG* variables."""
+    lists = (
+        given.get("host") or os.environ.get("PGHOST"),
+        given.get("hostaddr") or os.environ.get("PGHOSTADDR"),
+    )
+    return max(1 + str(each or "").count(",") for each in lists)
+
+
+def patience(given: Mapping[str, Any], whole: int) -> tuple[int, float]:
+    """Share ``whole`` s among the hosts: seconds for each, and until all of them have had theirs.
+
+    A ``connect_timeout`` of the connection string is kept, but 0, which means no limit, is not;
+    psycopg refuses what is no number.
+    """
+    hosts = host_count(given)
+    theirs = str(given.get("connect_timeout") or "").strip()
+    each = int(theirs) if theirs.isdecimal() else 0
+    each = each or max(LEAST_EACH, whole // hosts)
+    return each, float(hosts * max(each, LEAST_EACH) + 1)
+
+
+def one_host(dsn: str, connection: psycopg.AsyncConnection[Any]) -> str:
+    """Return ``dsn`` for the very server of ``connection``, where it names several."""
+    given, info = conninfo_to_dict(dsn), connection.info
+    if host_count(given) == 1 or not info.host:
+        return dsn
+    server: dict[str, Any] = {"host": info.host, "port": info.port}
+    if given.get("hostaddr") or os.environ.get("PGHOSTADDR"):
+        server["hostaddr"] = info.hostaddr
+    return make_conninfo(dsn, **server)
+
+
+_missing: dict[str, set[str]] = {}
+"""By connection string: the settings that its servers refused, learnt once a process."""
+
+_under_way: set[asyncio.Task[Any]] = set()
+"""An event loop keeps only weak references to its tasks."""
+
+
 async def _never_abandoned(
-    conninfo: str, name: str, deadline: float, connection_class: type[Connection]
-) -> Connection:
+    conninfo: str, name: str, deadline: float, connection_class: type[_C]
+) -> _C:
     """Connect in a task of its own, which outlives the caller if it must."""
     task = asyncio.create_task(_connect(conninfo, connection_class), name=f"connect {name}")
     _under_way.add(task)
@@ -182,23 +208,17 @@ async def _never_abandoned(
     return task.result()
 
 
-_missing: dict[str, set[str]] = {}
-"""The settings that the servers of a connection string refused: asked for once a process."""
-
-_under_way: set[asyncio.Task[Connection]] = set()
-"""An event loop keeps only weak references to its tasks."""
-
-
-def _close_late(task: asyncio.Task[Connection]) -> None:
+def _close_late(task: asyncio.Task[_C]) -> None:
     """Close a connection that nobody waits for any more."""
     if not task.cancelled() and task.exception() is None:
         task.result().pgconn.finish()
 
 
-async def _connect(conninfo: str, connection_class: type[Connection]) -> Connection:
+async def _connect(conninfo: str, connection_class: type[_C]) -> _C:
+    # Not the connect() of a subclass: that of the pool's connections calls open_connection.
     connect = psycopg.AsyncConnection.connect.__func__  # type: ignore[attr-defined]
     try:
-        connection: Connection = await connect(connection_class, conninfo, autocommit=True)
+        connection: _C = await connect(connection_class, conninfo, autocommit=True)
     except BaseException as error:
         # The traceback's frames would keep the half-open socket until the garbage is collected. An
         # event loop that ends cancels even this task.
@@ -207,14 +227,12 @@ async def _connect(conninfo: str, connection_class: type[Connection]) -> Connect
     try:
         async with asyncio.timeout(CONNECT_DEADLINE):
             answer = await (await connection.execute(_SURE, prepare=False)).fetchone()
-        pinned = connection.pgconn.backend_pid, PINNED["search_path"]
-        if answer is None or answer[:2] != pinned:
+        if answer is None or answer[:2] != (connection.pgconn.backend_pid, PINNED["search_path"]):
             raise StoreLoginRefused(A_POOLER)  # noqa: TRY301 - closed below, like every failure
-    except TimeoutError:
+    except BaseException as error:
         connection.pgconn.finish()
-        raise StoreOutage(f"Postgres did not answer within {CONNECT_DEADLINE:g} s") from None
-    except BaseException:
-        connection.pgconn.finish()
+        if isinstance(error, TimeoutError):
+            raise StoreOutage(f"Postgres did not answer within {CONNECT_DEADLINE:g} s") from None
         raise
     return connection
 

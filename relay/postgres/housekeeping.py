@@ -1,11 +1,11 @@
 """Housekeeping of one term: what is past retention goes, and what a person has freed becomes due.
 
 Retention counts from the settlement, not from ``created_at``, which a late committer drew long
-before: every sixteenth of it the settled base is noted in ``settled`` with the time, and a row may
-go when the newest note past retention sees it (R-LOSS). So nothing goes before its settlement.
+before. Every sixteenth of it the settled base is noted in ``settled`` with the time; a row may go
+when the newest note past retention sees it (R-LOSS). So nothing goes before its settlement.
 
-The floor of the walk stays where the last one ended, so that rows which something parked refers to
-are not walked each time; once in a while it begins again at the lowest id, for those are freed.
+The next walk begins where the last one ended, so that rows to which something parked refers are not
+walked each time; once a minute a walk begins at the lowest id, because those rows are freed.
 
 The server's wall clock is compared with our monotonic one: when it has jumped, the notes are moved
 with it, and keep their age.
@@ -25,7 +25,7 @@ FROM_THE_BOTTOM: Final = 60.0
 """Seconds between two walks that begin at the lowest id."""
 
 JUMP: Final = 2.0
-"""Seconds by which the two clocks may differ between two looks without a word."""
+"""Seconds by which the two clocks may differ between two looks; more is a jump."""
 
 
 class Housekeeping:
@@ -35,16 +35,13 @@ class Housekeeping:
         self, schema: str, parked: PostgresParked, *, now: Callable[[], float] = time.monotonic
     ) -> None:
         """Begin at the lowest id."""
+        self._schema = schema
         self._parked = parked
         self._now = now
         self._clocks: tuple[Any, float] | None = None
         self._floor = 0
         self._next_floor: int | None = None
         self._bottom_at = now()
-        self._mark = load("queries/mark", schema)
-        self._prune = load("queries/prune", schema)
-        self._clock = load("queries/clock", schema)
-        self._foreign_rows = load("queries/foreign_rows", schema)
 
     async def tend(self, session: Session, retention: float) -> int:
         """Delete what is past ``retention`` s among the next rows; return how many went.
@@ -52,20 +49,20 @@ class Housekeeping:
         Raises:
             TermLost: rows of another cluster came in, which only the beginning of a term takes in.
         """
-        if await session.row(self._foreign_rows) is not None:
+        if await self._row(session, "foreign_rows") is not None:
             raise TermLost(
                 "the outbox has got rows with transaction ids of another cluster (a restore, a"
                 " subscription): beginning a new term, which takes them in"
             )
-        kept = {"retention": f"{retention} seconds"}
-        await session.row(self._mark, kept | {"jump": f"{await self._jumped(session)} seconds"})
-        deleted = await self._prune_chunk(session, kept)
+        jump = await self._jumped(session)
+        await self._row(session, "mark", retention=f"{retention} seconds", jump=f"{jump} seconds")
+        deleted = await self._prune_chunk(session, retention)
         await self._parked.promote_all(session)
         return deleted
 
     async def _jumped(self, session: Session) -> float:
         """Return by how many s the server's wall clock has jumped since the last look."""
-        row = await session.row(self._clock)
+        row = await self._row(session, "clock")
         assert row is not None
         wall, here, before = row[0], self._now(), self._clocks
         self._clocks = wall, here
@@ -74,11 +71,15 @@ class Housekeeping:
         jump: float = (wall - before[0]).total_seconds() - (here - before[1])
         return jump if abs(jump) > JUMP else 0.0
 
-    async def _prune_chunk(self, session: Session, kept: dict[str, str]) -> int:
+    async def _prune_chunk(self, session: Session, retention: float) -> int:
         if self._now() >= self._bottom_at + FROM_THE_BOTTOM:
             self._floor, self._next_floor, self._bottom_at = 0, None, self._now()
-        row = await session.row(
-            self._prune, kept | {"floor": self._floor, "chunk_rows": PRUNE_CHUNK_ROWS}
+        row = await self._row(
+            session,
+            "prune",
+            retention=f"{retention} seconds",
+            floor=self._floor,
+            chunk_rows=PRUNE_CHUNK_ROWS,
         )
         assert row is not None
         deleted, last_id, young_id, short = row
@@ -91,3 +92,6 @@ class Housekeeping:
                 self._floor = self._next_floor
             self._next_floor = None
         return int(deleted)
+
+    async def _row(self, session: Session, name: str, **params: Any) -> tuple[Any, ...] | None:
+        return await session.row(load(f"queries/{name}", self._schema), params)

@@ -1,10 +1,10 @@
-"""Brings a database's schema to what this relay knows, and tells whether it is there.
+"""Brings a database's schema to what this relay requires, and says whether it is there.
 
 ``sql/migrations`` is authoritative for tables: numbered files, forward only, each applied once and
-never edited afterwards (their checksums are kept). ``sql/functions`` and ``sql/views`` are
-replaced, all together, whenever their text or the schema's name differs from what was recorded; a
-change of theirs on which the relay itself relies comes with a numbered migration, so that an older
-relay stands aside.
+never edited afterwards (their checksums are kept in the table ``migration``). ``sql/functions`` and
+``sql/views`` are replaced, all together, whenever their text or the schema's name differs from what
+was recorded; a change of theirs on which the relay itself relies comes with a numbered migration,
+so that an older relay stands aside.
 
     functions (tables name them) ──► migrations ──► views ──► triggers, where missing ──► roles
 
@@ -15,35 +15,141 @@ One run is one transaction under an advisory lock: whatever goes wrong, nothing 
 any number of processes may run it at once. It waits for a table at most ``LOCK_TIMEOUT_MS`` at a
 time, because producers queue behind a waiting migration, and tries again for up to ``PATIENCE`` s.
 
-``verify`` says whether a term may begin: what it requires of the schema stands in
-``sql/queries/verify_rights.sql`` and ``verify_facts.sql``.
+``verify`` says whether a term may begin; ``sql/queries/verify_rights.sql`` and ``verify_facts.sql``
+hold what it requires.
 """
 
+import hashlib
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import anyio
 import psycopg
 from psycopg import errors
 
-from relay.errors import SchemaError, StoreOutage
+from relay.errors import SchemaError, StoreBusy, StoreOutage
 from relay.postgres.session import Session, translated
-from relay.postgres.sqlfiles import compose, load, names, text
-from relay.postgres.steps import CREATE, LOCK, REPLACED, SETTINGS, Step, known, pending, record
+from relay.postgres.sqlfiles import MIGRATION_CLASS, compose, load, names, text
 
 PATIENCE = 60.0
 """Seconds for which a run that can't get its locks tries again."""
 
-DEADLINE = 600.0
+DEADLINE: Final = 600.0
 """Seconds after which a server that does not answer is given up."""
 
-_EXISTS = "select exists (select from pg_namespace as n where n.nspname = :'schema')"
-_HAS_LEDGER = "select to_regclass(format('%I.migration', :'schema')) is not null"
-_LEDGER = 'select version, name, checksum from :"schema".migration order by version'
+LOCK_TIMEOUT_MS: Final = 500
+"""How long producers may queue behind one attempt."""
+
+REPLACED: Final = 0
+"""The version under which the common checksum of functions and views is recorded."""
+
+BEFORE_RELEASE: Final = "0001_migration"
+"""The first migration's name in schemas that no release has made."""
+
+_SETTINGS: Final = f"""\
+set local search_path = pg_catalog, pg_temp;
+set local client_min_messages = notice;
+set local statement_timeout = 0;
+set local lock_timeout = {LOCK_TIMEOUT_MS};
+"""
+_LOCK: Final = f"select pg_advisory_xact_lock({MIGRATION_CLASS}, hashtext(:'schema'));\n"
+_CREATE: Final = 'create schema if not exists :"schema";\n'
+_EXISTS: Final = "select exists (select from pg_namespace as n where n.nspname = :'schema')"
+_HAS_LEDGER: Final = "select to_regclass(format('%I.migration', :'schema')) is not null"
+_LEDGER: Final = 'select version, name, checksum from :"schema".migration order by version'
+_RECORD: Final = """\
+insert into :"schema".migration (version, name, checksum) values ({}, '{}', '{}')
+on conflict (version) do update
+   set name = excluded.name, checksum = excluded.checksum, applied_at = excluded.applied_at;
+"""
+_OUTDATED: Final = """\
+schema "{0}" was made before the first release of the relay, and can't be brought up to date: let \
+the relay that made it deliver what waits, rename it (alter schema "{0}" rename to "{0}_old"), and \
+migrate again"""
+_LOCKED: Final = """\
+schema "{}" stayed locked for {:g} s ({}): end the long transactions that use it \
+(pg_stat_activity, oldest xact_start first), then migrate again"""
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something to apply: a numbered migration, or (version 0) all functions and views.
+
+    Attributes:
+        version: the order.
+        name: e.g. ``0001_outbox``.
+        checksum: SHA-256 of the files' text, in hex.
+    """
+
+    version: int
+    name: str
+    checksum: str
+
+    @property
+    def record(self) -> str:
+        """The statement that records the step as applied."""
+        return _RECORD.format(self.version, self.name, self.checksum)
+
+
+def all_steps(schema: str) -> list[Step]:
+    """Return every step of this relay, in the order of applying."""
+    replaced = [*names("functions"), *names("views")]
+    return [
+        # emit and others hold the schema's name: after a rename they are replaced
+        Step(REPLACED, "functions and views", _digest(*map(text, replaced), schema)),
+        *(
+            Step(int(name[:4]), name, _digest(text(f"migrations/{name}")))
+            for name in (file.removeprefix("migrations/") for file in names("migrations"))
+        ),
+    ]
+
+
+def pending(
+    steps: Sequence[Step], applied: Mapping[int, tuple[str, str]], schema: str
+) -> list[Step]:
+    """Return the steps that a schema lacks, given its name and checksum by applied version.
+
+    Raises:
+        SchemaError: an applied migration has another text here, or is not known here.
+    """
+    if applied.get(1, ("",))[0] == BEFORE_RELEASE:
+        raise SchemaError(_OUTDATED.format(schema))
+    here = {step.version: step for step in steps}
+    for version, (name, checksum) in sorted(applied.items()):
+        if version not in here:
+            raise SchemaError(
+                f"the schema is newer than this relay: it has migration {name}, the last one known "
+                f"here is {max(here):04}; install the release that applied it, or a later one"
+            )
+        if version != REPLACED and checksum != here[version].checksum:
+            raise SchemaError(
+                f"migration {here[version].name} is not the one that was applied here as {name} "
+                f"(checksum {here[version].checksum[:12]}, applied {checksum[:12]}): applied "
+                "migrations are never edited; install an unchanged release of the relay"
+            )
+    return [step for step in steps if applied.get(step.version, ("", ""))[1] != step.checksum]
+
+
+def script(schema: str) -> str:
+    """Return the SQL that makes the whole schema in a database without one; psql can run it."""
+    files = [*names("functions"), *names("migrations"), *names("views"), *names("triggers")]
+    records = [step.record for step in all_steps(schema)]
+    parts = [_LOCK + _CREATE, *map(text, files), *records, text("roles")]
+    return "\n".join(
+        [
+            "set search_path = pg_catalog, pg_temp;",
+            "-- The whole outbox, for a database that has none. One transaction: all or nothing.",
+            "begin;",
+            *(_SETTINGS + compose(part, schema).as_string() for part in parts),
+            "commit;\n",
+        ]
+    )
 
 
 async def migrate(
@@ -59,7 +165,7 @@ async def migrate(
         dsn: libpq connection string of a login that owns the schema or may create it.
         schema: its name, unquoted.
         notify: whether writers ring the bell; None leaves it as it is, on in a new schema.
-        say: told what a person should know, one line each, e.g. that the roles were left out.
+        say: takes what a person should know, one line each, e.g. that the roles were left out.
 
     Raises:
         SchemaError: the schema is newer than this relay or was changed, or this login may not.
@@ -67,7 +173,7 @@ async def migrate(
     """
     give_up_at = time.monotonic() + PATIENCE
     async with await Session.connect(dsn, "migrate") as session:
-        run = _Run(session.connection, schema)
+        run = _Run(session, schema)
         session.connection.add_notice_handler(run.note)
         try:
             with anyio.fail_after(DEADLINE):
@@ -75,9 +181,9 @@ async def migrate(
                     try:
                         await run.attempt(notify)
                         break
-                    except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
+                    except (errors.LockNotAvailable, errors.DeadlockDetected, StoreBusy) as error:
                         if time.monotonic() > give_up_at:
-                            raise StoreOutage(_locked(schema, error)) from error
+                            raise StoreOutage(_LOCKED.format(schema, PATIENCE, error)) from error
                         await anyio.sleep(random.uniform(0.1, 1.0))
         except TimeoutError:
             session.drop()
@@ -101,11 +207,9 @@ async def check(dsn: str, schema: str) -> None:
 
 
 async def up_to_date(session: Session, schema: str) -> None:
-    """Return if ``schema`` has every migration, by one query. For who reads, and leads no term.
+    """Return if ``schema`` has every migration, by one query. For those who lead no term.
 
-    Raises:
-        SchemaError: it is missing, changed, newer, or a migration is not applied; with the remedy.
-        StoreOutage: the connection is gone, or does not answer.
+    Raises as ``check``.
     """
     missing = await _missing(session, schema)
     _refuse([step for step in missing if step.version != REPLACED], schema)
@@ -115,8 +219,8 @@ async def verify(connection: psycopg.AsyncConnection[Any], schema: str) -> None:
     """Return if a term may begin, by three queries; log what is not right but harmless.
 
     Raises:
-        SchemaError: as ``up_to_date``; or this login lacks a right, rows would be hidden from
-            it, or the outbox is not what the promises stand on; every fault with its remedy.
+        SchemaError: as ``check``; or this login lacks a right, rows would be hidden from it, or
+            the outbox is not what the promises rest on; every fault with its remedy.
         StoreOutage: the connection is gone, or does not answer.
     """
     session = Session(connection)
@@ -133,13 +237,11 @@ async def verify(connection: psycopg.AsyncConnection[Any], schema: str) -> None:
 class _Run:
     """One run of ``migrate``.
 
-    Attributes:
-        done: what was done, a line each.
-        notices: what a person should know.
+    ``done`` says what was done, ``notices`` what a person should know, a line each.
     """
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any], schema: str) -> None:
-        self._connection = connection
+    def __init__(self, session: Session, schema: str) -> None:
+        self._session = session
         self._schema = schema
         self.done: list[str] = []
         self.notices: list[str] = []
@@ -148,10 +250,10 @@ class _Run:
         """Apply everything in one transaction."""
         self.done.clear()
         self.notices.clear()
-        async with self._connection.transaction():
-            await self._run(SETTINGS + f"set local lock_timeout = {int(PATIENCE)}000;\n" + LOCK)
+        async with self._session.connection.transaction():
+            await self._run(_SETTINGS + f"set local lock_timeout = {int(PATIENCE)}000;\n" + _LOCK)
             if not await self._ask(_EXISTS):  # an existing one asks for a right, too
-                await self._run(CREATE)
+                await self._run(_CREATE)
             await self._apply()
             for file in [*names("triggers"), "roles"]:
                 await self._file(file)
@@ -159,31 +261,32 @@ class _Run:
 
     def note(self, notice: errors.Diagnostic) -> None:
         """Keep a notice of our files: with a hint it is for a person, without it was done."""
-        (self.notices if notice.message_hint else self.done).append(_line(notice))
+        parts = (notice.message_primary, notice.message_hint)
+        line = "; ".join(part for part in parts if part)
+        (self.notices if notice.message_hint else self.done).append(line)
 
     async def _apply(self) -> None:
         """Apply and record the steps that are missing."""
-        has_ledger = await self._ask(_HAS_LEDGER)
-        applied = await _applied(self._connection, self._schema) if has_ledger else {}
-        steps = pending(known(self._schema), applied, self._schema)
-        if not steps:
-            return
-        replaced = any(step.version == REPLACED for step in steps)
-        for file in names("functions") if replaced else []:
-            await self._file(file)
+        if await self._ask(_HAS_LEDGER):
+            steps = await _missing(self._session, self._schema)
+        else:
+            steps = all_steps(self._schema)
+        if any(step.version == REPLACED for step in steps):
+            for file in names("functions"):
+                await self._file(file)
         for step in steps:
             if step.version != REPLACED:
-                await self._file(step.files[0])
-        for file in names("views"):
+                await self._file(f"migrations/{step.name}")
+        for file in names("views") if steps else ():
             await self._view(file)
         for step in steps:
-            await self._run(record(step))
+            await self._run(step.record)
             self.done.append(f"applied {step.name}")
 
     async def _view(self, file: str) -> None:
         """Replace a view; one whose columns have changed is dropped first."""
         try:
-            async with self._connection.transaction():
+            async with self._session.connection.transaction():
                 await self._file(file)
         except errors.InvalidTableDefinition:
             await self._run(f'drop view :"schema".{file.removeprefix("views/")};')
@@ -193,8 +296,7 @@ class _Run:
         """Let writers ring, or keep silent. Asked first: the switch locks out writers."""
         if notify is None or await self._ask(text("queries/trigger_state")) is notify:
             return
-        await self._run(SETTINGS)
-        await self._run(text("queries/trigger_on" if notify else "queries/trigger_off"))
+        await self._file("queries/trigger_on" if notify else "queries/trigger_off")
         self.done.append(
             "switched the bell on: writers notify a relay that sleeps"
             if notify
@@ -202,29 +304,23 @@ class _Run:
         )
 
     async def _file(self, file: str) -> None:
-        await self._run(SETTINGS)  # each file finds the same, whatever the one before has set
+        await self._run(_SETTINGS)  # each file finds the same, whatever the one before has set
         await self._run(text(file))
 
-    async def _run(self, statement: str) -> None:
-        await self._connection.execute(compose(statement, self._schema), prepare=False)
+    async def _run(self, statement: str) -> psycopg.AsyncCursor[Any]:
+        return await self._session.connection.execute(
+            compose(statement, self._schema), prepare=False
+        )
 
     async def _ask(self, question: str) -> bool | None:
-        cursor = await self._connection.execute(compose(question, self._schema), prepare=False)
-        row = await cursor.fetchone()
+        row = await (await self._run(question)).fetchone()
         return None if row is None else row[0]
-
-
-async def _applied(
-    connection: psycopg.AsyncConnection[Any], schema: str
-) -> dict[int, tuple[str, str]]:
-    rows = await (await connection.execute(compose(_LEDGER, schema))).fetchall()
-    return {version: (name, checksum) for version, name, checksum in rows}
 
 
 async def _missing(session: Session, schema: str) -> list[Step]:
     rows = await session.rows(compose(_LEDGER, schema))
     applied = {version: (name, checksum) for version, name, checksum in rows}
-    return pending(known(schema), applied, schema)
+    return pending(all_steps(schema), applied, schema)
 
 
 def _refuse(missing: Sequence[Step], schema: str) -> None:
@@ -235,15 +331,8 @@ def _refuse(missing: Sequence[Step], schema: str) -> None:
         )
 
 
-def _line(notice: psycopg.errors.Diagnostic) -> str:
-    return "; ".join(part for part in (notice.message_primary, notice.message_hint) if part)
-
-
-def _locked(schema: str, error: psycopg.Error) -> str:
-    return (
-        f'schema "{schema}" stayed locked for {PATIENCE:g} s ({error}): end the long transactions '
-        "that use it (pg_stat_activity, oldest xact_start first), then migrate again"
-    )
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 
 def _explained(error: psycopg.Error) -> Exception:

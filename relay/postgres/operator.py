@@ -6,8 +6,8 @@
 Who is right: the rows. The SQL functions ``retry_dead`` and ``drop_dead`` lock the events they are
 about, look at them again under the lock, and write the audit, with the login's name, in the same
 transaction: of two people who decide on one event at the same moment the first one wins, and the
-second finds it as the first has left it. Only dead events are decided on: a live one may be on its
-way to the stream at that very moment. A person has no other way to write what is parked.
+second finds the event as the first has left it. Only dead events are decided on: a live one may be
+on its way to the stream at that very moment. A person has no other way to write what is parked.
 
 Subject, key and errors stand with the parked event; headers and payload in the outbox's row. Where
 somebody deleted that row, ``is_gone`` says so: the event can only be dropped.
@@ -20,11 +20,13 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, Self
 from uuid import UUID
 
+import psycopg
 from psycopg import errors
+from psycopg.types.datetime import TimestamptzBinaryLoader
 
 from relay.errors import SchemaError, SettingsError
 from relay.postgres import migrations
@@ -41,6 +43,9 @@ _LITERAL: Final = re.compile(r"[!-/:-@\[-`{-~]")
 """What a backslash before it makes literal; before a letter or digit it would make an escape."""
 
 Action = Literal["retry", "drop"]
+
+Instant = datetime | str
+"""Aware UTC; Postgres's text for what Python's datetime can't hold, which an owner may write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class ParkedEvent:
-    """One parked event, without headers and payload; instants are aware UTC.
+    """One parked event, without headers and payload.
 
     Attributes:
         retries: how often a person asked for a retry.
@@ -89,11 +94,11 @@ class ParkedEvent:
     key: str | None
     attempts: int
     retries: int
-    created_at: datetime
-    first_refused_at: datetime
-    last_refused_at: datetime
-    next_attempt_at: datetime | None
-    dead_at: datetime | None
+    created_at: Instant
+    first_refused_at: Instant
+    last_refused_at: Instant
+    next_attempt_at: Instant | None
+    dead_at: Instant | None
     held_by: str
     error: str
     code: int | None
@@ -111,7 +116,7 @@ class ParkedEvent:
 
 
 _COLUMNS: Final = len(fields(ParkedEvent))
-"""Both queries begin with these, in their order."""
+"""``dead_list`` and ``dead_show`` begin with these, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +132,7 @@ class Found:
 class ParkedKey:
     """A key of which events wait alive, and the first of them: the others wait for that one.
 
-    Attributes:
-        key: None for all events that have none.
-        events: how many wait.
-        id, subject, attempts, next_attempt_at, held_by, error: of the first one.
+    ``key`` is None for all events that have none; the last six speak of the first event.
     """
 
     key: str | None
@@ -138,7 +140,7 @@ class ParkedKey:
     id: int
     subject: str
     attempts: int
-    next_attempt_at: datetime | None
+    next_attempt_at: Instant | None
     held_by: str
     error: str
 
@@ -158,7 +160,7 @@ class Whole:
 
     event: ParkedEvent
     message_id: str | None
-    retried_at: datetime | None
+    retried_at: Instant | None
     retried_by: str | None
     errors: Sequence[Mapping[str, Any]]
     headers: Mapping[str, str] | None
@@ -170,7 +172,7 @@ class Whole:
 class Decision:
     """One line of the audit."""
 
-    decided_at: datetime
+    decided_at: Instant
     decided_by: str
     action: Action
     parked_id: int
@@ -184,16 +186,9 @@ class DeadEvents:
     def __init__(self, session: Session, schema: str, *, message_id_prefix: str = "") -> None:
         """Look through an open session; ``open`` makes one, and checks the schema first."""
         self._session = session
+        self._schema = schema
         self._prefix = message_id_prefix
-        self._keys = load("queries/parked_keys", schema)
-        self._list = load("queries/dead_list", schema)
-        self._show = load("queries/dead_show", schema)
-        self._decisions = load("queries/dead_decisions", schema)
-        self._pick = load("queries/dead_pick", schema)
-        self._decide = {
-            "retry": load("queries/dead_retry", schema),
-            "drop": load("queries/dead_drop", schema),
-        }
+        session.connection.adapters.register_loader("timestamptz", _InstantLoader)
 
     @classmethod
     @asynccontextmanager
@@ -224,9 +219,7 @@ class DeadEvents:
 
     async def find(self, wanted: Wanted, limit: int) -> Found:
         """Return the first ``limit`` of what matches, in the order of id."""
-        rows = await self._session.rows(
-            self._list, {**_params(wanted), "limit_rows": limit}, deadline=LOOK_DEADLINE
-        )
+        rows = await self._look("dead_list", _params(wanted) | {"limit_rows": limit})
         if not rows:
             return Found([], 0, None)
         total, as_of = rows[0][_COLUMNS:]
@@ -234,19 +227,16 @@ class DeadEvents:
 
     async def keys(self, limit: int) -> Sequence[ParkedKey]:
         """Return the first ``limit`` keys that wait; with very many events waiting, a part."""
-        rows = await self._session.rows(self._keys, {"limit_rows": limit})
-        return [ParkedKey(*row) for row in rows]
+        return [ParkedKey(*row) for row in await self._look("parked_keys", {"limit_rows": limit})]
 
     async def show(self, ref: str) -> Sequence[Whole]:
         """Return the event of this id or event_id; two if the id is not its own alone."""
-        params = _named(ref) | {"prefix": self._prefix}
-        rows = await self._session.rows(self._show, params, deadline=LOOK_DEADLINE)
+        rows = await self._look("dead_show", _named(ref) | {"prefix": self._prefix})
         return [Whole(ParkedEvent(*row[:_COLUMNS]), *row[_COLUMNS:]) for row in rows]
 
     async def decisions(self, ref: str) -> Sequence[Decision]:
         """Return what was decided on this id or event_id, the event itself gone or not."""
-        rows = await self._session.rows(self._decisions, _named(ref), deadline=LOOK_DEADLINE)
-        return [Decision(*row) for row in rows]
+        return [Decision(*row) for row in await self._look("dead_decisions", _named(ref))]
 
     async def decide(
         self,
@@ -261,14 +251,15 @@ class DeadEvents:
 
         Args:
             action: what to do.
-            which: whom to do it to; or events that were found.
+            which: the events that are meant; or events that were found.
             by: who decides, beside the login.
             as_of: the database's clock when the person looked.
-            done: told the ids of each chunk once it is committed.
+            done: takes the ids of each chunk once it is committed.
         """
+        query = load(f"queries/dead_{action}", self._schema)
         async for event_ids in self._chunks(which, as_of):
             params = {"event_ids": event_ids, "as_of": as_of, "by": by}
-            rows = await self._session.rows(self._decide[action], params)
+            rows = await self._session.rows(query, params)
             if rows:
                 done(sorted(id_ for (id_,) in rows))
 
@@ -283,13 +274,40 @@ class DeadEvents:
             return
         params = _params(which) | {"as_of": as_of, "limit_rows": CHUNK_ROWS}
         params |= {"after": 0, "after_event": str(UUID(int=0))}
+        query = load("queries/dead_pick", self._schema)
         while True:
-            walked = await self._session.rows(self._pick, params)
+            walked = await self._session.rows(query, params)
             if meant := [event_id for _, event_id, is_meant in walked if is_meant]:
                 yield meant
             if len(walked) < CHUNK_ROWS:
                 return
             params["after"], params["after_event"] = walked[-1][:2]
+
+    async def _look(self, name: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        query = load(f"queries/{name}", self._schema)
+        return await self._session.rows(query, params, deadline=LOOK_DEADLINE)
+
+
+class _InstantLoader(TimestamptzBinaryLoader):
+    """Loads an ``Instant``: text where psycopg's own loader raises DataError."""
+
+    def load(self, data: Any) -> Any:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return _as_text(int.from_bytes(data, signed=True))
+
+
+def _as_text(micros: int) -> str:
+    """Return Postgres's text for microseconds since 2000, beyond the years 1 to 9999."""
+    if micros in (-(1 << 63), (1 << 63) - 1):
+        return "infinity" if micros > 0 else "-infinity"
+    # The Gregorian calendar repeats every 400 years, which are 146,097 days.
+    cycles, rest = divmod(micros, 146_097 * 86_400 * 1_000_000)
+    at = datetime(2000, 1, 1, tzinfo=UTC) + timedelta(microseconds=rest)
+    year = at.year + 400 * cycles
+    text = f"{year if year > 0 else 1 - year:04}-{at:%m-%d %H:%M:%S}+00"
+    return text if year > 0 else f"{text} BC"
 
 
 def _params(wanted: Wanted) -> dict[str, Any]:
@@ -301,10 +319,8 @@ def _params(wanted: Wanted) -> dict[str, Any]:
 
 
 def _named(ref: str) -> dict[str, Any]:
-    return {
-        "id": int(ref) if ref.isdigit() else None,
-        "event_id": None if ref.isdigit() else ref,
-    }
+    is_id = ref.isdigit()
+    return {"id": int(ref) if is_id else None, "event_id": None if is_id else ref}
 
 
 def regex_of(pattern: str) -> str:

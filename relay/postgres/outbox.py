@@ -1,10 +1,10 @@
-"""The outbox in Postgres: where terms come from, and what the leader of one may do.
+"""The outbox in Postgres: how a term begins, and which sessions it has.
 
 Who is right: ``(epoch, holder)`` in the cursor row. Both change when a term begins, and every
-settlement says that they are still the same, so a relay that slept through its own death changes
-nothing. The lease tells everybody else (R-TERM, see ``lease``). Only committed rows are read, each
-once in a term (R-PHANTOM, see ``reading``); an event is passed over only by a settlement that says
-where it went (R-LOSS, see ``parked``).
+settlement requires that they are still the same, so a relay that slept through its own end changes
+nothing. The lease keeps other relays from beginning a term (R-TERM, see ``store``). Only committed
+rows are read, each once in a term (R-PHANTOM, see ``reading``); an event is passed over only by a
+settlement that says where it went (R-LOSS, see ``parked``).
 
     candidate ──lease granted──► begin: raise the epoch, take in rows of another cluster ──► store
         ▲   asks again and again                                                            │
@@ -17,7 +17,7 @@ Sessions of a leader:
     listener   is rung (see ``bell``)        its loss costs the bell
     pool (2)   everything else               its loss ends nothing
 
-On any failure: the term ends, its sessions are dropped, and the next term reads on behind the last
+On any failure the term ends, its sessions are dropped, and the next term reads on behind the last
 settlement. What was published and not settled is published again under the same message ids.
 """
 
@@ -25,28 +25,25 @@ import logging
 import weakref
 from collections import Counter
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
+import psycopg
 from psycopg import sql
 
 from relay.core.storage import OutboxStorage
 from relay.errors import LeaseTaken, StoreOutage, TermLost
-from relay.postgres import lease, migrations
-from relay.postgres.connecting import Connection, open_connection
-from relay.postgres.cursor import Position
-from relay.postgres.hosts import pinned
-from relay.postgres.lease import Lease, hung_up
-from relay.postgres.locks import LEASE_CLASS
+from relay.postgres import migrations, status
+from relay.postgres.connecting import one_host, open_connection
 from relay.postgres.parked import PostgresParked
 from relay.postgres.pool import Pool
-from relay.postgres.reading import PLANS, Reader
-from relay.postgres.session import Session
-from relay.postgres.sqlfiles import load
-from relay.postgres.store import PostgresStore
+from relay.postgres.reading import PLANS, Position, Reader
+from relay.postgres.session import Connection, Session
+from relay.postgres.sqlfiles import LEASE_CLASS, load
+from relay.postgres.store import Lease, PostgresStore, clock, ended_when_silent, hung_up
 
 log = logging.getLogger("relay.postgres")
 
-LOOK_DEADLINE: Final = 2.0
+STORAGE_DEADLINE: Final = 2.0
 HOLDER_EVERY: Final = 1.0
 """Seconds between two questions of who holds the lease."""
 
@@ -97,27 +94,17 @@ class PostgresOutbox:
         self._candidate: Session | None = None
         self._foreign_holder = ""
         self._holder_looked_at = float("-inf")
-        self._opened: list[tuple[str, weakref.ref[Connection]]] = []
-        self._campaign = load("queries/campaign", schema)
-        self._lease_holder = load("queries/lease_holder", schema)
-        self._storage = load("queries/storage", schema)
-
-    async def connect(self, duty: str, options: Mapping[str, str] | None = None) -> Session:
-        """Open a session for ``duty`` to the server that the last candidate found."""
-        session = await Session.connect(self._server, duty, options=options)
-        assert isinstance(session.connection, Connection)
-        self._note(duty, session.connection)
-        return session
+        self._opened: list[tuple[str, weakref.ref[psycopg.AsyncConnection[Any]]]] = []
 
     async def connect_listener(self) -> Session:
         """Open the session that listens; like the term's, the server ends it when it is silent."""
-        return await self.connect("listener", lease.options(self.lease_lifetime))
+        return await self._connect("listener", ended_when_silent(self.lease_lifetime))
 
     def sessions(self) -> Mapping[str, int]:
         """Count the sessions that are open, by duty."""
         return Counter(duty for duty, connection in self._opened if _is_open(connection))
 
-    async def campaign(self, holder: str) -> "PostgresStore | None":
+    async def campaign(self, holder: str) -> PostgresStore | None:
         """Try once to begin a term; the session of a candidate is kept between tries."""
         session, self._candidate = self._candidate, None
         try:
@@ -126,8 +113,8 @@ class PostgresOutbox:
                 session = None
             if session is None:
                 session = await self._candidacy()
-            asked = lease.clock()
-            got = await session.row(self._campaign, {"lease_class": LEASE_CLASS})
+            asked = clock()
+            got = await session.row(self._query("campaign"), {"lease_class": LEASE_CLASS})
             if got is not None and got[0]:
                 return await self._begin(session, holder, asked)
             await self._look_who_holds(session)
@@ -143,7 +130,7 @@ class PostgresOutbox:
     async def storage(self) -> OutboxStorage:
         """Look at what the outbox takes up."""
         async with self.pool.session() as session:
-            row = await session.row(self._storage, deadline=LOOK_DEADLINE)
+            row = await session.row(self._query("storage"), deadline=STORAGE_DEADLINE)
         if row is None:
             raise StoreOutage("the look at the outbox's storage returned nothing")
         size_bytes, dead_rows, oldest_transaction = row
@@ -158,13 +145,11 @@ class PostgresOutbox:
 
     async def _candidacy(self) -> Session:
         """Open the session of a candidate, and stay with its server from now on."""
-        options = {**_WRITING, **lease.options(self.lease_lifetime)}
-        session = await Session.connect(self._dsn, "term", options=options)
-        assert isinstance(session.connection, Connection)
-        self._note("term", session.connection)
-        self._server = pinned(self._dsn, session.connection)
-        self.pool.point_at(self._server)
+        options = {**_WRITING, **ended_when_silent(self.lease_lifetime)}
+        session = await self._connect("term", options, self._dsn)
         try:
+            self._server = one_host(self._dsn, session.connection)
+            self.pool.point_at(self._server)
             await migrations.verify(session.connection, self.schema)
         except BaseException:
             session.drop()
@@ -173,65 +158,53 @@ class PostgresOutbox:
 
     async def _look_who_holds(self, session: Session) -> None:
         """Remember who holds the lease, if that is no relay."""
-        now = lease.clock()
-        if now < self._holder_looked_at + HOLDER_EVERY:
-            return
-        self._holder_looked_at = now
-        rows = await session.rows(self._lease_holder, {"lock_class": LEASE_CLASS})
-        self._foreign_holder = ""
-        if rows and rows[0][2] != "relay term":
-            pid, login, application = rows[0]
-            who = f"pid {pid}, login {login}, application {application!r}"
-            self._foreign_holder = (
+        now = clock()
+        if now >= self._holder_looked_at + HOLDER_EVERY:
+            self._holder_looked_at = now
+            holder = await status.stranger(session, self.schema)
+            self._foreign_holder = holder and (
                 f"the lease of schema {self.schema} is held by a session that is no relay's:"
-                f" {who if pid is not None else 'a prepared transaction'}; end it"
+                f" {holder}; end it"
             )
 
-    async def _begin(self, term: Session, holder: str, asked: float) -> "PostgresStore":
+    async def _begin(self, term: Session, holder: str, asked: float) -> PostgresStore:
         """Begin the term whose lease ``term`` holds."""
-        begin = load("queries/begin_term", self.schema)
         async with term.transaction():
             await term.rows(_DURABLE)
-            row = await term.row(begin, {"holder": holder})
+            row = await term.row(self._query("begin_term"), {"holder": holder})
         if row is None:
             raise StoreOutage(f"the cursor row of schema {self.schema} is gone")
         epoch, base, target, last_id, same_cluster, from_xid = row
         position = Position(base, target, last_id)
-        held = Lease(term, self.schema, (epoch, holder), asked=asked, lifetime=self.lease_lifetime)
-        if await self._take_in(held, from_xid, all_rows=not same_cluster):
+        lease = Lease(term, self.schema, (epoch, holder), asked=asked, lifetime=self.lease_lifetime)
+        if await self._take_in(lease, from_xid, all_rows=not same_cluster):
             position = Position()
+        bounds: dict[str, Any] = {"page_bytes": self._page_bytes, "prefix": self._prefix}
         parked = PostgresParked(
             self.pool,
             self.schema,
-            page_bytes=self._page_bytes,
-            prefix=self._prefix,
             dead_blocks=self._dead_blocks,
             longest_delay=self._longest_delay,
+            **bounds,
         )
         await parked.promote_all(term)
-        session = await self.connect("reader", PLANS)
-        reader = Reader(
-            session, self.schema, position, page_bytes=self._page_bytes, prefix=self._prefix
-        )
-        await held.renew()
+        reader = Reader(await self._connect("reader", PLANS), self.schema, position, **bounds)
+        await lease.renew()
         return PostgresStore(
-            epoch, held, reader, parked, self.pool, schema=self.schema,
-            dead_blocks=self._dead_blocks,
-        )  # fmt: skip
+            lease, reader, parked, self.pool, schema=self.schema, dead_blocks=self._dead_blocks
+        )
 
-    async def _take_in(self, held: Lease, from_xid: str, *, all_rows: bool) -> bool:
+    async def _take_in(self, lease: Lease, from_xid: str, *, all_rows: bool) -> bool:
         """Stamp rows of another cluster anew, before the term's first read; True if all were."""
-        foreign = load("queries/foreign_rows", self.schema)
-        if not all_rows and await held.row(foreign, {}) is None:
+        if not all_rows and await lease.row(self._query("foreign_rows"), {}) is None:
             return False
-        stamp = load("queries/stamp", self.schema)
         place = {"chunk_rows": STAMP_CHUNK_ROWS, "from_xid": from_xid, "all_rows": all_rows}
         last_id, stamped = -(1 << 63), 0
         while last_id is not None:
-            row = await held.row(stamp, {**place, "after_id": last_id})
+            row = await lease.row(self._query("stamp"), {**place, "after_id": last_id})
             assert row is not None
             last_id, stamped = row[0], stamped + row[1]
-        if all_rows and await held.row(load("queries/adopt", self.schema), {}) is None:
+        if all_rows and await lease.row(self._query("adopt"), {}) is None:
             raise TermLost("another term began while this one began")
         log.warning(
             "the outbox has rows that came from another cluster: they are published, those that"
@@ -240,16 +213,25 @@ class PostgresOutbox:
         )
         return all_rows
 
+    async def _connect(self, duty: str, options: Mapping[str, str], server: str = "") -> Session:
+        """Open a session for ``duty``, if not said otherwise to the last candidate's server."""
+        session = await Session.connect(server or self._server, duty, options=options)
+        self._note(duty, session.connection)
+        return session
+
     async def _open_pooled(self, connection_class: type[Connection]) -> Connection:
         connection = await open_connection(self._server, "pool", PLANS, connection_class)
         self._note("pool", connection)
         return connection
 
-    def _note(self, duty: str, connection: Connection) -> None:
+    def _note(self, duty: str, connection: psycopg.AsyncConnection[Any]) -> None:
         self._opened = [each for each in self._opened if _is_open(each[1])]
         self._opened.append((duty, weakref.ref(connection)))
 
+    def _query(self, name: str) -> sql.Composed:
+        return load(f"queries/{name}", self.schema)
 
-def _is_open(reference: weakref.ref[Connection]) -> bool:
+
+def _is_open(reference: weakref.ref[psycopg.AsyncConnection[Any]]) -> bool:
     connection = reference()
     return connection is not None and not connection.closed

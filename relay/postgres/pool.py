@@ -1,11 +1,11 @@
 """The pool of two sessions for everything but the term, the reader and the listener.
 
-What goes through it: looks at the backlog and the parked, housekeeping, reports, sizes, and the
-bell's trial commits. A session is made when it is needed, checked each time it is handed out (is
-this still a primary that takes writes?), and closed by the pool when nobody needs it for a while.
+It serves the looks at the backlog and the parked, housekeeping, reports, sizes, and the bell's
+trial commits. A session is made when it is needed, checked each time it is lent (does its server
+still take writes?), and closed by the pool after ``IDLE`` s without use.
 
-The pool stays with the server of the term: ``point_at`` says which one. Losing all of it ends
-nothing by itself; whoever waited for a session gets a StoreOutage.
+The pool stays with the term's server, which ``point_at`` names. Losing every session ends nothing
+by itself; whoever waits for a session gets a StoreOutage.
 """
 
 import asyncio
@@ -20,24 +20,23 @@ import psycopg_pool
 from psycopg_pool import AsyncConnectionPool
 
 from relay.errors import RelayError, StoreBusy, StoreOutage
-from relay.postgres.connecting import Connection
-from relay.postgres.session import Session
+from relay.postgres.session import Connection, Session
 
 MOST: Final = 2
 WAIT: Final = 3.0
-"""Seconds to wait for a session: less than every deadline of those who ask."""
+"""Seconds to wait for a session: less than every deadline of the callers."""
 
 CHECK_DEADLINE: Final = 2.0
 IDLE: Final = 60.0
 CLOSE_DEADLINE: Final = 0.5
 
-_CHECK = "select pg_catalog.pg_is_in_recovery() or pg_catalog.current_setting('%s') = 'on'"
-_WRITABLE = _CHECK % "transaction_read_only"
-_NO_WAITING = "select pg_catalog.set_config('synchronous_commit', 'off', false)"
-"""Said once a session, and not among its first settings, so that a trial commit can go back to what
+_READ_ONLY: Final = (
+    "select pg_catalog.pg_is_in_recovery()"
+    " or pg_catalog.current_setting('transaction_read_only') = 'on'"
+)
+_NO_WAITING: Final = "select pg_catalog.set_config('synchronous_commit', 'off', false)"
+"""Set once a session, and not among its first settings, so that a trial commit can go back to what
 producers have by default. What housekeeping loses in a crash of the server is done again."""
-
-Open = Callable[[type[Connection]], Awaitable[Connection]]
 
 
 class PooledConnection(Connection):
@@ -45,17 +44,16 @@ class PooledConnection(Connection):
 
     @classmethod
     async def connect(cls, conninfo: str = "", **given: Any) -> Self:
-        """Open one as ``opener`` does; psycopg_pool calls this."""
+        """Open a connection as ``opener`` does; psycopg_pool calls this."""
         assert not conninfo
-        connection = await given["opener"](cls)
-        assert isinstance(connection, cls)
+        connection: Self = await given["opener"](cls)
         return connection
 
 
 class Pool:
-    """Hands out sessions. One event loop uses it; ``close`` it, after which it opens anew."""
+    """Lends sessions. One event loop uses it; after ``close`` it opens anew when needed."""
 
-    def __init__(self, opener: Open) -> None:
+    def __init__(self, opener: Callable[[type[Connection]], Awaitable[Connection]]) -> None:
         """Open connections by ``opener``, when first needed."""
         self._opener = opener
         self._pool: AsyncConnectionPool[PooledConnection] | None = None
@@ -64,7 +62,7 @@ class Pool:
         self._closing: set[asyncio.Task[None]] = set()
 
     def point_at(self, server: str) -> None:
-        """Stay with ``server`` from now on: sessions to another one are let go."""
+        """Stay with ``server`` from now on; sessions to another one are closed."""
         if server != self._server:
             self._server = server
             self._let_go()
@@ -74,7 +72,7 @@ class Pool:
         """Lend a session; at most ``MOST`` are out at a time.
 
         Raises:
-            StoreBusy: there is none within ``WAIT`` s. Whether the server is away, others say.
+            StoreBusy: there is none within ``WAIT`` s, whether the server is away or not.
         """
         pool = await self._opened()
         try:
@@ -123,12 +121,7 @@ class Pool:
         except (psycopg.Error, RelayError) as error:
             self._reason = str(error)
             raise
-        try:
-            async with asyncio.timeout(CHECK_DEADLINE):
-                await connection.execute(_NO_WAITING, prepare=False)
-        except BaseException:
-            connection.pgconn.finish()
-            raise
+        await _asked(connection, _NO_WAITING)
         self._reason = ""
         return connection
 
@@ -142,15 +135,20 @@ class Pool:
 
 async def _check(connection: PooledConnection) -> None:
     """Refuse a session that is dead, or whose server takes no writes any more."""
-    try:
-        async with asyncio.timeout(CHECK_DEADLINE):
-            answer = await (await connection.execute(_WRITABLE)).fetchone()
-    except TimeoutError:
-        connection.pgconn.finish()
-        raise
-    if answer is None or answer[0]:
+    if await _asked(connection, _READ_ONLY) is not False:
         connection.pgconn.finish()
         raise psycopg.OperationalError("the server takes no writes here")
+
+
+async def _asked(connection: Connection, question: str) -> Any:
+    """Return the first column of the answer; without an answer, close the connection."""
+    try:
+        async with asyncio.timeout(CHECK_DEADLINE):
+            row = await (await connection.execute(question)).fetchone()
+    except BaseException:
+        connection.pgconn.finish()
+        raise
+    return None if row is None else row[0]
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -158,5 +156,5 @@ def _is_ours(record: logging.LogRecord) -> bool:
     return any(argument == "relay" or type(argument) is PooledConnection for argument in arguments)
 
 
-# An outage is said once, by the relay; the pool would say it again at each try.
+# The relay logs an outage once; the pool would log it again at each try.
 logging.getLogger("psycopg.pool").addFilter(lambda record: not _is_ours(record))

@@ -1,10 +1,9 @@
-"""One Postgres session: a connection with deadlines, and the one table of what its errors mean.
+"""A Postgres session: one connection with deadlines, and the table of what its errors mean.
 
-R-BOUND. Every statement has a deadline; a session that misses one is dropped, never repaired,
-because nothing is known of it any more. Who needs a session again makes another one
-(``connecting``).
+R-BOUND. Every statement has a deadline. A session that misses one is dropped, never repaired,
+because its state is unknown; ``connecting`` opens the next one.
 
-What an error means is decided in ``translated``, by SQLSTATE:
+``translated`` decides by SQLSTATE what an error means:
 
     no answer, connection gone, server starting or stopping, standby   StoreOutage
     schema, table or column missing, no privilege, rows hidden         SchemaError
@@ -14,14 +13,14 @@ What an error means is decided in ``translated``, by SQLSTATE:
     anything else                                                      passes through: a bug
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self, TypeVar
 
 import anyio
 import psycopg
-from psycopg import sql
+from psycopg import sql, waiting
 
 from relay.errors import (
     RelayError,
@@ -32,10 +31,12 @@ from relay.errors import (
     StoreOutage,
     StoreReadOnly,
 )
-from relay.postgres.connecting import A_POOLER, Connection, open_connection
+from relay.postgres.connecting import A_POOLER, open_connection
 
-STATEMENT_DEADLINE = 8.0
+STATEMENT_DEADLINE: Final = 8.0
 """Seconds a statement may take."""
+
+_T = TypeVar("_T")
 
 
 class StatementCanceled(StoreOutage):
@@ -43,39 +44,52 @@ class StatementCanceled(StoreOutage):
 
 
 class SilentTooLong(StoreOutage):
-    """Postgres ended the session, for its client was silent."""
+    """Postgres ended the session because its client was silent."""
+
+
+class Connection(psycopg.AsyncConnection[Any]):
+    """A connection whose interrupted statement costs the connection, at once.
+
+    psycopg would ask the server to cancel, wait up to ten seconds for that, and leave an ERROR in
+    the server's log.
+    """
+
+    async def wait(
+        self,
+        gen: Generator[Any, Any, _T],
+        interval: float = 0.1,
+        timeout: float | None = None,  # noqa: ASYNC109 - psycopg's signature
+    ) -> _T:
+        """Run psycopg's generator; on cancellation close the socket."""
+        try:
+            return await waiting.wait_async(
+                gen, self.pgconn.socket, interval=interval, timeout=timeout
+            )
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            self.pgconn.finish()
+            raise
 
 
 class Session:
     """A connection in autocommit whose every wait is bounded. Not to be used by two tasks at once.
 
-    A statement whose task is cancelled costs the session. Make it by ``await
-    Session.connect(...)``; leave it by ``close()`` or ``async with``.
+    A statement whose task is cancelled costs the session.
     """
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        """Wrap an open connection; use ``connect``."""
+        """Wrap an open connection; ``connect`` opens one."""
         self.connection = connection
 
     @classmethod
     async def connect(
         cls, dsn: str, name: str, *, options: Mapping[str, str] | None = None
     ) -> Self:
-        """Connect under a deadline.
+        """Connect under a deadline. Raises as ``open_connection``, with every error translated.
 
-        Args:
-            dsn: libpq connection string or URI; what it leaves out comes from the PG* variables.
-            name: the session's duty; shown by pg_stat_activity as ``relay <name>``.
-            options: server settings for this session, over those of ``connecting.PINNED``.
-
-        Raises:
-            StoreLoginRefused: it refuses the role, its password, TLS, or the database's name, or
-                it is a pooler.
-            StoreOutage: the server is away, is a standby, or does not answer.
-            SettingsError: ``dsn`` can't be read.
+        ``options`` are server settings for this session, over those of ``connecting.PINNED``.
         """
         try:
-            return cls(await open_connection(dsn, name, options or {}))
+            return cls(await open_connection(dsn, name, options or {}, Connection))
         except psycopg.Error as error:
             raise translated(error) from None
 
@@ -86,12 +100,7 @@ class Session:
         *,
         deadline: float = STATEMENT_DEADLINE,
     ) -> list[tuple[Any, ...]]:
-        """Run one prepared statement and return all its rows.
-
-        Raises:
-            StoreOutage: no answer within ``deadline`` s, or the connection is gone.
-            SchemaError: something the statement names does not exist, or may not be used.
-        """
+        """Run one prepared statement and return all its rows. Raises as ``execute``."""
         cursor = await self.execute(query, params, deadline=deadline)
         return await cursor.fetchall() if cursor.description else []
 
@@ -102,9 +111,9 @@ class Session:
         *,
         deadline: float = STATEMENT_DEADLINE,
     ) -> tuple[Any, ...] | None:
-        """Run one prepared statement and return its first row, or None. Raises as ``rows`` does."""
-        found = await self.rows(query, params, deadline=deadline)
-        return found[0] if found else None
+        """Run one prepared statement and return its first row, or None. Raises as ``execute``."""
+        cursor = await self.execute(query, params, deadline=deadline)
+        return await cursor.fetchone() if cursor.description else None
 
     async def execute(
         self,
@@ -115,7 +124,9 @@ class Session:
     ) -> psycopg.AsyncCursor[Any]:
         """Run one prepared statement; return its cursor, with the whole result in memory.
 
-        Raises as ``rows`` does.
+        Raises:
+            StoreOutage: no answer within ``deadline`` s, or the connection is gone.
+            SchemaError: something the statement names does not exist, or may not be used.
         """
         try:
             with anyio.fail_after(deadline):
@@ -148,55 +159,31 @@ class Session:
         """Forget the connection at once; the server notices by the closed socket."""
         self.connection.pgconn.finish()
 
-    async def close(self) -> None:
-        """Say goodbye if that can be done at once. Never raises."""
-        if not self.connection.closed:
-            await self.connection.close()
-
     async def __aenter__(self) -> Self:
         """Return itself."""
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        await self.close()
-
-
-Connect = Callable[[str], Awaitable[Session]]
-"""Opens a session for the duty it is named by."""
-
-__all__ = [
-    "STATEMENT_DEADLINE",
-    "Connect",
-    "Connection",
-    "Session",
-    "SilentTooLong",
-    "StatementCanceled",
-    "translated",
-]
+    async def __aexit__(self, *_: object) -> None:
+        """Close the connection, if that can be done at once."""
+        if not self.connection.closed:
+            await self.connection.close()
 
 
 def translated(error: psycopg.Error) -> RelayError | psycopg.Error:
     """Return our error for a driver's one, or the driver's own where it can only be a bug."""
     # The primary message alone: DETAIL and CONTEXT can quote a row.
     message = " ".join((error.diag.message_primary or str(error)).split()) or type(error).__name__
-    known = _KINDS.get(error.sqlstate or "")
-    if known is not None:
-        kind, remedy = known
+    if (error.sqlstate or "") in _KINDS:
+        kind, remedy = _KINDS[error.sqlstate or ""]
         return kind(f"{message}: {remedy}")
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return StoreOutage(message)
     return error
 
 
-_MIGRATE = "something of the outbox is missing; run `python -m relay migrate`"
+_MIGRATE: Final = "something of the outbox is missing; run `python -m relay migrate`"
 
-_KINDS: Mapping[str, tuple[type[SchemaError | StoreOutage], str]] = {
+_KINDS: Final[Mapping[str, tuple[type[SchemaError | StoreOutage], str]]] = {
     "3F000": (SchemaError, _MIGRATE),  # schema
     "42P01": (SchemaError, _MIGRATE),  # table or view
     "42703": (SchemaError, _MIGRATE),  # column

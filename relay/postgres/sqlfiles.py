@@ -1,10 +1,14 @@
-"""Finds and loads the SQL files of ``sql/``.
+"""The SQL files of ``sql/``, and the advisory locks that they and Python name.
 
-In a wheel they lie inside the package; in a checkout, at its top. The files are authoritative for
-every statement; they name the schema as psql does, ``:"schema"`` for the identifier and
+The files are authoritative for every statement. In a wheel they lie inside the package; in a
+checkout, at its top. They name the schema as psql does, ``:"schema"`` for the identifier and
 ``:'schema'`` for the literal, so ``psql -v schema=relay -f`` runs them as they are. Like psql, no
 file uses the variable inside a dollar-quoted body. A missing file is a broken install and raises
 FileNotFoundError.
+
+Each advisory lock is a pair of integers: the class says what for, the second integer which outbox.
+That is the outbox table's oid, never a stored number, so it is right again after a dump and
+restore; the migration lock, which is taken before there is a table, uses ``hashtext(<schema>)``.
 """
 
 import re
@@ -12,9 +16,19 @@ from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import LiteralString, cast
+from typing import Final, LiteralString, cast
 
 from psycopg import sql
+
+BELL_CLASS: Final = 1919247481
+"""Shared: a writer that kept silent; exclusive: the relay asks to be rung. Also stands in
+``sql/triggers/relay_notify.sql``; a test compares the two."""
+
+LEASE_CLASS: Final = 1919247482
+"""The relay that leads."""
+
+MIGRATION_CLASS: Final = 1919247483
+"""A migration under way."""
 
 _HEADER = re.compile(r"\A(--.*\n)+")
 _VARIABLE = re.compile(r""":("schema"|'schema')""")
@@ -24,9 +38,7 @@ _VARIABLE = re.compile(r""":("schema"|'schema')""")
 def folder() -> Traversable:
     """Return the ``sql`` folder."""
     shipped = files("relay") / "sql"
-    if shipped.is_dir():
-        return shipped
-    return Path(__file__).parents[2] / "sql"
+    return shipped if shipped.is_dir() else Path(__file__).parents[2] / "sql"
 
 
 @cache
@@ -41,18 +53,14 @@ def names(kind: str) -> list[str]:
     return sorted(f"{kind}/{name.removesuffix('.sql')}" for name in found if name.endswith(".sql"))
 
 
+@cache
 def load(name: str, schema: str) -> sql.Composed:
-    """Return the file without its header, with the schema's name put in.
-
-    Args:
-        name: folder and file without its ending, e.g. ``queries/page``.
-        schema: the outbox's schema, unquoted.
-    """
+    """Return the file, e.g. ``queries/page``, without its header and with the schema's name."""
     return compose(_HEADER.sub("", text(name)), schema)
 
 
 def compose(statement: str, schema: str) -> sql.Composed:
-    """Return ``statement`` with the schema's name put in."""
+    """Return ``statement`` with the schema's name, given unquoted, in place of the variables."""
     parts: list[sql.Composable] = []
     # Every second piece is the variable's quoted name; the others are the text between.
     for index, piece in enumerate(_VARIABLE.split(statement)):

@@ -1,41 +1,13 @@
-"""How the outbox stands, for people: its status row, and who stands by. Changes nothing."""
+"""The outbox's status for people: its status row, and which relays stand by. Changes nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from relay.errors import SchemaError
-from relay.postgres.locks import LEASE_CLASS
 from relay.postgres.session import Session
-from relay.postgres.sqlfiles import load
-
-_COLUMNS: Final = (
-    "led",
-    "epoch",
-    "holder",
-    "term_began_at",
-    "settled_at",
-    "delivered",
-    "refused",
-    "backlog",
-    "backlog_is_capped",
-    "oldest_created_at",
-    "lag_seconds",
-    "parked",
-    "dead",
-    "held",
-    "held_lag_seconds",
-    "base",
-    "target",
-    "last_id",
-    "reported_at",
-    "wakes_bell",
-    "wakes_poll",
-    "lag_breaker",
-    "bus_breaker",
-)
-"""What ``queries/status`` returns, in its order."""
+from relay.postgres.sqlfiles import LEASE_CLASS, load
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +20,18 @@ class Standby:
 
 
 async def status(session: Session, schema: str) -> dict[str, Any]:
-    """Return the status row by column; ``led`` says whether anybody holds the lease.
+    """Return the columns of ``queries/status``; ``led`` says whether anybody holds the lease.
 
     Raises:
         StoreOutage: Postgres is away.
         SchemaError: the schema is missing, or may not be read by this login.
     """
-    row = await session.row(load("queries/status", schema), {"lease_class": LEASE_CLASS})
+    cursor = await session.execute(load("queries/status", schema), {"lease_class": LEASE_CLASS})
+    row = await cursor.fetchone()
     if row is None:
         raise SchemaError(f"the cursor row of schema {schema} is gone; restore it from a backup")
-    return dict(zip(_COLUMNS, row, strict=True))
+    names = [column.name for column in cursor.description or ()]
+    return dict(zip(names, row, strict=True))
 
 
 async def stranger(session: Session, schema: str) -> str:

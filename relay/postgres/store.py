@@ -1,26 +1,211 @@
-"""One term's view of the outbox: reading, settling, looking, housekeeping.
+"""One term: the lease, how long it may be trusted (R-TERM), and the outbox as its holder sees it.
 
-Made by ``PostgresOutbox.campaign``, whose module says who is right and which sessions there are.
+``PostgresOutbox.campaign`` begins a term; ``relay.postgres.outbox`` lists its sessions. The lease
+is a session advisory lock of the *term* session. The server ends that session, and with it the
+lock, when it has been silent for the lifetime: idle, in a transaction, or waiting.
+
+    asked ──round trip──► proof: trusted until asked + lifetime less margin
+      ▲                                  │ granted() looks at the clock and at the socket
+      └──── watch(), once a second ──────┘ renew() asks again
+
+Any round trip on the session that succeeds proves that the lock was held when the server read it,
+which is not before it was asked. So the next leader can't begin before *asked* + lifetime, and
+this one sends nothing that was not allowed before *asked* + lifetime less margin. Doubt means no: a
+session that failed is never used again, and never replaced within a term.
+
+A settlement is guarded by ``(epoch, holder)`` as well, which each term's beginning changes.
+
+Source: riverqueue/river internal/leadership/doc.go (trusted from when the attempt started).
 """
 
-from collections.abc import Collection, Mapping
+import select
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
 import psycopg
+from psycopg import sql
 
-from relay.core.disposition import Parking
-from relay.errors import StoreOutage, TermLost
-from relay.ports import Backlog, Page, ParkedEvents, Report, Settlement, Wake
-from relay.postgres.cursor import Position
+from relay.errors import StoreBusy, StoreFull, StoreOutage, TermLost
+from relay.ports import Backlog, ParkedEvents, Report, Settlement, Wake
 from relay.postgres.housekeeping import Housekeeping
-from relay.postgres.lease import Lease
 from relay.postgres.parked import PostgresParked
 from relay.postgres.pool import Pool
-from relay.postgres.reading import Reader
+from relay.postgres.reading import Position, Reader
+from relay.postgres.session import STATEMENT_DEADLINE, Session, SilentTooLong, StatementCanceled
 from relay.postgres.sqlfiles import load
 
+BEAT: Final = 1.0
+"""Seconds; a term speaks at least so often."""
+
+LOOK: Final = 0.1
+"""Seconds between two looks at the sockets."""
+
 BACKLOG_EXACT_UP_TO: Final = 10_000
+
+_GONE: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
+"""What shows that the server closed the session; where POLLRDHUP is missing (not on Linux), the
+next beat finds out."""
+
+
+def clock() -> float:
+    """Return seconds of a clock that never goes back, and goes on while the machine sleeps."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
+
+
+def ended_when_silent(lifetime: float) -> Mapping[str, str]:
+    """Return the settings of a session that the server must end after ``lifetime`` s of silence."""
+    whole = f"{lifetime * 1000:.0f}ms"
+    return {
+        "idle_session_timeout": whole,
+        "idle_in_transaction_session_timeout": whole,
+        "statement_timeout": whole,
+        "lock_timeout": f"{lifetime * 100:.0f}ms",
+        "tcp_user_timeout": whole,
+    }
+
+
+def hung_up(session: Session) -> bool:
+    """Say whether the session's socket is closed, by us or by the server. Asks nobody."""
+    if session.connection.closed:
+        return True
+    poller = select.poll()
+    poller.register(session.connection.pgconn.socket, _GONE)
+    return bool(poller.poll(0))
+
+
+class Lease:
+    """One term's hold on the lease. Several tasks may use its session, in turn."""
+
+    def __init__(
+        self,
+        session: Session,
+        schema: str,
+        term: tuple[int, str],
+        *,
+        asked: float,
+        lifetime: float,
+        now: Callable[[], float] = clock,
+    ) -> None:
+        """Hold what ``session``, asked at ``asked``, was granted for ``term``: epoch, holder."""
+        self.session = session
+        self.lifetime = lifetime
+        self.margin = lifetime / 5
+        self.term: dict[str, Any] = {"epoch": term[0], "holder": term[1]}
+        self._now = now
+        self._turn = anyio.Lock()
+        self._proof = asked
+        self._lost: StoreOutage | TermLost | None = None
+        self._still_mine = load("queries/still_mine", schema)
+
+    def granted(self) -> bool:
+        """Say whether the last proof is young enough, and the session not seen to be gone."""
+        return (
+            self._lost is None
+            and self._now() < self._proof + self.lifetime - self.margin
+            and not hung_up(self.session)
+        )
+
+    async def renew(self) -> None:
+        """Ask for a new proof, unless one came in while this waited for its turn.
+
+        Raises:
+            TermLost: another term has begun, or the session was silent for too long.
+            StoreOutage: the session is gone.
+        """
+        called = self._now()
+        async with self._turn:
+            if self._proof < called and await self._row(self._still_mine, {}) is None:
+                raise self._lose(self.over())
+
+    async def row(self, query: sql.Composed, params: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """Run one statement with ``epoch`` and ``holder`` among its parameters.
+
+        Raises as ``renew``, and StoreBusy and StoreFull, after which the lease is held as before.
+        """
+        async with self._turn:
+            return await self._row(query, params)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Session]:
+        """Make several statements one transaction. Raises as ``row``."""
+        async with self._turn:
+            asked = self._asked()
+            try:
+                async with self.session.transaction():
+                    yield self.session
+            except StoreOutage as outage:
+                raise self._after(outage, asked) from outage
+            self._proof = asked
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[Session]:
+        """Use the term's session alone, for what is proof of nothing."""
+        async with self._turn:
+            self._asked()
+            yield self.session
+
+    async def watch(self, *others: Session) -> None:
+        """Speak at least once a second until cancelled, and look at the sockets.
+
+        Raises:
+            TermLost, StoreOutage: the lease, or one of the sessions of ``others``, is lost.
+        """
+        while True:
+            await anyio.sleep(LOOK)
+            beat = min(BEAT, self.lifetime / 5)
+            if self._now() >= self._proof + beat or hung_up(self.session):
+                await self.renew()
+            if any(hung_up(other) for other in others):
+                raise self._lose(StoreOutage("Postgres closed a session of the term"))
+
+    def release(self) -> None:
+        """Let go of the lease; the next term can begin at once."""
+        self._lose(StoreOutage("the term is closed"))
+
+    def over(self) -> TermLost:
+        """Return the error of a term that another one has followed."""
+        return TermLost(f"epoch {self.term['epoch']} is over: another relay leads")
+
+    async def _row(self, query: sql.Composed, params: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        asked = self._asked()
+        try:
+            found = await self.session.row(
+                query, {**params, **self.term}, deadline=min(STATEMENT_DEADLINE, self.lifetime)
+            )
+        except StoreOutage as outage:
+            raise self._after(outage, asked) from outage
+        self._proof = asked
+        return found
+
+    def _asked(self) -> float:
+        if self._lost is not None:
+            raise type(self._lost)(str(self._lost))
+        return self._now()
+
+    def _after(self, outage: StoreOutage, asked: float) -> StoreOutage | TermLost:
+        """Return what an outage, met by a statement begun at ``asked``, means for the lease."""
+        harmless = isinstance(outage, StoreBusy | StoreFull | StatementCanceled)
+        if (harmless or outage.__cause__ is None) and not hung_up(self.session):
+            return outage  # of one statement, or our own: the session is as good as before
+        silent = asked - self._proof  # ours; a server that does not answer is an outage
+        if silent >= self.lifetime or isinstance(outage, SilentTooLong):
+            return self._lose(
+                TermLost(
+                    f"the term's session was silent for longer than its lifetime,"
+                    f" {self.lifetime:g} s: Postgres has ended it ({outage})"
+                )
+            )
+        return self._lose(outage)
+
+    def _lose(self, error: StoreOutage | TermLost) -> StoreOutage | TermLost:
+        if self._lost is None:
+            self._lost = error
+        self.session.drop()
+        return error
 
 
 class PostgresStore:
@@ -28,7 +213,6 @@ class PostgresStore:
 
     def __init__(
         self,
-        epoch: int,
         lease: Lease,
         reader: Reader,
         parked: PostgresParked,
@@ -38,97 +222,58 @@ class PostgresStore:
         dead_blocks: bool,
     ) -> None:
         """Use ``PostgresOutbox.campaign``."""
-        self.epoch = epoch
+        self.epoch: int = lease.term["epoch"]
         self.parked: ParkedEvents = parked
+        self.granted, self.renew, self.read = lease.granted, lease.renew, reader.read
         self._parked = parked
         self._dead_blocks = dead_blocks
         self._lease = lease
         self._reader = reader
         self._pool = pool
+        self._schema = schema
         self._housekeeping = Housekeeping(schema, parked)
         self._tending = anyio.Lock()
         self._settle = load("queries/settle", schema)
-        self._settle_in_place = load("queries/settle_in_place", schema)
-        self._look = load("queries/look", schema)
-        self._report = load("queries/report", schema)
-        self._streams = load("queries/streams", schema)
-        self._keep_streams = load("queries/keep_streams", schema)
-
-    # The permit.
-
-    def granted(self) -> bool:
-        """Say whether the last proof of the lease is young enough. Cheap, asks nobody."""
-        return self._lease.granted()
-
-    async def renew(self) -> None:
-        """Ask for a new proof of the lease."""
-        await self._lease.renew()
 
     async def watch(self) -> None:
         """Keep the term's lease alive until cancelled; raises when it is lost."""
         await self._lease.watch(self._reader.session)
 
-    # Delivery.
-
-    async def read(self, limit: int) -> Page:
-        """Read the next page of at most ``limit`` events and the configured bytes."""
-        return await self._reader.read(limit)
-
     async def settle(self, done: Settlement) -> None:
         """Move the cursor and change the parked, in one transaction."""
-        query, place = self._place(done.position)
+        place = _place(done.position)
         if not (done.parked or done.unparked):
-            self._check(await self._lease.row(query, place))
+            if await self._lease.row(self._settle, place) is None:
+                raise self._lease.over()
             return
         try:
             async with self._lease.transaction() as session:
-                self._check(await session.row(query, place | self._lease.term))
+                if await session.row(self._settle, place | self._lease.term) is None:
+                    raise self._lease.over()
                 await self._parked.write(session, done.parked, done.unparked)
         except psycopg.Error as error:  # of no outage's kind: the data, or a condition on it
-            refused = await self._refused_one(done.parked)
-            raise StoreOutage(f"{refused}: {error}") from error
+            async with self._lease.alone() as session:
+                refused = await self._parked.refused_one(session, done.parked)
+            what = (
+                "the database refuses a settlement"
+                if refused is None
+                else f"the database refuses to keep event {refused.event_id} (id {refused.id}) as"
+                " parked"
+            )
+            raise StoreOutage(f"{what}: {error}") from error
 
-    def _place(self, position: object | None) -> tuple[Any, dict[str, Any]]:
-        if position is None:
-            return self._settle_in_place, {}
-        assert isinstance(position, Position)
-        place = {"base": position.base, "target": position.target, "last_id": position.last_id}
-        return self._settle, place
-
-    def _check(self, moved: object | None) -> None:
-        if moved is None:
-            raise TermLost(f"epoch {self.epoch} is over: another relay leads")
-
-    async def _refused_one(self, parked: Collection[Parking]) -> str:
-        """Say which event it is that the database refuses to keep."""
-        async with self._lease.alone() as session:
-            each = await self._parked.refused_one(session, list(parked))
-        if each is None:
-            return "the database refuses a settlement"
-        return f"the database refuses to keep event {each.event_id} (id {each.id}) as parked"
-
-    # Beside delivery.
+    # Beside delivery, over the pool.
 
     async def look(self, position: object | None) -> Backlog:
         """Look at what waits, exactly up to 10,000 events."""
-        place: dict[str, Any] = {"base": None, "target": None, "last_id": None}
-        if position is not None:
-            place |= self._place(position)[1]
-        async with self._pool.session() as session:
-            row = await session.row(
-                self._look,
-                {
-                    **place,
-                    "exact_up_to": BACKLOG_EXACT_UP_TO,
-                    "dead_blocks": self._dead_blocks,
-                },
-            )
-        if row is None:
+        bounds = {"exact_up_to": BACKLOG_EXACT_UP_TO, "dead_blocks": self._dead_blocks}
+        rows = await self._rows("look", _place(position) | bounds)
+        if not rows:
             raise StoreOutage("the cursor row is gone")
-        undelivered, lag, parked, dead, held, held_lag, blocking, epoch, holder = row
+        *backlog, epoch, holder = rows[0]
         if {"epoch": epoch, "holder": holder} != self._lease.term:
-            raise TermLost(f"epoch {self.epoch} is over: {epoch} has begun")
-        return Backlog(undelivered, lag, parked, dead, held, held_lag, blocking)
+            raise self._lease.over()
+        return Backlog(*backlog)
 
     async def tend(self, retention: float) -> int:
         """Do one bounded piece of housekeeping; how many events were deleted."""
@@ -136,8 +281,8 @@ class PostgresStore:
             return await self._housekeeping.tend(session, retention)
 
     async def report(self, report: Report) -> None:
-        """Leave word of the leader for who asks for the status."""
-        said = {
+        """Leave word of the leader for those who ask for the status."""
+        row = {
             **self._lease.term,
             "lag_breaker": report.lag_breaker,
             "bus_breaker": report.bus_breaker,
@@ -146,24 +291,31 @@ class PostgresStore:
             "wakes_bell": report.wakes.get(Wake.BELL, 0),
             "wakes_poll": report.wakes.get(Wake.POLL, 0),
         }
-        async with self._pool.session() as session:
-            await session.rows(self._report, said)
+        await self._rows("report", row)
 
     async def streams(self) -> Mapping[str, Collection[str]]:
         """Return every stream that was ever learnt, with every subject filter it ever had."""
-        async with self._pool.session() as session:
-            return dict(await session.rows(self._streams))
+        return dict(await self._rows("streams", {}))
 
     async def keep_streams(self, streams: Mapping[str, Collection[str]]) -> None:
         """Remember ``streams`` beyond this process."""
         pairs = [(name, subject) for name, subjects in streams.items() for subject in subjects]
         if pairs:
             names, subjects = zip(*pairs, strict=True)
-            given = {"names": list(names), "subjects": list(subjects)}
-            async with self._pool.session() as session:
-                await session.rows(self._keep_streams, given)
+            await self._rows("keep_streams", {"names": list(names), "subjects": list(subjects)})
 
     async def close(self) -> None:
         """End the term: the lease goes with its session."""
         self._lease.release()
         self._reader.session.drop()
+
+    async def _rows(self, name: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        async with self._pool.session() as session:
+            return await session.rows(load(f"queries/{name}", self._schema), params)
+
+
+def _place(position: object | None) -> dict[str, Any]:
+    if position is None:
+        return {"base": None, "target": None, "last_id": None}
+    assert isinstance(position, Position)
+    return {"base": position.base, "target": position.target, "last_id": position.last_id}

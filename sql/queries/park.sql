@@ -4,7 +4,8 @@
 -- takes    event_ids (text[] of uuids), ids (bigint[]), attempts (int[]), delays (float8[], s from
 --          now, null for the dead and for those behind another), dead (boolean[]), held_by (text[]),
 --          errors (text[]), codes (int[]), side by side
--- returns  the event_ids that are kept, with the row they refer to
+-- returns  id and event_id of those that are parked now; the others are not in the outbox, or
+--          another parked row has their event_id
 -- locks    the new rows
 --
 -- In one transaction with settle: an event is passed over only if it is kept here. One that is
@@ -35,11 +36,12 @@ kept as (
                      'error', g.error))
          end
     from given as g
+   order by g.id
       on conflict (event_id) do nothing
-  returning event_id
+  returning id, event_id
 )
-select k.event_id::text from kept as k
+select k.id, k.event_id::text from kept as k
 union
-select p.event_id::text
+select p.id, p.event_id::text
   from given as g
   join :"schema".parked as p on p.event_id = g.event_id and p.id = g.id

@@ -3,7 +3,7 @@
 -- takes    event_ids (text[] of uuids), ids (bigint[]), attempts (int[]), delays (float8[], s from
 --          now, null for the dead), dead (boolean[]), held_by (text[]), errors (text[]), codes
 --          (int[]), side by side
--- returns  the event_ids that are parked
+-- returns  id and event_id of those that are parked
 -- locks    their rows
 --
 -- The first refusal counts from here, not from the parking: an event may have waited for long, behind
@@ -30,4 +30,4 @@ update :"schema".parked as p
          as t (event_id, id, attempts, delay, dead, held_by, error, code)
  where p.event_id = t.event_id::uuid
    and p.id = t.id
-returning p.event_id::text
+returning p.id, p.event_id::text

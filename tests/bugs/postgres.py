@@ -24,8 +24,8 @@ LOSS = (
     Bug(
         "it reads on behind the last id, not behind the last snapshot",
         "relay/postgres/reading.py",
-        "        # Even an empty read moves the place: a base with no transactions in flight reads"
-        " faster.\n",
+        "        # Even an empty read moves the position: a base with no transactions in flight"
+        " reads faster.\n",
         "        last = getattr(self, 'last', 0)\n"
         "        events = [event for event in events if event.id > last]\n"
         "        self.last = events[-1].id if events else last\n",
@@ -34,7 +34,7 @@ LOSS = (
     Bug(
         "rows of the future are not stamped anew when a term begins",
         "relay/postgres/outbox.py",
-        "        if not all_rows and await held.row(foreign, {}) is None:\n",
+        '        if not all_rows and await lease.row(self._query("foreign_rows"), {}) is None:\n',
         "        if not all_rows:\n",
         (READING + "::test_rows_from_the_future_are_read_once_by_the_next_term",),
     ),
@@ -48,15 +48,15 @@ LOSS = (
     Bug(
         "a page is settled past an event that could not be kept",
         "relay/postgres/parked.py",
-        "            if lost:\n",
-        "            if lost and not new:\n",
+        "            if lost := [each for each in renewed if _name(each) not in kept]:\n",
+        "            if lost := [each for each in renewed if not new]:\n",
         (PARKED,),
     ),
     Bug(
         "an event is passed over though another one is parked under its id",
         "relay/postgres/parked.py",
-        "            lost = [each for each in new if each.event_id not in kept]\n",
-        "            lost = [each for each in new if not kept]\n",
+        "        if lost := [each for each in new if _name(each) not in kept]:\n",
+        "        if lost := [each for each in new if not kept]:\n",
         (PARKED,),
     ),
     Bug(
@@ -83,8 +83,8 @@ LOSS = (
     Bug(
         "a row that can't be read is left out of its page",
         "relay/postgres/reading.py",
-        "                events.append(unreadable_event(known.id, known.event_id, known.key))\n",
-        "                continue\n",
+        "                reasons[event.id] = reason\n",
+        "                del events[number]\n",
         (READING + "::test_a_row_that_cannot_be_read_is_its_own_fate",),
     ),
     Bug(
@@ -161,35 +161,35 @@ ONCE = (
 TERM = (
     Bug(
         "the trust in the lease is counted from the answer",
-        "relay/postgres/lease.py",
+        "relay/postgres/store.py",
         "        self._proof = asked\n        return found\n",
         "        self._proof = self._now()\n        return found\n",
         (LEASE + "::test_the_trust_is_counted_from_when_the_proof_was_asked_for",),
     ),
     Bug(
         "a lease whose session is seen to be gone is trusted",
-        "relay/postgres/lease.py",
+        "relay/postgres/store.py",
         "            and not hung_up(self.session)\n        )\n",
         "        )\n",
         (LEASE + "::test_a_lost_session_grants_nothing_even_before_anybody_has_asked",),
     ),
     Bug(
         "an idle leader does not speak",
-        "relay/postgres/lease.py",
+        "relay/postgres/store.py",
         "            if self._now() >= self._proof + beat or hung_up(self.session):\n",
         "            if hung_up(self.session) and beat:\n",
         (LEASE + "::test_watching_keeps_the_lease_alive_and_young",),
     ),
     Bug(
         "the loss of the reader's session is not noticed",
-        "relay/postgres/lease.py",
+        "relay/postgres/store.py",
         "            if any(hung_up(other) for other in others):\n",
         "            if others is None:\n",
         (LEASE + "::test_a_session_of_the_term_that_is_lost_ends_it_at_once",),
     ),
     Bug(
         "the server is not told to end a silent session",
-        "relay/postgres/lease.py",
+        "relay/postgres/store.py",
         '        "idle_session_timeout": whole,\n',
         '        "idle_session_timeout": "0",\n',
         (LEASE + "::test_a_leader_that_stands_still_loses_the_lease_within_its_lifetime",),
@@ -237,8 +237,8 @@ FATE = (
     Bug(
         "a row that is refused in a settlement is not named",
         "relay/postgres/store.py",
-        "            refused = await self._refused_one(done.parked)\n",
-        "            refused = await self._refused_one(())\n",
+        "                refused = await self._parked.refused_one(session, done.parked)\n",
+        "                refused = await self._parked.refused_one(session, ())\n",
         (PARKED + "::test_an_event_that_the_database_refuses_to_keep_is_named",),
     ),
 )

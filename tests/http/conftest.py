@@ -1,7 +1,5 @@
-"""Servers, a relay and a browser for the tests of the page: one Postgres a module."""
+"""What the tests of the page share: one Postgres for all, and a relay and a browser to look at."""
 
-import asyncio
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -9,26 +7,20 @@ import pytest
 from playwright.async_api import Browser
 
 from relay import devstack
-from relay.postgres import migrations
-from tests.conftest import let_test_roles_in
 from tests.http.asking import TOKEN, Served, serving
 from tests.http.browsing import chromium
 from tests.system.harness import until
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[devstack.Postgres]:
+@pytest.fixture(scope="session")
+def server(one_postgres: devstack.Postgres) -> devstack.Postgres:
     """One major version will do: nothing here depends on which."""
-    with devstack.postgres(settings={"fsync": "off"}) as found:
-        let_test_roles_in(found)
-        yield found
+    return one_postgres
 
 
 @pytest.fixture
-def dsn(server: devstack.Postgres) -> str:
-    made = server.create_database(f"web_{uuid.uuid4().hex[:12]}")
-    asyncio.run(migrations.migrate(made, "relay"))
-    return made
+def dsn(one_dsn: str) -> str:
+    return one_dsn
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Browser
 
 from relay import devstack
-from relay.devstack.port import free_port
+from relay.devstack.sandbox import free_port
 from relay.http.feed import MOST_WATCHERS
 from tests.http.asking import Served, park, serving
 from tests.http.browsing import (

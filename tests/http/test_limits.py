@@ -26,7 +26,7 @@ from relay.http.limits import (
 )
 from relay.http.routes import Routes
 from relay.http.service import listen
-from relay.settings.addresses import Address
+from relay.settings.kinds import Address
 from tests.http.asking import TOKEN
 from tests.http.test_parts import Clock
 

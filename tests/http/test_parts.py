@@ -18,9 +18,9 @@ from relay.http.access import FORGIVEN_EVERY, MOST_FAILURES, Token, is_private, 
 from relay.http.feed import MOST_WATCHERS, Feed
 from relay.http.health import Health, State
 from relay.http.service import Manager, Service, listen
-from relay.meter import Meter, Metrics
 from relay.settings import Settings
-from relay.settings.addresses import Address
+from relay.settings.kinds import Address
+from relay.state import Metrics, RelayState
 from tests.http.asking import TOKEN
 
 
@@ -291,7 +291,7 @@ class Idle:
     paths: ClassVar[dict[str, str]] = {}
 
     def metrics(self) -> Metrics:
-        return Meter().metrics()
+        return RelayState().metrics()
 
 
 @pytest.mark.anyio

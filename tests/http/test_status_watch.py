@@ -18,9 +18,8 @@ import anyio
 import pytest
 from rich.console import Console
 
-from relay import devstack
-from relay.commands.status_watch import _draw
-from relay.otel import logs
+from relay import devstack, logs
+from relay.cli.watch import _draw
 from tests.http.asking import park, serving
 from tests.system.harness import connected
 

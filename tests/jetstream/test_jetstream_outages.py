@@ -1,5 +1,6 @@
 """Streams that take nothing: which of them, why, that the others flow, and when they are back."""
 
+import asyncio
 import time
 from contextlib import asynccontextmanager
 
@@ -9,7 +10,8 @@ import pytest
 from relay.core.order import WAITS
 from relay.core.outcome import Held, Refused, Stored
 from relay.errors import BusLoginRefused, BusOutage
-from relay.jetstream import batch, delivery, fast_ingest, windowed
+from relay.jetstream import bus as jetstream_bus
+from relay.jetstream import connection, fast_ingest, windowed
 from relay.jetstream.api import Api, NoAnswerError
 
 pytestmark = pytest.mark.anyio
@@ -103,7 +105,7 @@ async def test_a_stream_that_takes_nothing_is_asked_by_small_probes_and_not_whil
             outcomes = await bus.publish(waiting, closed={"stream other"})
             assert {outcome.by for outcome in outcomes} == closed
             probes = b"".join(sent).count(f"HPUB {name}.A".encode())
-            assert calls <= probes <= calls * delivery.PROBE
+            assert calls <= probes <= calls * jetstream_bus.PROBE
 
 
 async def test_behind_a_probe_a_key_waits_for_what_the_probe_did_not_store(
@@ -261,7 +263,7 @@ async def test_a_stream_that_does_not_answer_leaves_the_others_their_connection(
     """A stream that is stuck answers nothing; here its answers are overheard on the way."""
     # R-FATE
     overheard = []
-    exchanges = [batch.Batch, windowed._Window]
+    exchanges = [fast_ingest.Batch, windowed._Window]
 
     def deaf(make):
         def init(exchange, *args, **how):
@@ -290,6 +292,36 @@ async def test_a_stream_that_does_not_answer_leaves_the_others_their_connection(
         assert connection.lost is None
         await back_after(bus, page)
         assert await seen.count(name + "A") == 1 + 40
+
+
+async def test_a_stream_that_was_silent_holds_a_call_for_less_than_a_second(
+    two_streams, events, name, monkeypatch
+):
+    """Its answers are lost, then late: a late one makes the next try wait for all of them."""
+    # R-FATE
+    deliver, delay = connection.Connection.deliver, None
+
+    def late(self, subject, payload, headers):
+        if name.encode() + b"A" not in payload or b'"seq":' not in payload:
+            deliver(self, subject, payload, headers)
+        elif delay is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(delay, deliver, self, subject, payload, headers)
+
+    monkeypatch.setattr(connection.Connection, "deliver", late)
+    async with two_streams(ack_timeout=2.5) as (seen, bus):
+        page = [e._replace(subject=f"{e.subject}.{i % 2}") for i, e in enumerate(events("A", 20))]
+        silent = f"stream {name}A"
+        outcomes = await bus.publish(page + events("B"))
+        for _ in range(4):
+            began = time.monotonic()
+            outcomes = await bus.publish(page + events("B"))
+            assert time.monotonic() - began < 1
+            assert {outcome.by for outcome in outcomes[:-1]} == {silent}
+            assert isinstance(outcomes[-1], Stored)
+        delay = 1.3
+        assert await back_after(bus, page) < 5
+        assert await seen.count(name + "A") == 20
 
 
 @pytest.mark.parametrize("batched", [False], indirect=True)
@@ -349,7 +381,6 @@ async def test_a_key_keeps_its_order_across_streams(two_streams, events, name):
 async def test_the_failpoints_are_passed_a_few_times_a_page(two_streams, events, monkeypatch):
     passed = []
     monkeypatch.setattr(fast_ingest, "reach", passed.append)
-    monkeypatch.setattr(batch, "reach", passed.append)
     monkeypatch.setattr(windowed, "reach", passed.append)
     async with two_streams() as (_, bus):
         assert all_stored(await bus.publish(events("A", 1000, key="k") + events("A", 1000)))

@@ -11,8 +11,8 @@ import pytest
 from relay import devstack
 from relay.core.order import WAITS
 from relay.core.outcome import Held, Refused, Stored, Unknown
-from relay.jetstream import batch, connection, windowed
-from relay.jetstream.error_codes import Meaning
+from relay.jetstream import connection, fast_ingest, windowed
+from relay.jetstream.answers import Meaning
 from tests.jetstream.proxy import proxy_to
 
 pytestmark = pytest.mark.anyio
@@ -180,7 +180,7 @@ async def test_a_batch_without_its_final_answer_proves_nothing_and_is_asked_abou
     # R-LOSS
     flow = b'{"type":"ack","seq":50,"msgs":500}'
     fakes = {"no final answer": [], "flow acks only": [flow] * 3, "another batch's": None}
-    hear = batch.Batch.answered
+    hear = fast_ingest.Batch.answered
 
     def overhear(self, rest, payload, headers):
         if b'"count"' not in payload:
@@ -198,7 +198,7 @@ async def test_a_batch_without_its_final_answer_proves_nothing_and_is_asked_abou
         paths = []
         by_window = windowed._Window.__init__
         with monkeypatch.context() as patched:
-            patched.setattr(batch.Batch, "answered", overhear)
+            patched.setattr(fast_ingest.Batch, "answered", overhear)
             patched.setattr(
                 windowed._Window,
                 "__init__",
@@ -235,7 +235,7 @@ async def test_two_answers_that_can_not_both_be_true_prove_nothing_and_are_named
 ):
     """Two accounts with the same stream name, as seen from one that gets both answers."""
     # R-LOSS
-    exchange = batch.Batch if batched else windowed._Window
+    exchange = fast_ingest.Batch if batched else windowed._Window
     twice = {}
 
     def again(payload):
@@ -496,7 +496,7 @@ async def test_garbage_on_a_reply_subject_is_noise(
     nats_server, look, open_bus, make_event, name, *, batched, rest, tail, monkeypatch
 ):
     # R-LOSS
-    exchange = batch.Batch if batched else windowed._Window
+    exchange = fast_ingest.Batch if batched else windowed._Window
     made = exchange.__init__
 
     def noisy(self, *args, **how):

@@ -12,7 +12,7 @@ from relay import devstack
 from relay.core.outcome import Fault, Held, Refused, Stored, Unknown
 from relay.core.subjects import matches
 from relay.jetstream.api import Api
-from relay.jetstream.filters import Filters
+from relay.jetstream.streams import Filters
 
 pytestmark = pytest.mark.anyio
 

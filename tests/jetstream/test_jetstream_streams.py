@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from relay import devstack
 from relay.core.outcome import Fault, Held, Refused, Stored
 from relay.core.storage import StreamStorage
 from relay.errors import StreamError
@@ -145,6 +146,37 @@ async def test_a_missing_stream_is_named_with_its_remedy(nats_server, open_bus, 
     async with open_bus(nats_server.url, stream=name, stream_create=True) as bus:
         with pytest.raises(StreamError, match="RELAY_STREAM_SUBJECTS"):
             await bus.connect()
+
+
+NO_CREATE = """
+authorization { users = [
+  { user: look, password: look }
+  { user: relay, password: pw, permissions: { publish: { deny: "$JS.API.STREAM.CREATE.>" } } }
+] }
+"""
+
+
+async def test_where_a_stream_is_to_be_made_no_refusal_says_to_set_what_is_set(
+    look, open_bus, make_event, name
+):
+    how = {"user": "relay", "password": "pw", "stream": name, "stream_subjects": (f"{name}.>",)}
+    with devstack.nats_server(config=NO_CREATE) as server:
+        async with (
+            look(server.url, user="look", password="look") as seen,
+            open_bus(server.url, stream_create=True, **how) as bus,
+        ):
+            refusals = []
+            with pytest.raises(StreamError, match="can't be made") as refused:
+                await bus.connect()
+            refusals.append(str(refused.value))
+            with pytest.raises(StreamError, match="there is no stream") as refused:
+                await describe(BusOptions(urls=(server.url,), stream_create=True, **how), name)
+            refusals.append(str(refused.value))
+            await seen.make_stream(name, [f"{name}.>"])
+            (uncaptured,) = await bus.publish([make_event("elsewhere")])
+            assert uncaptured.fault is Fault.UNCAPTURED
+            refusals.append(uncaptured.reason)
+    assert not [each for each in refusals if "set RELAY_STREAM_CREATE" in each]
 
 
 async def test_a_stream_that_never_acknowledges_is_an_error_not_a_hang(

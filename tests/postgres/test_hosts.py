@@ -5,7 +5,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from relay.errors import SettingsError
-from relay.postgres import hosts
+from relay.postgres import connecting
 from relay.postgres.session import Session
 
 
@@ -30,13 +30,13 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_every_host_gets_its_share_and_all_of_them_fit(dsn: str, each: int, until: float) -> None:
-    assert hosts.patience(conninfo_to_dict(dsn), 5) == (each, until)
+    assert connecting.patience(conninfo_to_dict(dsn), 5) == (each, until)
 
 
 def test_hosts_of_the_environment_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGHOST", "a,b,c")
-    assert hosts.count({}) == 3
-    assert hosts.count({"host": "a"}) == 1
+    assert connecting.host_count({}) == 3
+    assert connecting.host_count({"host": "a"}) == 1
 
 
 @pytest.mark.anyio
@@ -47,10 +47,10 @@ async def test_a_term_stays_with_the_server_that_its_first_session_found(
     several = make_conninfo(database, host="127.0.0.1,127.0.0.1", port=f"1,{port}")
     connection = await psycopg.AsyncConnection.connect(several)
     try:
-        one = conninfo_to_dict(hosts.pinned(several, connection))
+        one = conninfo_to_dict(connecting.one_host(several, connection))
         assert (one["host"], one["port"]) == ("127.0.0.1", str(port))
         assert one["dbname"] == conninfo_to_dict(database)["dbname"]
-        assert hosts.pinned(database, connection) == database
+        assert connecting.one_host(database, connection) == database
     finally:
         await connection.close()
 

@@ -15,8 +15,8 @@ from relay import devstack
 from relay.core import disposition
 from relay.errors import LeaseTaken, StoreOutage, TermLost
 from relay.ports import Settlement
-from relay.postgres.locks import LEASE_CLASS
 from relay.postgres.outbox import PostgresOutbox
+from relay.postgres.sqlfiles import LEASE_CLASS
 from relay.postgres.store import PostgresStore
 
 pytestmark = pytest.mark.anyio

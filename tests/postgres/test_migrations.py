@@ -13,10 +13,10 @@ import pytest
 from psycopg import sql
 
 from relay import devstack
-from relay.commands.migrate import run_migrate
+from relay.cli.migrate import run_migrate
 from relay.errors import SchemaError, StoreOutage
-from relay.postgres import migrations, sqlfiles, steps
-from relay.postgres.locks import BELL_CLASS
+from relay.postgres import migrations, sqlfiles
+from relay.postgres.sqlfiles import BELL_CLASS
 from tests.postgres.databases import (
     Program,
     dumped,
@@ -88,7 +88,7 @@ async def test_a_later_migration_goes_in_under_load_and_equals_a_fresh_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """R-FIRST: no producer fails, though one of them holds the table for a while."""
-    monkeypatch.setattr(steps, "LOCK_TIMEOUT_MS", 200)
+    monkeypatch.setattr(migrations, "LOCK_TIMEOUT_MS", 200)
     over, wrote, failed = threading.Event(), [0] * 4, list[Exception]()
 
     def produce(number: int) -> None:
@@ -325,5 +325,5 @@ async def test_the_command_says_what_it_did(database: str) -> None:
 
 
 def test_migrations_are_numbered_without_gaps() -> None:
-    known = steps.known("relay")
+    known = migrations.all_steps("relay")
     assert [step.version for step in known] == [*range(len(known))]

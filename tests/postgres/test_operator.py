@@ -1,7 +1,11 @@
 """What people find out about parked events."""
 
 import itertools
+import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import psycopg
@@ -216,3 +220,39 @@ async def test_the_operator_s_role_is_enough_and_the_monitor_s_is_not(
     with pytest.raises(SchemaError, match='grant the role "relay_operator" to this login'):
         async with DeadEvents.open(login("monitor"), "relay"):
             pass
+
+
+OUT_OF_RANGE = {
+    1: ("infinity", "infinity"),
+    2: ("-infinity", "-infinity"),
+    3: ("10000-01-01 12:00:00+00", "10000-01-01 12:00:00+00"),
+    4: ("294276-12-31 23:59:59+00", "294276-12-31 23:59:59+00"),
+    5: ("0044-03-15 00:00:00+00 BC", "0044-03-15 00:00:00+00 BC"),
+    6: ("0401-02-28 00:00:00+00 BC", "0401-02-28 00:00:00+00 BC"),
+    7: ("2026-01-01 00:00:00+00", "2026-01-01T00:00:00+00:00"),
+}
+
+
+def test_an_instant_that_python_cannot_hold_is_shown_as_text(
+    look: psycopg.Connection, outbox_dsn: str
+) -> None:
+    for id_, (written, _) in OUT_OF_RANGE.items():
+        park(look, id_)
+        changed = look.execute(
+            "update relay.parked set created_at = %s where id = %s"
+            " returning created_at at time zone 'UTC' || ''",
+            (written, id_),
+        ).fetchone()
+        assert changed is not None
+        assert changed[0] == written.replace("+00", "")
+
+    def relay(*arguments: str) -> str:
+        run = [sys.executable, "-m", "relay", "dead", *arguments]
+        variables = os.environ | {"RELAY_POSTGRES_DSN": outbox_dsn}
+        return subprocess.run(run, env=variables, check=True, capture_output=True, text=True).stdout
+
+    shown = {event["id"]: event["created_at"] for event in json.loads(relay("list", "--json"))}
+    assert shown == {id_: text for id_, (_, text) in OUT_OF_RANGE.items()}
+    assert len(relay("list").splitlines()) == 1 + len(OUT_OF_RANGE)
+    assert "written    10000-01-01 12:00:00+00\n" in relay("show", "3")
+    assert json.loads(relay("show", "1", "--json"))["created_at"] == "infinity"

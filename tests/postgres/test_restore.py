@@ -9,7 +9,7 @@ from psycopg import errors
 
 from relay import devstack
 from relay.postgres import migrations
-from relay.postgres.locks import BELL_CLASS
+from relay.postgres.sqlfiles import BELL_CLASS
 from tests.postgres.databases import Program, execute, further_databases, programs, psql
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from relay import devstack
-from relay.postgres.locks import BELL_CLASS
+from relay.postgres.sqlfiles import BELL_CLASS
 
 BELL = f"{BELL_CLASS}, 'relay.outbox'::regclass::oid::int4"
 WRITE = "insert into relay.outbox (subject, payload) values ('a.b', '1')"

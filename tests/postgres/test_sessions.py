@@ -22,7 +22,7 @@ from relay.postgres import connecting
 from relay.postgres.bell import PostgresBell
 from relay.postgres.connecting import PINNED, open_connection
 from relay.postgres.outbox import PostgresOutbox
-from relay.postgres.session import Session
+from relay.postgres.session import Connection, Session
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -312,7 +312,7 @@ async def test_a_connect_that_nobody_waits_for_finishes_and_is_closed(
     for pause in (0.0, 0.001, 0.002, 0.003, 0.005, 0.01):
         for _ in range(5):
             with anyio.move_on_after(pause):
-                connection = await open_connection(outbox_dsn, "left alone", {})
+                connection = await open_connection(outbox_dsn, "left alone", {}, Connection)
                 await connection.close()
     with anyio.fail_after(10):
         while connecting._under_way:
@@ -353,7 +353,7 @@ async def test_an_immediate_stop_of_postgres_is_not_held_up(
             while not ended:
                 with anyio.move_on_after(0.004):
                     try:
-                        connection = await open_connection(dsn, "comes", {})
+                        connection = await open_connection(dsn, "comes", {}, Connection)
                         await connection.close()
                     except (psycopg.Error, StoreOutage):
                         await anyio.sleep(0.001)

@@ -13,8 +13,7 @@ from psycopg.types.json import Jsonb
 
 from relay import devstack
 from relay.postgres import migrations
-from relay.postgres.locks import BELL_CLASS
-from relay.postgres.sqlfiles import folder
+from relay.postgres.sqlfiles import BELL_CLASS, folder
 from tests.postgres.databases import execute, programs, psql
 
 pytestmark = pytest.mark.anyio

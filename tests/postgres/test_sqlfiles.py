@@ -9,10 +9,17 @@ import pytest
 from psycopg import sql
 
 from relay import devstack
-from relay.commands.migrate import run_migrate
-from relay.postgres import migrations, steps
-from relay.postgres.locks import BELL_CLASS, LEASE_CLASS, MIGRATION_CLASS
-from relay.postgres.sqlfiles import folder, load, names, text
+from relay.cli.migrate import run_migrate
+from relay.postgres import migrations
+from relay.postgres.sqlfiles import (
+    BELL_CLASS,
+    LEASE_CLASS,
+    MIGRATION_CLASS,
+    folder,
+    load,
+    names,
+    text,
+)
 from tests.postgres.databases import (
     Program,
     dumped,
@@ -109,7 +116,7 @@ async def test_what_a_superuser_runs_finds_only_postgres_s_own_names(
     name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
     execute(database, f"alter database {name} set search_path = public, pg_catalog")
     file = tmp_path / "all.sql"
-    file.write_text(steps.script("relay"), encoding="utf-8")
+    file.write_text(migrations.script("relay"), encoding="utf-8")
     psql(program, database, "-f", str(file))
     psql(program, database, "-v", "schema=relay", "-f", str(folder() / "roles.sql"))
     assert await migrations.migrate(database, "relay") == []

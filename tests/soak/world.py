@@ -24,7 +24,7 @@ from psycopg.conninfo import make_conninfo
 
 from relay import devstack
 from relay.postgres import migrations
-from relay.postgres.locks import LEASE_CLASS
+from relay.postgres.sqlfiles import LEASE_CLASS
 from tests.soak import load
 from tests.soak.broker import AWAY, CONFIG, Broker
 from tests.soak.fleet import RELAYS, VANISHING, Fleet, Home

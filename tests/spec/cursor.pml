@@ -1,8 +1,7 @@
 /*
  * cursor: the snapshot cursor reads each committed row once in a term (R-PHANTOM, R-LOSS, R-ORDER).
  *
- * Speaks of  relay/postgres/cursor.py   base, target and last_id, in memory and as settled
- *            relay/postgres/reading.py  how a read moves them
+ * Speaks of  relay/postgres/reading.py  base, target and last_id, and how a read moves them
  *            relay/engine/deliver.py    publish a page, then settle it
  *            the queries page, begin_term and settle in sql/queries
  *

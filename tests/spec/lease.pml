@@ -2,7 +2,7 @@
  * lease: only the leader speaks, and one that stands still is replaced in time (R-TERM).
  *
  * Speaks of  relay/engine/lead.py     "may I still send?", asking anew, losing the term
- *            relay/postgres/lease.py  the session lock, its lifetime, beginning a term, the guard
+ *            relay/postgres/store.py  the session lock, its lifetime, beginning a term, the guard
  *
  * Holds      1. At each send the server still counts the sender's session as the lock's holder:
  *               the lease could not have passed to another yet.

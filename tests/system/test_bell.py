@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from relay import devstack
 from relay.postgres import migrations
-from relay.postgres.locks import BELL_CLASS
+from relay.postgres.sqlfiles import BELL_CLASS
 from tests.system import streams
 from tests.system.harness import STREAM, RelayProcess, Start, alone, emit, until
 
@@ -43,8 +43,7 @@ select count(*) from pg_locks as l
 @pytest.fixture
 def own_postgres(postgres_server: devstack.Postgres) -> Iterator[devstack.Postgres]:
     """A cluster of the same major version with a log of its own, which the test may stop."""
-    installation = next(i for i in devstack.find_postgres() if i.major == postgres_server.major)
-    with devstack.postgres(installation, settings=SETTINGS) as server:
+    with devstack.postgres(postgres_server.installation, settings=SETTINGS) as server:
         anyio.run(migrations.migrate, server.dsn, "relay")
         yield server
 

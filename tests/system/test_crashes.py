@@ -21,8 +21,7 @@ RESTARTS = 10
 @pytest.fixture
 def own_postgres(postgres_server: devstack.Postgres) -> Iterator[devstack.Postgres]:
     """A cluster of the same major version that the test may kill; committing durably."""
-    installation = next(i for i in devstack.find_postgres() if i.major == postgres_server.major)
-    with devstack.postgres(installation, settings={"fsync": "on"}) as server:
+    with devstack.postgres(postgres_server.installation, settings={"fsync": "on"}) as server:
         asyncio.run(migrations.migrate(server.dsn, "relay"))
         yield server
 

@@ -16,7 +16,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from relay import devstack
-from relay.postgres.locks import BELL_CLASS
+from relay.postgres.sqlfiles import BELL_CLASS
 from tests.system.harness import Load, RelayProcess, connected, delivered, until, verdict
 from tests.system.proxy import Direction, Proxy
 
