@@ -250,9 +250,24 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
+def in_words(error: psycopg.Error) -> str:
+    """Return what Postgres or libpq said, on one line and said once.
+
+    The primary message alone: DETAIL and CONTEXT can quote a row.
+    """
+    text = " ".join((error.diag.message_primary or str(error)).split())
+    return _SAID_TWICE.sub("", text) or type(error).__name__
+
+
+_SAID_TWICE: Final = re.compile(
+    r"\bconnection failed: (?=connection )| Is the server running [^?]*\?"
+)
+"""What psycopg puts before libpq's own sentence, and the question that libpq puts behind it."""
+
+
 def _refused(error: psycopg.Error) -> Exception | None:
     """Return our error where a person has to act; None for an outage, or what nobody expected."""
-    message = " ".join(str(error).split())
+    message = in_words(error)
     if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
         return SettingsError([f"postgres_dsn can't be used: {message}"])
     if _POOLER.search(message):

@@ -31,7 +31,7 @@ from relay.errors import (
     StoreOutage,
     StoreReadOnly,
 )
-from relay.postgres.connecting import A_POOLER, open_connection
+from relay.postgres.connecting import A_POOLER, in_words, open_connection
 
 STATEMENT_DEADLINE: Final = 8.0
 """Seconds a statement may take."""
@@ -171,8 +171,11 @@ class Session:
 
 def translated(error: psycopg.Error) -> RelayError | psycopg.Error:
     """Return our error for a driver's one, or the driver's own where it can only be a bug."""
-    # The primary message alone: DETAIL and CONTEXT can quote a row.
-    message = " ".join((error.diag.message_primary or str(error)).split()) or type(error).__name__
+    message = in_words(error)
+    if error.sqlstate in _MISSING:
+        return SchemaError(
+            f"the outbox is not there, or not whole ({message}): run `python -m relay migrate`"
+        )
     if (error.sqlstate or "") in _KINDS:
         kind, remedy = _KINDS[error.sqlstate or ""]
         return kind(f"{message}: {remedy}")
@@ -181,13 +184,10 @@ def translated(error: psycopg.Error) -> RelayError | psycopg.Error:
     return error
 
 
-_MIGRATE: Final = "something of the outbox is missing; run `python -m relay migrate`"
+_MISSING: Final = frozenset({"3F000", "42P01", "42703", "42883"})
+"""A schema, table or view, column, function that does not exist."""
 
 _KINDS: Final[Mapping[str, tuple[type[SchemaError | StoreOutage], str]]] = {
-    "3F000": (SchemaError, _MIGRATE),  # schema
-    "42P01": (SchemaError, _MIGRATE),  # table or view
-    "42703": (SchemaError, _MIGRATE),  # column
-    "42883": (SchemaError, _MIGRATE),  # function
     "42501": (  # row_security = off: rows that a policy hides are refused, too
         SchemaError,
         "grant this login the schema's relay role, or run as the schema's owner",

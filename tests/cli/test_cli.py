@@ -309,3 +309,17 @@ def test_an_empty_database_is_not_as_required_until_it_is_migrated(database):
     assert relay("migrate", RELAY_POSTGRES_DSN=database).returncode == 0
     assert relay("migrate", "--check", RELAY_POSTGRES_DSN=database).returncode == 0
     assert relay("status", RELAY_POSTGRES_DSN=database).returncode == 0
+
+
+@pytest.mark.parametrize("command", [["status"], ["migrate", "--check"], ["dead", "list"]])
+def test_a_database_without_an_outbox_is_named_as_that_and_not_as_sql_alone(database, command):
+    done = relay(*command, RELAY_POSTGRES_DSN=database)
+    assert done.returncode == 3
+    assert done.stderr.startswith("relay: the outbox is not there, or not whole (")
+    assert done.stderr.endswith("): run `python -m relay migrate`\n")
+
+
+def test_a_server_that_is_away_is_one_sentence_said_once(database):
+    done = relay("status", RELAY_POSTGRES_DSN="host=127.0.0.1 port=1 user=u dbname=d")
+    refused = 'connection to server at "127.0.0.1", port 1 failed: Connection refused'
+    assert (done.returncode, done.stderr) == (1, f"relay: {refused}\n")
