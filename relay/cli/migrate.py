@@ -37,6 +37,10 @@ def migrate(
     """Bring the outbox's schema up to date. Any number of processes may do so at once."""
     if check and print_sql:
         raise typer.BadParameter("--check and --print exclude each other")
+    if notify is not None and (check or print_sql):
+        raise typer.BadParameter(
+            "--notify and --no-notify change the database: leave out the other"
+        )
     work = partial(run_migrate, notify=notify, check=check, print_sql=print_sql, echo=typer.echo)
     anyio.run(work, settings.conninfo, settings.schema_name)
 

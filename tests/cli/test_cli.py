@@ -323,3 +323,10 @@ def test_a_server_that_is_away_is_one_sentence_said_once(database):
     done = relay("status", RELAY_POSTGRES_DSN="host=127.0.0.1 port=1 user=u dbname=d")
     refused = 'connection to server at "127.0.0.1", port 1 failed: Connection refused'
     assert (done.returncode, done.stderr) == (1, f"relay: {refused}\n")
+
+
+@pytest.mark.parametrize("other", ["--check", "--print"])
+def test_a_look_at_the_schema_does_not_switch_the_bell(other):
+    done = relay("migrate", "--no-notify", other)
+    assert done.returncode == 2
+    assert "change the database" in done.stderr
