@@ -14,6 +14,7 @@ error is the service's log (``run``), or log_format says so, each of them is a J
 import inspect
 import logging
 import os
+import select
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -67,7 +68,28 @@ def exit_codes(log_format: str = "text") -> Iterator[None]:
             sys.exit(INTERRUPTED)
         sys.exit(_write(sole(group), log_format))
     except Exception as error:  # noqa: BLE001 - written below, and the exit code is 1
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(1)
         sys.exit(_write(error, log_format))
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of standard output has gone, as in ``relay status | head``.
+
+    If so, what is still to be written goes nowhere: the interpreter flushes once more at its end.
+    """
+    try:
+        output = sys.stdout.fileno()
+        pipe = select.poll()
+        pipe.register(output, 0)
+        gone = any(state & (select.POLLERR | select.POLLHUP) for _, state in pipe.poll(0))
+        if gone:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, output)
+            os.close(nowhere)
+    except (OSError, ValueError):
+        return False
+    return gone
 
 
 def _write(error: BaseException, log_format: str) -> int:

@@ -18,7 +18,7 @@ from relay.cli import app
 from relay.cli.options import exit_codes
 from relay.errors import AlreadyRunning, BusOutage, SchemaError, SettingsError, StreamError
 from relay.settings.model import SETTINGS
-from tests.cli.process import relay
+from tests.cli.process import migrated, relay
 
 CANARY = "c4n4ry-in-the-mine"
 
@@ -330,3 +330,16 @@ def test_a_look_at_the_schema_does_not_switch_the_bell(other):
     done = relay("migrate", "--no-notify", other)
     assert done.returncode == 2
     assert "change the database" in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_bug(database):
+    migrated(database)
+    command = [sys.executable, "-m", "relay", "status"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as output:
+        kept = {**os.environ, "RELAY_POSTGRES_DSN": database}
+        done = subprocess.run(
+            command, env=kept, stdout=output, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
