@@ -13,8 +13,9 @@ import anyio
 import typer
 
 from relay.cli.options import ALWAYS, NATS, with_settings
-from relay.cli.text import lasting
+from relay.cli.text import counted, instant
 from relay.core.backoff import State
+from relay.core.durations import lasting
 from relay.errors import BusOutage, RelayError, StreamError
 from relay.settings import Settings
 
@@ -163,7 +164,7 @@ def _troubles(report: Mapping[str, Any]) -> Iterator[str]:
 
 def lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield labels and texts."""
-    began, settled = report["term_began_at"], report["settled_at"]
+    began, settled = instant(report["term_began_at"]), instant(report["settled_at"])
     cursor, stream, held = report["cursor"], report["stream"], ""
     if report["held"]:
         held = f" ({report['held']} held, the oldest for {lasting(report['held_lag_seconds'])})"
@@ -171,22 +172,30 @@ def lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "schema", report["schema"]
     yield "leader", report["leader"] or f"none: {_nobody(report)}"
     yield "epoch", f"{report['epoch']}{f', began {began}' if began else ', no term yet'}"
-    yield "backlog", f"{report['backlog']} events{' or more' * report['backlog_is_capped']}"
+    yield "backlog", counted(report["backlog"], "event") + " or more" * report["backlog_is_capped"]
     yield "lag", lasting(report["lag_seconds"])
     yield "breakers", f"lag {report['circuit_breaker']}, bus {report['bus_breaker'] or 'unknown'}"
-    yield "parked", f"{report['parked']} events{held}"
-    yield "dead", f"{report['dead']} events"
+    yield "parked", counted(report["parked"], "event") + held
+    yield "dead", counted(report["dead"], "event")
     last = f" in this term, last settled {settled}" if settled else ""
-    yield "delivered", f"{report['delivered']} events{last}"
+    yield "delivered", counted(report["delivered"], "event") + last
     yield "cursor", f"{cursor['base']}{window if cursor['target'] else ''}"
     yield "wakes", ", ".join(f"{cause} {count}" for cause, count in report["wakes"].items())
     yield "nats", report["nats"] or "not asked yet"
     if stream is not None:
-        state = stream.get("error") or f"{stream['messages']} messages, last {stream['last_seq']}"
-        yield "stream", f"{stream['name']} by {stream['path'] or 'no path'}: {state}"
+        yield "stream", _stream(stream, nats_is_away=report["nats"] != "answers")
+
+
+def _stream(stream: Mapping[str, Any], *, nats_is_away: bool) -> str:
+    if nats_is_away:
+        return f"{stream['name']}: not seen while NATS is away"
+    if stream.get("error"):
+        return f"{stream['name']}: {stream['error']}"
+    count = counted(stream["messages"], "message")
+    return f"{stream['name']} by {stream['path']}: {count}, last {stream['last_seq']}"
 
 
 def _nobody(report: Mapping[str, Any]) -> str:
     if report["lease_taken_by"]:
-        return f"the lease is held by who is no relay: {report['lease_taken_by']}; end it"
+        return f"a session that is no relay's holds the lease: {report['lease_taken_by']}; end it"
     return "no relay runs, or none can take the lease"

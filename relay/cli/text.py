@@ -6,10 +6,9 @@ that turns the direction of reading must not move the cursor, hide a row or forg
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
-
-from relay.core import durations
 
 _PER_LINE: Final = 16
 _DEEPEST: Final = 30
@@ -34,23 +33,17 @@ def plain_lines(text: str) -> str:
     return "".join(part if part in "\n\t" else plain(part) for part in re.split(r"([\n\t])", text))
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a number with its noun: ``1 event``, ``2 events``."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def instant(at: datetime | str | None) -> str:
-    """Write an instant: UTC, to the second; text as it is; empty for None."""
+    """Write an instant: UTC, to the second; other text as it is; empty for None."""
+    if isinstance(at, str):
+        with suppress(ValueError):
+            at = datetime.fromisoformat(at)
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" if isinstance(at, datetime) else at or ""
-
-
-def lasting(seconds: float) -> str:
-    """Write how long something lasts: ``12ms``, ``1.5s``, ``3min 53s``, ``2d 4h``."""
-    if seconds < 1:
-        return durations.format(round(seconds, 3))
-    if round(seconds, 1) < 60:  # noqa: PLR2004 - a minute
-        return f"{round(seconds, 1):g}s"
-    left, counts = round(seconds), list[tuple[int, str]]()
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        if count or counts:
-            counts.append((count, unit))
-    return " ".join(f"{count}{unit}" for count, unit in counts[:2] if count)
 
 
 def hexdump(content: bytes) -> Iterator[str]:

@@ -16,8 +16,9 @@ import anyio
 
 from relay import logs
 from relay.cli.status import lines, look_at_nats, look_at_outbox, report_of
-from relay.cli.text import lasting, plain
+from relay.cli.text import plain
 from relay.core.backoff import State
+from relay.core.durations import lasting
 from relay.errors import LoginRefused, Outage
 from relay.settings import Settings
 
@@ -125,7 +126,8 @@ class Watch:
             f" {self._rate:,.0f} events/s, lag {lasting(report['lag_seconds'])},"
             f" backlog {report['backlog']}, parked {report['parked']}, held {report['held']},"
             f" dead {report['dead']},"
-            f" breakers {report['circuit_breaker']} {report['bus_breaker'] or 'unknown'}"
+            f" lag breaker {report['circuit_breaker']},"
+            f" bus breaker {report['bus_breaker'] or 'unknown'}"
         )
 
 

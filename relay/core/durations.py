@@ -64,3 +64,17 @@ def format(seconds: float) -> str:  # noqa: A001 - durations.format reads as str
         if exact % size == 0:
             return f"{exact / size:.0f}{unit}"
     return f"{exact:f}s"
+
+
+def lasting(seconds: float) -> str:
+    """Write how long something lasts: ``12ms``, ``1.5s``, ``3min 53s``, ``2d 4h``."""
+    if seconds < 1:
+        return format(round(seconds, 3))
+    if round(seconds, 1) < 60:  # noqa: PLR2004 - a minute
+        return f"{round(seconds, 1):g}s"
+    left, counts = round(seconds), list[tuple[int, str]]()
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or counts:
+            counts.append((count, unit))
+    return " ".join(f"{count}{unit}" for count, unit in counts[:2] if count)

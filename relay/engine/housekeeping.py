@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import anyio
 
 from relay.core.backoff import LagBreaker
+from relay.core.durations import lasting
 from relay.engine.deliver import Delivery
 from relay.engine.link import BusLink
 from relay.engine.settle import Settler
@@ -74,7 +75,7 @@ class Housekeeping:
         before = self._lag_breaker.state
         self._lag_breaker.saw(backlog.lag)
         if self._lag_breaker.state is not before:
-            reason = f"the oldest undelivered event is {backlog.lag:.1f} s old"
+            reason = f"the oldest undelivered event is {lasting(backlog.lag)} old"
             self._record(BreakerChanged("lag", before, self._lag_breaker.state, reason))
 
     async def _report(self) -> None:

@@ -11,6 +11,7 @@ read, a password that goes over the network in the clear.
 
 import ipaddress
 import logging
+import os
 import re
 import ssl
 import stat
@@ -34,6 +35,11 @@ _LOGIN_REFUSED = re.compile(
     "authorization violation|authentication (expired|revoked)|TLS was asked for", re.IGNORECASE
 )
 """What a server says of credentials of any kind, and what we say of a server without TLS."""
+
+_CONNECT_FAILED = re.compile(r"\[Errno (\d+)\] Connect call failed \([^)]*\)")
+"""asyncio's words for whatever the system said."""
+
+_ERRNO = re.compile(r"\[Errno -?\d+\] ")
 
 _warned: set[str] = set()
 """Once a process: each connection opens the same files."""
@@ -125,7 +131,7 @@ async def _open(options: BusOptions, url: str, tls_name: str | None) -> Connecti
         opened = True
     except Exception as error:
         # nats-py trips over whatever a server says that is not as it expects.
-        why = str(error).removeprefix("nats: ").strip("'") or type(error).__name__
+        why = _in_words(error)
         if isinstance(error, TimeoutError):
             why = f"no connection within {time.monotonic() - started:.1f} s"
         kind = BusLoginRefused if _is_refusal(error, why) else BusOutage
@@ -136,6 +142,13 @@ async def _open(options: BusOptions, url: str, tls_name: str | None) -> Connecti
             await connection.dropped()
     warn_of_plaintext(options, url, encrypted=connection.wire.encrypted)
     return connection
+
+
+def _in_words(error: Exception) -> str:
+    """Return what the system or nats-py said, without Python's numbers and tuples."""
+    text = str(error).removeprefix("nats: ").strip("'") or type(error).__name__
+    text = _CONNECT_FAILED.sub(lambda found: os.strerror(int(found[1])), text)
+    return _ERRNO.sub("", text)
 
 
 def _is_refusal(error: Exception, why: str) -> bool:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from relay.cli.text import hexdump, laid_out, lasting, plain
+from relay.cli.text import hexdump, laid_out, plain
+from relay.core.durations import lasting
 
 
 def test_laying_out_keeps_every_value_as_it_was_written() -> None:
