@@ -190,7 +190,7 @@ def _deciding(action: "Action", help_: str) -> Callable[..., None]:
             try:
                 failed += anyio.run(decision, done)
             except RelayError:
-                log.warning("%s, then it failed", _summary(action, len(done)))
+                _say_what_was_done(action, len(done))
                 raise
         elif not failed:
             failed.append("no dead events, or none that match")
@@ -285,6 +285,12 @@ async def _carry_out(
         ]
 
 
+def _say_what_was_done(action: "Action", done: int) -> None:
+    """Say so before the error that ended it, unless that is nothing."""
+    if done:
+        log.warning("%s, then it failed", _summary(action, done))
+
+
 def _summary(action: "Action", count: int) -> str:
     return f"{'dropped' if action == 'drop' else 'retried'} {_events(count)}"
 
@@ -297,7 +303,8 @@ dead = typer.Typer(
     name="dead",
     cls=Group,
     help="Look at events that could not be stored; retry or drop them.",
-    epilog="Needs a login with the operator's role. Exit codes: 0 done, 1 nothing there or failed,"
+    epilog="list needs a login with the relay's or the operator's role; show, retry and drop need"
+    " the operator's. Exit codes: 0 done, 1 nothing there or failed,"
     " 2 usage, 3 the schema is not as required.",
     no_args_is_help=True,
 )

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import anyio
 import typer
 
 from relay.cli.options import ALWAYS, Json, with_settings
-from relay.cli.text import hexdump, instant, laid_out, plain, plain_lines, rfc3339
+from relay.cli.text import counted, hexdump, instant, laid_out, plain, plain_lines, rfc3339
 from relay.errors import RelayError
 from relay.settings import Settings
 
@@ -186,15 +187,26 @@ def _facts(event: "Whole", decisions: "Sequence[Decision]") -> Iterator[tuple[st
     yield "written", instant(parked.created_at)
     yield "refused", f"{instant(parked.first_refused_at)} to {instant(parked.last_refused_at)}"
     if event.retried_at is not None:
-        yield "retried", f"{parked.retries} times, last {instant(event.retried_at)}"
+        yield "retried", f"{counted(parked.retries, 'time')}, last {instant(event.retried_at)}"
     if not event.errors:
         yield "error", _error_of(parked)
     for name, value in (event.headers or {}).items():
         yield "header", f"{name}: {value}"
-    for error in event.errors:
-        yield "error", f"{error.get('at')}  try {error.get('attempt')}: {_coded(error)}"
+    for text, repeated in groupby(event.errors, key=_coded):
+        yield "error", f"{_when(list(repeated))}: {text}"
     for each in decisions:
         yield "decision", f"{instant(each.decided_at)}  {each.action} by {each.decided_by}"
+
+
+def _when(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Say when the same error came, and at which tries."""
+    first, last = errors[0], errors[-1]
+    at, to = instant(first.get("at")), instant(last.get("at"))
+    if first is last:
+        return f"{at}  try {first.get('attempt')}"
+    if first.get("attempt") == last.get("attempt"):
+        return f"{at} to {to}  {len(errors)} tries"
+    return f"{at} to {to}  {len(errors)} tries, {first.get('attempt')} to {last.get('attempt')}"
 
 
 def _error_of(event: "ParkedEvent") -> str:

@@ -97,7 +97,7 @@ def test_show_tells_everything(relay: Run, look: psycopg.Connection) -> None:
         "key        k\n",
         f"message id relay-{event_id}-1\n",
         "header     traceparent: 00-1\n",
-        "error      2026-01-01T00:00:00+00:00  try 1: the first (7)\n",
+        "error      2026-01-01 00:00:00Z  try 1: the first (7)\n",
         " retry by ",
         " (anna)\n",
         'payload    11 bytes of JSON, laid out\n{\n  "n": 1.50\n}\n',
@@ -176,3 +176,20 @@ def test_an_event_whose_row_is_gone_says_so(relay: Run, look: psycopg.Connection
         None,
         None,
     )
+
+
+def test_an_error_that_repeats_is_shown_once_with_its_tries(
+    relay: Run, look: psycopg.Connection
+) -> None:
+    die(look, 1)
+    look.execute(
+        """update relay.parked set errors = (select jsonb_agg(jsonb_build_object(
+             'at', '2026-01-01T00:00:0' || n || '.12+00:00', 'attempt', n,
+             'error', case when n < 4 then 'full' else 'gone' end, 'code', 7) order by n)
+           from generate_series(1, 4) as n)"""
+    )
+    lines = [each for each in relay("dead", "show", "1").stdout.splitlines() if "error" in each]
+    assert lines == [
+        "error      2026-01-01 00:00:01Z to 2026-01-01 00:00:03Z  3 tries, 1 to 3: full (7)",
+        "error      2026-01-01 00:00:04Z  try 4: gone (7)",
+    ]
