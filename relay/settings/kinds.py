@@ -165,11 +165,19 @@ def _server(number: int, text: str) -> str:
     url = text if "://" in text else f"nats://{text}"
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
+        host = parts.hostname
     except ValueError:
         host = None
     if not host or re.search(r"\s", url):
         raise ValueError(f"has no host in URL {number}: write nats://host:4222, commas between")
+    try:
+        usable = parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(
+            f"has no port from 1 to {_MOST_PORT} in URL {number}: write nats://host:4222"
+        )
     if "@" in url:
         raise ValueError(
             f"has credentials in URL {number}: set nats_user and nats_password, or nats_token"

@@ -146,7 +146,8 @@ class Settings(BaseModel):
     )
     http_token: kinds.HttpToken | None = Field(
         default=None,
-        description="Token that lets the status page retry dead events; without it it only shows.",
+        description="Token that lets the status page retry dead events;"
+        " without it the page only shows.",
     )
 
     log_format: kinds.LogFormat = Field(

@@ -145,7 +145,7 @@ def test_every_fault_is_said_at_once_with_its_source_and_remedy(toml):
         ("postgres_dsn", "postgresql://u:1/2@h/db", "%2F"),
         ("nats_url", "nats://", "has no host in URL 1"),
         ("nats_url", "nats://a,,nats://b", "has no host in URL 2"),
-        ("nats_url", "nats://a:port", "has no host in URL 1"),
+        ("nats_url", "nats://a:port", "has no port from 1 to 65535 in URL 1"),
         ("nats_url", "http://a", "has an unknown scheme in URL 1: use nats:// or tls://"),
         ("nats_inbox_prefix", "a.*", "is no subject prefix"),
         ("nats_user", " ", "is empty"),
