@@ -74,7 +74,9 @@ def record(fact: Fact) -> None:
     """Log ``fact`` if a person reads it."""
     line = _line_of(fact)
     if line is not None and log.isEnabledFor(line[0]):
-        log.log(line[0], line[1], extra={k: v for k, v in asdict(fact).items() if v is not None})
+        log.log(
+            line[0], line[1], extra={k: v for k, v in asdict(fact).items() if v not in (None, "")}
+        )
 
 
 def _line_of(fact: Fact) -> tuple[int, str] | None:

@@ -6,8 +6,8 @@ from io import StringIO
 
 import pytest
 
-from relay.factlog import FactSinks
-from relay.facts import Fact, Pruned, StandingBy
+from relay.factlog import FactSinks, record
+from relay.facts import Fact, Pruned, StandingBy, TermEnded
 from relay.logformat import JsonLines
 
 FACT, NEXT = Pruned(1), Pruned(2)
@@ -97,3 +97,12 @@ def test_a_sink_that_fails_while_it_fails_again_does_not_recurse() -> None:
     sinks.add(told.append)
     sinks.record(NEXT)
     assert told == [NEXT]
+
+
+def test_a_reason_that_there_is_not_is_left_out_of_the_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, logger="relay"):
+        record(TermEnded(3, ""))
+    (line,) = caplog.records
+    assert (line.epoch, hasattr(line, "reason")) == (3, False)  # type: ignore[attr-defined]

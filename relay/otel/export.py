@@ -27,6 +27,8 @@ from importlib.util import find_spec
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from relay.errors import RelayError
+
 log = logging.getLogger("relay.otel")
 
 FLUSH_WITHIN: Final = 1.25
@@ -84,12 +86,16 @@ def exported(*, serving: bool, environ: Mapping[str, str] = os.environ) -> Itera
     except Exception as error:  # noqa: BLE001 - whatever an exporter's package raises
         log.error(  # noqa: TRY400 - it is the environment's fault, not a bug
             "telemetry can't be set up: delivery goes on without it",
-            extra={"reason": f"{type(error).__name__}: {error}"},
+            extra={"reason": str(error) if isinstance(error, RelayError) else _named(error)},
         )
     try:
         yield scrape
     finally:
         _shut_down(providers)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def is_set_up() -> bool:
@@ -125,7 +131,7 @@ def plan(environ: Mapping[str, str], *, serving: bool, can_serve: bool) -> Plan:
             )
         if served or not can_serve:
             metrics = tuple(name for name in metrics if name != "prometheus")
-    return Plan(traces, metrics, served, faults=tuple(faults))
+    return Plan(traces, metrics, served, faults=tuple(dict.fromkeys(faults)))
 
 
 def _exporters(environ: Mapping[str, str], signal: str, faults: list[str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from relay import __version__
+from relay.errors import RelayError
 from relay.otel.export import Plan, Scrape
 
 log = logging.getLogger("relay.otel")
@@ -113,4 +114,4 @@ def _load(group: str, name: str) -> Callable[[], Any]:
         loaded: Callable[[], Any] = found.load()
         return loaded
     installed = ", ".join(sorted(entry_points(group=group).names))
-    raise LookupError(f"no installed package offers the exporter {name}; there are: {installed}")
+    raise RelayError(f"no installed package offers the exporter {name}; there are: {installed}")

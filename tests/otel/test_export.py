@@ -179,6 +179,17 @@ def test_what_cant_be_set_up_is_a_line_and_the_work_goes_on(
     (line,) = caplog.records
     assert line.levelno == logging.ERROR
     assert says in line.reason
+    assert "LookupError" not in line.reason
+
+
+def test_a_protocol_that_is_unknown_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    unknown = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "carrier-pigeon",
+    }
+    with exported(serving=False, environ=unknown) as scrape:
+        assert scrape is None
+    assert len(caplog.records) == 1
 
 
 def test_prometheus_without_its_library_is_a_line(
