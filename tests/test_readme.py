@@ -101,6 +101,21 @@ def test_a_readme_speaks_of_nothing_that_is_not_there(path: Path) -> None:
         assert not sub or not known_commands[command] or sub in known_commands[command]
 
 
+@pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_that_a_readme_names_is_there(path: Path) -> None:
+    named = re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:md|pml|py|sql))`", path.read_text("utf-8"))
+    starts = (ROOT, ROOT / "relay", ROOT / "tests", path.parent)
+    assert [name for name in named if not any((each / name).exists() for each in starts)] == []
+
+
+def test_the_steps_for_systemd_make_every_file_that_the_unit_reads() -> None:
+    unit = (ROOT / "relay/deploy/relay.service").read_text(encoding="utf-8")
+    read_by_unit = re.findall(r"^(?:EnvironmentFile=|LoadCredential=.*:)(\S+)", unit, re.MULTILINE)
+    assert len(read_by_unit) == 3
+    for name in read_by_unit:
+        assert re.search(rf"^    install -m 0600 .*{name}\b", read("relay/deploy"), re.MULTILINE)
+
+
 def test_the_examples_of_emitting_run_as_they_stand(outbox_dsn: str) -> None:
     (sql,) = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)
     with psycopg.connect(outbox_dsn) as connection:

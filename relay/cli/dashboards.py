@@ -22,7 +22,7 @@ def dashboards(
 ) -> None:
     """Write the Grafana dashboard, Prometheus alerts and scraping, and a Collector's configuration.
 
-    Files that are there already and the same stay as they are.
+    A file that is there already and has the same content is left as it is.
     """
     from relay.dashboards import shipped
 
