@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.core.outcome import Fault
 from relay.facts import (
     BreakerChanged,

@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.core.disposition import Parking
-from relay.core.event import Event
+from relay.core.event import Event, parent_of
 from relay.core.outcome import Fault
 from relay.core.storage import OutboxStorage, StreamStorage
-from relay.core.tracecontext import parent_of
 from relay.ports import Backlog, Wake
 
 

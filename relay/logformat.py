@@ -104,7 +104,7 @@ def _value(value: object) -> str | float | bool | None:
         case None | bool() | int():
             return value
         case float():
-            return value if math.isfinite(value) else str(value)
+            return round(value, 6) if math.isfinite(value) else str(value)
         case bytes() | bytearray() | memoryview():
             return f"{len(value)} bytes"
         case datetime():

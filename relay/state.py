@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.core.outcome import Fault
 from relay.core.storage import OutboxStorage, StreamStorage
 from relay.facts import (

@@ -37,6 +37,15 @@ def test_text_is_one_line_with_the_extras_behind_the_message():
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.0190000000002328, "1.019"), (0.1 + 0.2, "0.3"), (2.5e-7, "0.0")]
+)
+def test_a_figure_is_written_to_the_microsecond(value, text):
+    made = record("m", seconds=value)
+    assert logformat.TextLines().format(made).endswith(f" seconds={text}")
+    assert f'"seconds": {text}}}' in logformat.JsonLines().format(made)
+
+
 def test_json_is_one_object_with_the_extras_as_fields():
     at = datetime(2026, 1, 1, tzinfo=UTC)
     line = logformat.JsonLines().format(record("leading by %s", "lease", epoch=3, at=at, event="x"))

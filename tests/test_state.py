@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.core.storage import OutboxStorage, StreamStorage
 from relay.facts import (
     BacklogSeen,

@@ -67,12 +67,12 @@ def freeze() -> None:
 
 async def _main(settings: Settings, scrape: "Scrape | None") -> bool:
     from relay.app import Relay
-    from relay.http.station import Station
+    from relay.http.service import Service
 
-    station = Station(settings, scrape=scrape)
-    relay = Relay(settings, observer=station.record)
-    async with station.attend(relay):
-        return await until_stopped(relay, station.stopping)
+    service = Service(settings, scrape=scrape)
+    relay = Relay(settings, observer=service.record)
+    async with service.attend(relay):
+        return await until_stopped(relay, service.stopping)
 
 
 async def until_stopped(relay: "Relay", stopping: Callable[[], None] = lambda: None) -> bool:

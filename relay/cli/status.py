@@ -14,7 +14,7 @@ import typer
 
 from relay.cli.options import ALWAYS, NATS, with_settings
 from relay.cli.text import lasting
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.errors import BusOutage, RelayError, StreamError
 from relay.settings import Settings
 

@@ -17,7 +17,7 @@ import anyio
 from relay import logs
 from relay.cli.status import lines, look_at_nats, look_at_outbox, report_of
 from relay.cli.text import lasting, plain
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.errors import LoginRefused, Outage
 from relay.settings import Settings
 

@@ -1,10 +1,19 @@
-"""How long to wait before trying again.
+"""How long to wait before trying again, and the breakers' states.
 
 Pauses are exponential with full jitter and a cap; chance and time are arguments. Full jitter (any
 moment between now and the ceiling) spreads a herd of relays that lost the same server best.
 Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+
+The lag breaker is an alarm that stops nothing. The bus breaker is the state of the book of NATS's
+outages: see ``relay.engine.outage``.
+
+    lag    closed ──older than the limit──► open ──at most half of it──► closed
+
+The lag breaker closes at half its limit, so that a lag about the limit does not ring every second.
+A standby does not look at the lag, so it resets the breaker.
 """
 
+import enum
 from typing import Final
 
 _MOST_DOUBLINGS: Final = 1023  # 2.0 ** 1024 overflows; a base of 1 us is beyond any cap long before
@@ -42,3 +51,33 @@ class Backoff:
     def succeeded(self) -> None:
         """Forget the failures: the next wait starts at ``base`` again."""
         self.attempts = 0
+
+
+class State(enum.StrEnum):
+    """Where a breaker stands."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+class LagBreaker:
+    """Watches the age of the oldest undelivered event."""
+
+    __slots__ = ("_limit", "state")
+
+    def __init__(self, limit: float) -> None:
+        """Open above ``limit`` s."""
+        self._limit = limit
+        self.state = State.CLOSED
+
+    def saw(self, lag: float) -> None:
+        """Look at ``lag`` s."""
+        if lag > self._limit:
+            self.state = State.OPEN
+        elif lag <= self._limit / 2:
+            self.state = State.CLOSED
+
+    def forget(self) -> None:
+        """Another relay watches from now on."""
+        self.state = State.CLOSED

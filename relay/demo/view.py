@@ -9,13 +9,13 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 import nats
 import psycopg
-from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig
 from nats.js.errors import NotFoundError
 from psycopg.rows import DictRow, dict_row
@@ -54,15 +54,10 @@ class Result:
 
     def as_json(self) -> str:
         """Write it on one line; every value is a number."""
-        return json.dumps(
-            {
-                "committed": self.committed,
-                "stored": self.stored,
-                **self.findings.counts,
-                "latency_ms": {"p50": round(self.p50_ms, 3), "p99": round(self.p99_ms, 3)},
-                "events_per_second": round(self.events_per_second, 1),
-            }
-        )
+        counts = {"committed": self.committed, "stored": self.stored, **self.findings.counts}
+        latency = {"p50": round(self.p50_ms, 3), "p99": round(self.p99_ms, 3)}
+        rate = round(self.events_per_second, 1)
+        return json.dumps({**counts, "latency_ms": latency, "events_per_second": rate})
 
     def as_table(self) -> Table:
         """Lay it out for a terminal."""
@@ -101,15 +96,17 @@ def latency_ms(latencies: Collection[float], percent: float) -> float:
     return sorted(latencies)[rank - 1] * 1000
 
 
+@dataclass(slots=True)
 class Probe:
-    """Looks at both servers through connections of its own; ``probe`` makes and closes them."""
+    """Looks at both servers through connections of its own; ``probe`` makes and closes them.
 
-    def __init__(self, connection: psycopg.AsyncConnection, client: Client, stream: str) -> None:
-        """Take the connections, and the name of the stream."""
-        self._connection = connection
-        self._jetstream = client.jetstream()
-        self._stream = stream
-        self._latencies: deque[float] = deque(maxlen=_RECENT)
+    ``latencies`` are those of the newest 2,000 messages in s, once ``follow`` was called.
+    """
+
+    connection: psycopg.AsyncConnection
+    jetstream: JetStreamContext
+    stream: str
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     async def is_ready(self) -> bool:
         """Say whether the relay leads and its stream is there."""
@@ -123,33 +120,29 @@ class Probe:
 
     async def stored(self) -> int:
         """Count the stream's messages."""
-        return (await self._jetstream.stream_info(self._stream)).state.messages
+        return (await self.jetstream.stream_info(self.stream)).state.messages
 
     async def status(self) -> DictRow:
         """Read the relay's own figures: ``holder``, ``lag_seconds`` and the wakes' counts."""
-        async with self._connection.cursor(row_factory=dict_row) as cursor:
+        async with self.connection.cursor(row_factory=dict_row) as cursor:
             status = await (await cursor.execute(_STATUS)).fetchone()
         assert status is not None
         return status
 
     async def follow(self) -> None:
         """Begin to watch the latency of messages as they are stored."""
-        await self._jetstream.subscribe(
+        await self.jetstream.subscribe(
             ">",
-            stream=self._stream,
+            stream=self.stream,
             cb=self._note,
             ordered_consumer=True,
             config=ConsumerConfig(headers_only=True),
         )
 
-    def latency_ms(self, percent: float) -> float:
-        """Return a percentile of the latency of the newest 2,000 messages, in ms."""
-        return latency_ms(self._latencies, percent)
-
     async def _note(self, message: Msg) -> None:
         latency = parse_message(message).latency
         if latency is not None:
-            self._latencies.append(latency)
+            self.latencies.append(latency)
 
 
 @asynccontextmanager
@@ -158,7 +151,7 @@ async def probe(dsn: str, nats_url: str, stream: str) -> AsyncIterator[Probe]:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         client = await nats.connect(nats_url)
         try:
-            yield Probe(connection, client, stream)
+            yield Probe(connection, client.jetstream(), stream)
         finally:
             await client.close()
 
@@ -178,8 +171,8 @@ async def show(look: Probe, workload: Workload, phase: Callable[[], str], consol
             table.add_row("stored in the stream", f"{stored:,}")
             table.add_row("lag", f"{status['lag_seconds']:.2f} s")
             table.add_row("rate", f"{rate:,.0f} events/s")
-            table.add_row("latency p50", f"{look.latency_ms(50):.1f} ms")
-            table.add_row("latency p99", f"{look.latency_ms(99):.1f} ms")
+            table.add_row("latency p50", f"{latency_ms(look.latencies, 50):.1f} ms")
+            table.add_row("latency p99", f"{latency_ms(look.latencies, 99):.1f} ms")
             table.add_row("wake-ups by bell", f"{status['wakes_bell']:,}")
             table.add_row("wake-ups by poll", f"{status['wakes_poll']:,}")
             live.update(table, refresh=True)

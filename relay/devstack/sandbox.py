@@ -152,9 +152,8 @@ def failed(what: str, log: Path, start: int = 0) -> DevstackError:
 def free_port() -> int:
     """Pick a TCP port of 127.0.0.1 that nobody listens on, below the ephemeral ports.
 
-    Not ``bind(0)``: an ephemeral port can be taken by anybody's outgoing connection while its
-    server is down, even by a client that tries to reconnect to that very port and so is connected
-    to itself.
+    Not ``bind(0)``: while a server is down, any outgoing connection can take its ephemeral port,
+    even that of a client that tries to reconnect to the port, and is then connected to itself.
     """
     while True:
         port = random.choice(_PORTS)
@@ -193,11 +192,7 @@ class Server(ABC):
         return self._process.pid
 
     def start(self) -> None:
-        """Start it, and wait until it accepts clients.
-
-        Raises:
-            DevstackError: it runs already, or could not start; says what it wrote.
-        """
+        """Start it, and wait until it accepts clients; DevstackError with its log if it can't."""
         if self._process is not None:
             raise DevstackError(f"{self._name} is running already")
         again = self.port != 0

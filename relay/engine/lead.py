@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from relay.core.breakers import LagBreaker
+from relay.core.backoff import LagBreaker
 from relay.core.disposition import Limits
 from relay.core.pace import next_size
 from relay.engine.bell import Bell

@@ -15,8 +15,7 @@ from typing import Final
 
 import anyio
 
-from relay.core.backoff import Backoff
-from relay.core.breakers import State
+from relay.core.backoff import Backoff, State
 from relay.facts import BreakerChanged, FactSink, OutageBegan, OutageEnded
 
 PAUSE_FIRST: Final = 0.05

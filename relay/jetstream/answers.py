@@ -148,7 +148,7 @@ def judge(code: int, text: str, stream: str, expected: str) -> Meaning:
 
 
 def read_status(headers: bytes, stream: str) -> Meaning | None:
-    """Read an answer that is only a status line; only ``NATS/1.0 503`` means anything here."""
+    """Read an answer that is only a status line; only 503 means anything here."""
     if status_of(headers) != b"503":
         return None
     return judge(NO_RESPONDERS, "nobody takes its messages", stream, stream)
@@ -173,39 +173,26 @@ def read_error(error: object, stream: str, expected: str) -> Meaning | None:
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """An answer of another stream, or of another domain's stream. It proves nothing.
-
-    Attributes:
-        stream: its name.
-        home: whether it says that it is of our own domain: the subject may lead there.
-    """
+    """An answer of another stream, or of another domain's stream. It proves nothing."""
 
     stream: str
-    home: bool
+    home: bool  # it says that it is of our own domain: the subject may lead there
 
 
 @dataclass(frozen=True, slots=True)
 class BatchAck:
-    """The PubAck of a batch: its first ``count`` messages are stored.
-
-    Attributes:
-        count: how many.
-        seq: the stream sequence of the last message that was stored now; 0 if none was.
-        duplicate: of a batch of one, whether the stream had it already.
-    """
+    """The PubAck of a batch: its first ``count`` messages are stored."""
 
     count: int
-    seq: int
-    duplicate: bool
+    seq: int  # of the last message that was stored now; 0 if none was
+    duplicate: bool  # of a batch of one: the stream had it already
 
 
 class Expected:
-    """Whose answers count: those of one stream. Kept as long as what is known of it.
+    """Whose answers count: those of one stream. ``HIDDEN``: any stream's answer is believed.
 
-    Attributes:
-        stream: its name; ``HIDDEN`` where any stream's answer has to be believed.
-        domain: its JetStream domain, "" if it has none; None until an answer says.
-        quick: matches the usual PubAck of one message; groups: seq, duplicate.
+    ``domain`` is "" if the stream has none, and None until an answer names one. ``quick`` matches
+    the usual PubAck of one message; groups: seq, duplicate.
     """
 
     __slots__ = ("domain", "quick", "stream")
@@ -314,7 +301,6 @@ def read_batch(
 
 
 def _read_progress(kind: str, answer: Json, stream: str) -> tuple[int, Meaning] | str | None:
-    """Read what a server says of a batch under way."""
     if kind in {"ack", "gap"}:
         return FLOW
     number, meaning = whole(answer.get("seq")), read_error(answer.get("error"), stream, stream)

@@ -47,15 +47,10 @@ class NoAnswerError(RelayError):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What JetStream says of itself.
+    """What JetStream says of itself."""
 
-    Attributes:
-        level: its API level; 0 before server 2.11.
-        domain: its domain, "" if it has none; None if that is not known.
-    """
-
-    level: int
-    domain: str | None
+    level: int  # of its API; 0 before server 2.11
+    domain: str | None  # "" if it has none; None if that is not known
 
     @property
     def can_batch(self) -> bool:
@@ -71,19 +66,12 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """A STREAM.INFO, with nothing in it but what is as it should be.
-
-    Attributes:
-        name: the stream's.
-        config: its configuration: ``_CONFIG`` says which fields of which type.
-        state: messages, bytes, first_seq, last_seq, consumer_count.
-        domain: its JetStream domain, "" if it has none.
-    """
+    """A STREAM.INFO, with nothing in it but what is as it should be."""
 
     name: str
-    config: Json
-    state: dict[str, int]
-    domain: str
+    config: Json  # ``_CONFIG`` says which fields of which type
+    state: dict[str, int]  # ``_STATE``
+    domain: str  # "" if it has none
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -97,13 +85,10 @@ class StreamInfo:
 
 _CONFIG: Final[dict[str, type]] = {
     **dict.fromkeys(("storage", "retention", "discard", "persist_mode"), str),
-    **dict.fromkeys(
-        ("no_ack", "sealed", "allow_batched", "allow_direct", "allow_msg_counter"), bool
-    ),
-    **dict.fromkeys(
-        ("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject", "max_msg_size"), int
-    ),
-    **dict.fromkeys(("num_replicas", "duplicate_window"), int),
+    **dict.fromkeys(("no_ack", "sealed", "allow_batched"), bool),
+    **dict.fromkeys(("allow_direct", "allow_msg_counter"), bool),
+    **dict.fromkeys(("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject"), int),
+    **dict.fromkeys(("max_msg_size", "num_replicas", "duplicate_window"), int),
     "mirror": dict,
 }
 _STATE: Final = ("messages", "bytes", "first_seq", "last_seq", "consumer_count")
@@ -126,13 +111,12 @@ def read_stream_info(answer: object) -> StreamInfo | None:
     return StreamInfo(name, kept, figures, domain if isinstance(domain, str) else "")
 
 
+@dataclass(slots=True)
 class Api:
-    """The API of one connection."""
+    """The API of one connection, below ``prefix``: ``$JS.API``, or that of another domain."""
 
-    def __init__(self, connection: Connection, prefix: str) -> None:
-        """Ask below ``prefix``, which is ``$JS.API`` or leads to another domain."""
-        self.prefix = prefix
-        self._connection = connection
+    _connection: Connection
+    prefix: str
 
     async def request(
         self,
@@ -176,10 +160,7 @@ class Api:
         return _info(await self.request(f"STREAM.INFO.{stream}", timeout))
 
     async def streams(self, timeout: float) -> tuple[list[StreamInfo], Collection[str]]:  # noqa: ASYNC109
-        """List all streams, and name those that can't be asked now: without a leader, or offline.
-
-        ``timeout`` is for each page of the list.
-        """
+        """List all streams, and name those that can't be asked now: leaderless or offline."""
         found: list[StreamInfo] = []
         away: set[str] = set()
         offset, total = 0, 1
@@ -208,8 +189,6 @@ def _info(answer: Json) -> StreamInfo:
 
 
 class _Answer:
-    """The exchange of one request."""
-
     def __init__(self, subject: str) -> None:
         self.subject = subject
         self.event = anyio.Event()

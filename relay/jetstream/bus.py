@@ -52,7 +52,7 @@ PROBE = 32
 
 _LOOK_TIMEOUT = 0.5
 _MOST_LOOKED_AT = 64
-"""Streams: each costs a round trip, and series in whoever keeps the metrics."""
+"""Streams: each costs a round trip, and series in the metrics."""
 
 _MESSAGE_ID = itemgetter(Event._fields.index("message_id"))
 
@@ -189,15 +189,13 @@ class _Call:
     """One call of ``publish``: the events sorted into lanes, and the lanes sent."""
 
     def __init__(self, session: Session, permit: Permit, options: BusOptions, own_ids: str) -> None:
+        self._session = session
         self._connection = session.connection
-        self._routing = session.routing
-        self._diagnosis = session.diagnosis
         self._sender = Sender(session.connection, permit)
         self._options = options
         self._own_ids = own_ids
 
     async def publish(self, events: Sequence[Event], routes: Mapping[str, Route]) -> Outcomes:
-        """Publish ``events``, each as ``routes`` says of its subject."""
         lane = self._sole_lane(events, routes)
         if lane is not None:
             return await self._send_lane(lane, events)
@@ -208,7 +206,7 @@ class _Call:
         return outcomes
 
     def _sole_lane(self, events: Sequence[Event], routes: Mapping[str, Route]) -> Lane | None:
-        """Return the lane that all ``events`` take; None if they go apart, or one goes nowhere."""
+        """Return the lane that all ``events`` take; None if there is no such lane."""
         stream, *others = set(routes.values())
         if others or not isinstance(stream, Stream):
             return None
@@ -219,12 +217,8 @@ class _Call:
         return (stream, False) if of_our_own and not stream.found else None
 
     def _lane(self, event: Event, stream: Stream) -> Lane:
-        apart = (
-            _all_apart(stream)
-            or event.subject in stream.found
-            or not event.message_id.startswith(self._own_ids)
-        )
-        return stream, apart
+        apart = _all_apart(stream) or event.subject in stream.found
+        return stream, apart or not event.message_id.startswith(self._own_ids)
 
     async def _send_round(
         self, lanes: Round, events: Sequence[Event], outcomes: Outcomes, fence: KeyFence
@@ -272,9 +266,8 @@ class _Call:
         return outcomes + [next(came) if fence.passes(each.key) else WAITS for each in rest]
 
     async def _send(self, stream: Stream, events: Sequence[Event], *, windowed: bool) -> Outcomes:
-        """Send by one path, and draw the conclusions for the stream."""
         if stream.doubted:
-            await self._routing.refresh(stream)
+            await self._session.routing.refresh(stream)
         result = await self._by(stream, events, windowed=windowed)
         outcomes = result.outcomes
         remembered = stream.held or stream.found or stream.suspect or stream.doubted
@@ -288,7 +281,7 @@ class _Call:
                 outcomes[place] = outcome
             result.take_over(left)
         if self._connection.lost is None:
-            await self._diagnosis.conclude(stream, events, result, windowed=windowed)
+            await self._session.diagnosis.conclude(stream, events, result, windowed=windowed)
         return outcomes
 
     async def _by(self, stream: Stream, events: Sequence[Event], *, windowed: bool) -> LaneResult:
@@ -300,16 +293,9 @@ class _Call:
             patience = stream.patience(patience)
         if windowed:
             return await publish_windowed(
-                self._sender,
-                stream,
-                events,
-                max_bytes=max_bytes,
-                options=self._options,
-                ack_timeout=patience,
+                self._sender, stream, events, max_bytes, patience, options=self._options
             )
-        return await publish_batches(
-            self._sender, stream, events, max_bytes=max_bytes, ack_timeout=patience
-        )
+        return await publish_batches(self._sender, stream, events, max_bytes, patience)
 
 
 def rounds_of(

@@ -39,6 +39,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -68,30 +69,19 @@ class Exchange(Protocol):
     """Something that waits for answers. All three are called synchronously by the reading task."""
 
     def answered(self, rest: bytes, payload: bytes, headers: bytes | None) -> None:
-        """Take an answer; ``rest`` is the reply subject behind the exchange's token.
-
-        Anybody may have sent it. Must not raise, whatever it holds.
+        """Take an answer, which anybody may have sent; ``rest`` stands behind the token in its
+        subject. Must not raise, whatever the answer holds.
         """
-        ...
 
     def denied(self, subject: str, reason: str) -> None:
         """Publishing to ``subject`` is forbidden: no answer will come."""
-        ...
 
     def dropped(self, reason: str) -> None:
         """The connection is lost: no answer will come any more."""
-        ...
 
 
 class Connection:
-    """A connection. ``lost`` is None while it lasts, then the reason, for ever.
-
-    Attributes:
-        url: the server's.
-        inbox: the subject below which answers come.
-        forbidden_inbox: why we may not subscribe to it; None if we may.
-        on_stray: gets the payload of an answer that no exchange waits for.
-    """
+    """A connection. ``lost`` is None while it lasts, then the reason, for ever."""
 
     def __init__(self, url: str, inbox_prefix: str, *, must_encrypt: bool) -> None:
         """Prepare a connection; ``open`` opens it.
@@ -100,9 +90,9 @@ class Connection:
         """
         self.url = url
         self.lost: str | None = None
-        self.inbox = f"{inbox_prefix}.{new_token()}"
-        self.forbidden_inbox: str | None = None
-        self.on_stray: Callable[[bytes], None] | None = None
+        self.inbox = f"{inbox_prefix}.{new_token()}"  # answers come below it
+        self.forbidden_inbox: str | None = None  # why we may not subscribe to it
+        self.on_stray: Callable[[bytes], None] | None = None  # gets what no exchange waits for
         self.wire = _Wire(self, must_encrypt=must_encrypt)
         self._skip = len(self.inbox.encode()) + 1
         self._exchanges: dict[bytes, Exchange] = {}
@@ -191,14 +181,13 @@ class Connection:
         self.drop("the server is shutting down (lame duck mode)")
 
 
+@dataclass(slots=True)
 class Sender:
     """Writes to a connection while the permit lasts (R-TERM). One for each call of ``publish``."""
 
-    def __init__(self, connection: Connection, permit: Permit) -> None:
-        """Write to ``connection`` while ``permit`` is granted."""
-        self.connection = connection
-        self._permit = permit
-        self._renewing = anyio.Lock()
+    connection: Connection
+    _permit: Permit
+    _renewing: anyio.Lock = field(default_factory=anyio.Lock)
 
     async def write(self, frames: bytes, scope: anyio.CancelScope) -> None:
         """Write whole frames, but nothing unless the permit is granted at that moment.
@@ -229,7 +218,7 @@ class _Wire(Client):
         self._aborted = False
 
     def begin(self, inbox: str) -> None:
-        """Watch over nats-py's tasks from now on, and subscribe to all below ``inbox``."""
+        """Watch over nats-py's tasks, and subscribe to all below ``inbox``."""
         for task in self._tasks():
             task.add_done_callback(self._task_ended)
         self._writer().transport.set_write_buffer_limits(high=_OUTGOING_HIGH_WATER_BYTES)
@@ -239,7 +228,6 @@ class _Wire(Client):
 
     @property
     def encrypted(self) -> bool:
-        """Whether the connection is by TLS."""
         return self._writer().get_extra_info("ssl_object") is not None
 
     def write(self, frames: bytes) -> None:
@@ -259,7 +247,6 @@ class _Wire(Client):
                 self.abort(_named(error))
 
     def abort(self, reason: str) -> None:
-        """Drop the connection now, with everything that was not yet handed to the kernel."""
         if self._aborted:
             return
         self._aborted = True
@@ -280,7 +267,6 @@ class _Wire(Client):
             self._connection.lose(reason)
 
     async def aborted(self) -> None:
-        """Wait until the tasks of an aborted client have ended."""
         await asyncio.gather(*self._tasks(), return_exceptions=True)
 
     def _tasks(self) -> "list[asyncio.Task[Any]]":
@@ -299,12 +285,10 @@ class _Wire(Client):
         self.abort(_named(self._err) if self._err else "nats-py stopped reading")
 
     async def report(self, error: Exception) -> None:
-        """Keep what nats-py calls an error."""
         self._err = error
         log.debug("nats-py reports", extra={"error": _named(error)})
 
     async def _control(self, operation: bytes, rest: bytes) -> None:
-        """Take a line of the protocol that is no answer."""
         match operation:
             case b"PING":
                 await self._process_ping()
@@ -318,8 +302,8 @@ class _Wire(Client):
                 try:
                     await self._process_info(json.loads(rest))
                 except Exception as why:  # noqa: BLE001 - whatever nats-py meets in it
-                    reason = {"reason": _named(why)}
-                    log.warning("an INFO of the NATS server can't be read", extra=reason)
+                    extra = {"reason": _named(why)}
+                    log.warning("an INFO of the NATS server can't be read", extra=extra)
             case b"+OK":
                 pass
             case _:

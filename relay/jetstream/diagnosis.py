@@ -28,28 +28,19 @@ _PROOF_OF_LIFE_TIMEOUT = 1.0
 class LaneResult:
     """What came of sending some events of one stream, by either path.
 
-    Attributes:
-        outcomes: one an event. None where the connection was lost first, and where a batch ended
-            early without a reason: then the event is to be sent by the windowed path.
-        stream_error: the first answer that spoke of the whole stream; None if there was none.
-        found: what single subjects came to: full or forbidden.
-        quiet: the subjects that nobody answered for, with the outcome of their events.
-        moved: the subjects for which only another stream answered, with its name.
-        foreign_streams: streams of other domains that answered.
-        changed: an answer said that the stream is not what we took it for.
-        timed_out: s after which the deadline passed before all answers were there, else 0.0.
-        contradicted: there were two answers to one token that can't both be true.
+    ``outcomes`` has one an event. None where the connection was lost first, and where a batch ended
+    early without a reason: then the event is to be sent by the windowed path.
     """
 
     outcomes: list[Outcome | None]
-    stream_error: Meaning | None = None
-    found: dict[str, Held] = field(default_factory=dict)
-    quiet: dict[str, Held] = field(default_factory=dict)
-    moved: dict[str, str] = field(default_factory=dict)
-    foreign_streams: set[str] = field(default_factory=set)
-    changed: bool = False
-    timed_out: float = 0.0
-    contradicted: bool = False
+    stream_error: Meaning | None = None  # the first answer that spoke of the whole stream
+    found: dict[str, Held] = field(default_factory=dict)  # full or forbidden subjects
+    quiet: dict[str, Held] = field(default_factory=dict)  # subjects that nobody answered for
+    moved: dict[str, str] = field(default_factory=dict)  # only the stream named here answered
+    foreign_streams: set[str] = field(default_factory=set)  # those of other domains that answered
+    changed: bool = False  # the stream is not what we took it for
+    timed_out: float = 0.0  # s after which the deadline passed before all answers were there
+    contradicted: bool = False  # two answers to one token can't both be true
 
     def halt(self, error: Meaning) -> None:
         """Let ``error`` be the outcome of all that has none."""
@@ -76,14 +67,13 @@ class LaneResult:
         self.outcomes[:] = [by if each in which else each for each in self.outcomes]
 
 
+@dataclass(slots=True)
 class Diagnosis:
     """Conclusions over one connection; ``routing`` is told what is found out."""
 
-    def __init__(self, connection: Connection, api: Api, routing: Routing) -> None:
-        """Ask by ``api`` of ``connection``."""
-        self._connection = connection
-        self._api = api
-        self._routing = routing
+    _connection: Connection
+    _api: Api
+    _routing: Routing
 
     async def conclude(
         self, stream: Stream, events: Sequence[Event], result: LaneResult, *, windowed: bool
@@ -178,7 +168,6 @@ class Diagnosis:
         return self._moved(stream, subjects)
 
     def _moved(self, stream: Stream, subjects: Collection[str]) -> Held | Unknown:
-        """Say where the first of ``subjects`` goes now that ``stream`` does not take it."""
         for subject in subjects:
             route = self._routing.resolve(subject)
             if isinstance(route, Held):

@@ -43,10 +43,7 @@ Concluded = tuple[int, Outcome]
 
 
 class Duplicates:
-    """The duplicates of producers' keys in one call, by their place in it.
-
-    ``undecided`` holds those of which nobody knows yet whose they are.
-    """
+    """The duplicates of producers' keys in one call; ``undecided`` holds them by their place."""
 
     def __init__(
         self, stream: Stream, events: Sequence[Event], options: BusOptions, max_payload: int
@@ -149,15 +146,10 @@ class Found(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """Who wrote a stored message.
+    """Who wrote a stored message."""
 
-    Attributes:
-        message_id: its Nats-Msg-Id, "" if it has none.
-        event_id: its Relay-Event-Id, "" if it has none.
-    """
-
-    message_id: str
-    event_id: str
+    message_id: str  # its Nats-Msg-Id, "" if it has none
+    event_id: str  # its Relay-Event-Id, "" if it has none
 
 
 def read_message(payload: bytes, headers: bytes | None) -> StoredMessage | Found | None:
@@ -182,7 +174,6 @@ def read_message(payload: bytes, headers: bytes | None) -> StoredMessage | Found
 
 
 def _of(headers: bytes) -> StoredMessage:
-    """Find both ids in a header block."""
     found = {"nats-msg-id": "", "relay-event-id": ""}
     for line in headers.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")

@@ -67,12 +67,7 @@ _PARTS = 5
 
 
 async def publish_batches(
-    sender: Sender,
-    stream: Stream,
-    events: Sequence[Event],
-    *,
-    max_bytes: int,
-    ack_timeout: float,
+    sender: Sender, stream: Stream, events: Sequence[Event], max_bytes: int, ack_timeout: float
 ) -> LaneResult:
     """Publish ``events``, all of ``stream``, in order, in as few batches as the answers allow."""
     page = _Page(stream, events)
@@ -257,8 +252,6 @@ class Batch:
 
 
 class _Page:
-    """The events of one call: what is still to do, and what came of the rest."""
-
     def __init__(self, stream: Stream, events: Sequence[Event]) -> None:
         self.result = LaneResult([None] * len(events))
         self.todo: Sequence[int] = range(len(events))

@@ -128,7 +128,6 @@ class Routing:
         }
 
     def _worth_a_look(self, routes: Iterable[Route], closed: Collection[str]) -> bool:
-        """Whether the list may say more by now: the ledger asks again, or it is time."""
         if any(isinstance(route, Held) and route.by not in closed for route in routes):
             return True
         return anyio.current_time() >= self._look_again_at

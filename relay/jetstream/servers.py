@@ -31,12 +31,9 @@ log = logging.getLogger(__name__)
 _MOST_SERVERS = 64
 
 _LOGIN_REFUSED = re.compile(
-    r"authorization violation|(user|account) authentication (expired|revoked)"
-    r"|TLS was asked for",
-    re.IGNORECASE,
+    "authorization violation|authentication (expired|revoked)|TLS was asked for", re.IGNORECASE
 )
-"""Credentials that a server does not take, whichever kind they are of; our words of a server
-without TLS."""
+"""What a server says of credentials of any kind, and what we say of a server without TLS."""
 
 _warned: set[str] = set()
 """Once a process: each connection opens the same files."""
@@ -105,7 +102,6 @@ def _scheme_and_host(url: str) -> tuple[str, str]:
 
 
 async def _open(options: BusOptions, url: str, tls_name: str | None) -> Connection:
-    """Connect to one server under the connect deadline. Raises as ``Servers.connect``."""
     parts = urlsplit(url)
     must_encrypt = parts.scheme == "tls" or any((options.tls_ca, options.tls_cert, options.tls_key))
     how = log_in(options)
@@ -150,16 +146,8 @@ def _is_refusal(error: Exception, why: str) -> bool:
 
 
 def log_in(options: BusOptions) -> dict[str, Any]:
-    """Name the log-in for nats-py. All that are set are handed on; it prefers creds, then nkey.
-
-    Raises:
-        SettingsError: a file can't be read, or is not what it should be.
-    """
-    how: dict[str, Any] = {
-        "user": options.user,
-        "password": options.password,
-        "token": options.token,
-    }
+    """Name the log-in for nats-py. All that are set are handed on; it prefers creds, then nkey."""
+    how: dict[str, Any] = {name: getattr(options, name) for name in ("user", "password", "token")}
     if options.creds:
         try:
             text = Path(options.creds).read_text()
@@ -199,11 +187,7 @@ def _is_seed(text: str) -> bool:
 
 
 def tls_context(options: BusOptions) -> ssl.SSLContext:
-    """Make the TLS context: our own CA or the system's, and the client's certificate if given.
-
-    Raises:
-        SettingsError: a file can't be read, or is not what it should be.
-    """
+    """Make the TLS context: our own CA or the system's, and the client's certificate if given."""
     try:
         context = ssl.create_default_context(cafile=options.tls_ca)
     except (OSError, ssl.SSLError) as error:
@@ -244,7 +228,6 @@ def _is_loopback(host: str) -> bool:
 
 
 def _warn_of_readers(option: str, path: str) -> None:
-    """Warn of a secret file that every user of the machine may read."""
     try:
         open_to_all = Path(path).stat().st_mode & stat.S_IROTH
     except OSError:

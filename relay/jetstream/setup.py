@@ -126,7 +126,6 @@ async def ensure_stream(
 
 
 async def _find(api: Api, stream: str, timeout: float) -> StreamInfo | None:  # noqa: ASYNC109
-    """Ask for the stream; None if there is none."""
     try:
         return await api.stream_info(stream, timeout)
     except RejectedError as no:
@@ -143,10 +142,8 @@ def _missing(options: BusOptions, stream: str) -> str:
 
 def _new_stream(options: BusOptions, account: Account) -> Json:
     if not options.stream or not options.stream_subjects:
-        raise StreamError(
-            "RELAY_STREAM_CREATE needs the stream's name and subjects: "
-            "set RELAY_STREAM and RELAY_STREAM_SUBJECTS"
-        )
+        needed = "set RELAY_STREAM and RELAY_STREAM_SUBJECTS"
+        raise StreamError(f"RELAY_STREAM_CREATE needs the stream's name and subjects: {needed}")
     return {
         "name": options.stream,
         "subjects": list(options.stream_subjects),

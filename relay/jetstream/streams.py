@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from relay.core import durations
 from relay.core.outcome import Held, Stored
 from relay.core.subjects import matches
 from relay.jetstream.answers import Expected, Json, out
@@ -38,55 +39,30 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """A stream as events meet it. One object a name, for the life of the process.
+    """A stream as events meet it. One object a name, for the life of the process."""
 
-    Attributes:
-        name: the stream's name, or ``HIDDEN``.
-        expected: whose answers count.
-        stored: the outcome of an event of which no more is known than that it is stored.
-        path: ``FAST_INGEST`` or ``WINDOWED``.
-        subjects: the filters it has now.
-        max_bytes: its own limit of headers and payload together; 0 if it has none.
-        direct: whether its messages can be read by direct get.
-        readable: whether the permissions let us read its messages.
-        no_ack: it never says what it stored.
-        duplicate_window: s; None if that is not known.
-        last_seq: the highest stream sequence in any answer.
-        met: whether an event ever went to it.
-        held: what the whole of it last came to; None if it took an event.
-        found: what single subjects last came to.
-        silent: the last try ended without all answers in time.
-        late: an answer to such a try came all the same, and no patient try has followed yet.
-        doubted: an event was refused here by its limit, which a person may raise any time.
-        suspect: its last batch was never answered to the end: an answer for each message is wanted.
-        weak: what its configuration puts at risk, with remedies.
-    """
-
-    name: str
-    expected: Expected
-    stored: Stored
+    name: str  # or ``HIDDEN``
+    expected: Expected  # whose answers count
+    stored: Stored  # the outcome of an event of which no more is known than that it is stored
     path: str = WINDOWED
-    subjects: tuple[str, ...] = ()
-    max_bytes: int = 0
-    direct: bool = True
-    readable: bool = True
-    no_ack: bool = False
-    duplicate_window: float | None = None
-    last_seq: int = SEQ_UNKNOWN
-    met: bool = False
-    held: Held | None = None
-    found: dict[str, Held] = field(default_factory=dict)
-    silent: bool = False
-    late: bool = False
-    doubted: bool = False
-    suspect: bool = False
-    weak: list[tuple[str, str]] = field(default_factory=list)
+    subjects: tuple[str, ...] = ()  # the filters it has now
+    max_bytes: int = 0  # its own limit of headers and payload together; 0 if it has none
+    direct: bool = True  # its messages can be read by direct get
+    readable: bool = True  # the permissions let us read its messages
+    no_ack: bool = False  # it never says what it stored
+    duplicate_window: float | None = None  # s; None if that is not known
+    last_seq: int = SEQ_UNKNOWN  # the highest stream sequence in any answer
+    met: bool = False  # an event went to it
+    held: Held | None = None  # what the whole of it last came to; None if it took an event
+    found: dict[str, Held] = field(default_factory=dict)  # what single subjects last came to
+    silent: bool = False  # the last try ended without all answers in time
+    late: bool = False  # an answer to such a try came afterwards; no patient try has followed yet
+    doubted: bool = False  # an event was refused by its limit, which a person may raise any time
+    suspect: bool = False  # its last batch was not answered to the end: ask about each message
+    weak: list[tuple[str, str]] = field(default_factory=list)  # what it puts at risk, and remedies
 
     def hold_of(self, subject: str, closed: Collection[str]) -> Held | None:
-        """Return the outcome of an event on ``subject`` if one of ``closed`` is known to hold it.
-
-        A stream that never says what it stored holds all its events.
-        """
+        """Return what is known to hold an event on ``subject``: one of ``closed``, or no_ack."""
         for held in (self.held, self.found.get(subject)):
             if held is not None and held.by in closed:
                 return held
@@ -235,8 +211,7 @@ class Filters(Generic[T]):
         orders.*.placed, orders.>     orders ─► * ─► placed: A
                                              └► > : B
 
-    A look costs a few dictionary look-ups for each token, however many filters there are. Where
-    several filters take a subject, the most literal comes first.
+    Where several filters take a subject, the most literal one decides.
     """
 
     def __init__(self, pairs: Iterable[tuple[str, T]] = ()) -> None:
@@ -256,29 +231,18 @@ class Filters(Generic[T]):
 
     def find(self, subject: str) -> T | None:
         """Return what the filter leads to that takes ``subject``; None if none does."""
-        return self.find_tokens(subject.split("."), 0)
-
-    def find_tokens(self, tokens: list[str], place: int) -> T | None:
-        """Return what the filter leads to that takes ``tokens`` from ``place`` on."""
-        if place == len(tokens):
-            return self.value
-        for token in (tokens[place], "*"):
-            after = self.below.get(token)
-            found = None if after is None else after.find_tokens(tokens, place + 1)
-            if found is not None:
-                return found
-        rest = self.below.get(">")
-        return None if rest is None else rest.value
+        token, dot, rest = subject.partition(".")
+        for after in (self.below.get(token), self.below.get("*")):
+            if after is not None:
+                found = after.find(rest) if dot else after.value
+                if found is not None:
+                    return found
+        after = self.below.get(">")
+        return None if after is None else after.value
 
 
 def weaknesses(config: Json, *, consumers: int, can_batch: bool) -> list[tuple[str, str]]:
-    """List what a stream's configuration puts at risk: (what is weak, what to do about it).
-
-    Args:
-        config: the ``config`` of STREAM.INFO.
-        consumers: how many consumers the stream has.
-        can_batch: the server knows fast ingest.
-    """
+    """List what a stream's configuration puts at risk: (what is weak, what to do about it)."""
     retention = config.get("retention", "limits")
     window = config.get("duplicate_window", 0)
     evicting = _evicting(config)
@@ -354,4 +318,6 @@ def _evicting(config: Json) -> str:
         limits = {name: limit for name, limit in limits.items() if name == "max_age"}
     elif config.get("discard", "old") != "old" and "max_age" not in limits:
         return ""
+    if "max_age" in limits:  # in ns
+        limits["max_age"] = durations.format(min(limits["max_age"] / 1e9, durations.LONGEST))
     return ", ".join(f"{name} {limit}" for name, limit in limits.items())

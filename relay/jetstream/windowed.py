@@ -60,10 +60,10 @@ async def publish_windowed(
     sender: Sender,
     stream: Stream,
     events: Sequence[Event],
-    *,
     max_bytes: int,
-    options: BusOptions,
     ack_timeout: float,
+    *,
+    options: BusOptions,
 ) -> LaneResult:
     """Publish ``events``, all of ``stream``, in order of each key."""
     connection = sender.connection
@@ -121,7 +121,6 @@ class _Window:
 
     @property
     def open(self) -> bool:
-        """Whether anything is left to send or to wait for."""
         undecided = self._duplicates.undecided
         return not self._lost and bool(self._in_flight or self._chains.ready or undecided)
 
@@ -162,7 +161,6 @@ class _Window:
         return b"".join(parts)
 
     async def progress(self) -> None:
-        """Wait for the next answers."""
         self._changed = anyio.Event()
         await self._changed.wait()
         self._changed = None
@@ -246,7 +244,6 @@ class _Window:
             self._chains.release(place)
 
     def _note_elsewhere(self, place: int, answer: Elsewhere) -> None:
-        """Another stream has answered; the one that was asked may still do so."""
         if not answer.home:
             self.result.foreign_streams.add(answer.stream)
         elif place in self._in_flight:
@@ -285,13 +282,11 @@ class _Window:
         self._wake()
 
     def _message(self, at: bytes, payload: bytes, headers: bytes | None) -> None:
-        """Take the answer to the question whose message a duplicate is."""
         place = int(at) if at.isdigit() and len(at) < _LONGEST_PLACE else -1
         self._decide(self._duplicates.answered(place, payload, headers))
         self._wake()
 
     def _decide(self, concluded: Concluded | None) -> None:
-        """Write down what a duplicate came to, if that is known."""
         place, outcome = concluded or (-1, None)
         if isinstance(outcome, Stored):
             self._release(place, outcome)
@@ -316,7 +311,6 @@ class _Window:
             self._halt(answer)
 
     def _end(self, place: int, outcome: Outcome) -> None:
-        """Settle an event that is not sent at all."""
         self.unsent -= 1
         self._settle(place, outcome)
 

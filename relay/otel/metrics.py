@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.core.outcome import Fault
 from relay.facts import Asked, Fact, PageDelivered, Parked, Retried, Sent, Unparked, Woken
 from relay.otel import instruments

@@ -44,9 +44,8 @@ from opentelemetry.trace import (
     use_span,
 )
 
-from relay.core.event import Event
+from relay.core.event import Event, maybe_sampled, parent_of
 from relay.core.outcome import Outcome, Stored
-from relay.core.tracecontext import maybe_sampled, parent_of
 
 KEEPING_UP: Final = 2_000.0
 BEHIND: Final = 100.0

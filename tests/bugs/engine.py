@@ -206,14 +206,14 @@ FATE = (
     ),
     Bug(
         "a single lost connection parks the event that was alone in the call",
-        "relay/core/halving.py",
+        "relay/core/pace.py",
         "CUTS_ALONE: Final = 3\n",
         "CUTS_ALONE: Final = 1\n",
         (MODEL,),
     ),
     Bug(
         "an event that cuts the connection is looked for among all, for ever",
-        "relay/core/halving.py",
+        "relay/core/pace.py",
         "            self._most = sent // 2\n",
         "            self._most = sent\n",
         ("tests/core/test_halving.py",),

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from relay import dashboards, factlog
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.settings import Settings
 from tests.dashboards import shown
 from tests.dashboards.faults import HISTORIES

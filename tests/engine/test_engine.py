@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.core.event import Event
 from relay.core.outcome import Held, Outcome, Refused, Stored, Unknown
 from relay.engine.lead import CAMPAIGN_EVERY

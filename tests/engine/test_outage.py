@@ -5,7 +5,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.engine.outage import TRIP_AFTER, OutageBook
 from relay.facts import Fact, OutageEnded
 

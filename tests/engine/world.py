@@ -5,7 +5,7 @@ from typing import Any
 
 import anyio
 
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.engine.lead import Engine, Policy
 from relay.facts import BreakerChanged, Fact
 from relay.memory import MemoryBus, MemoryOutbox, MemoryStore

@@ -44,7 +44,7 @@ class Answer:
         return json.loads(self.text)
 
 
-class Site:
+class Served:
     """What listens on one port of 127.0.0.1."""
 
     def __init__(self, port: int, relay: RelayProcess) -> None:
@@ -115,13 +115,13 @@ def _snapshots(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def site(dsn: str, nats_url: str, log: Path, **settings: str) -> Iterator[Site]:
+def serving(dsn: str, nats_url: str, log: Path, **settings: str) -> Iterator[Served]:
     """Run a relay that shows its page on a port of its own."""
     with RelayProcess(dsn, nats_url, log, **{"http": "127.0.0.1:0"} | settings) as relay:
         until(lambda: port_of(log) is not None or relay.process.poll() is not None, 20)
         port = port_of(log)
         assert port is not None, log.read_text()
-        yield Site(port, relay)
+        yield Served(port, relay)
 
 
 def port_of(log: Path) -> int | None:

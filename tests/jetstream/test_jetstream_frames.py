@@ -159,6 +159,11 @@ GOOD = {"storage": "file", "num_replicas": 3, "duplicate_window": 120_000_000_00
         ({"max_msgs": 5, "discard": "new"}, []),
         ({"max_age": 5, "discard": "new"}, ["limits that delete"]),
         (
+            {"max_age": 3_600_000_000_000, "max_msgs": 5},
+            ["limits that delete old messages (max_msgs 5, max_age 1h)"],
+        ),
+        ({"max_age": 2**62}, ["limits that delete old messages (max_age 10000d)"]),
+        (
             {"max_msgs_per_subject": 1},
             ["limits that delete", "max_msgs_per_subject: after a server's restart"],
         ),

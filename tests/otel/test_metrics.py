@@ -6,7 +6,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.core.outcome import Fault
 from relay.core.storage import OutboxStorage, StreamStorage
 from relay.facts import (

@@ -1,16 +1,19 @@
 """What the page asks of the database: who stands by, which keys wait, and how seldom it asks."""
 
+import json
 import uuid
 from pathlib import Path
 
 import anyio
 import psycopg
 import pytest
+from pydantic import ValidationError
 
 from relay import devstack
-from relay.http import wording
+from relay.http.database import LOOK_EVERY, MOST_EVENTS, Database
 from relay.http.feed import Feed
-from relay.http.lookout import LOOK_EVERY, Lookout
+from relay.http.health import SCHEMA
+from relay.http.routes import Retry
 from relay.postgres import migrations
 from relay.postgres.operator import DeadEvents
 from relay.postgres.session import Session
@@ -106,12 +109,12 @@ async def test_very_many_waiting_events_are_looked_at_in_part(dsn: str) -> None:
 
 
 class Looks:
-    """A lookout that runs, and the queries that the database has seen of it."""
+    """A look-up that runs, and the sessions that the database has of it."""
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
         self.feed = Feed()
-        self.lookout = Lookout(dsn, "relay", self.feed)
+        self.database = Database(dsn, "relay", self.feed)
 
     def sessions(self) -> int:
         statement = (
@@ -127,48 +130,92 @@ async def test_it_looks_only_while_somebody_watches_and_once_for_all(dsn: str) -
     park(dsn, 3, dead=False, key="other")
     looks = Looks(dsn)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(looks.lookout.run)
+        tasks.start_soon(looks.database.run)
         await anyio.sleep(0.1)
-        assert (looks.sessions(), looks.lookout.sight) == (0, None)
+        assert (looks.sessions(), looks.database.last) == (0, None)
         first, second = looks.feed.join("a"), looks.feed.join("b")
         with first, second, anyio.fail_after(10):
-            while looks.lookout.sight is None:
+            while looks.database.last is None:
                 await anyio.sleep(0.01)
-            sight = looks.lookout.sight
-            assert (sight.dead.total, len(sight.keys), sight.rate) == (2, 1, None)
+            look_up = looks.database.last
+            assert (look_up.dead.total, len(look_up.keys), look_up.rate) == (2, 1, None)
             assert looks.sessions() == 1
             began = anyio.current_time()
-            while looks.lookout.sight is sight:
+            while looks.database.last is look_up:
                 await anyio.sleep(0.01)
             assert anyio.current_time() - began > LOOK_EVERY / 2
-            assert looks.lookout.sight.rate == 0
-            looks.lookout.look_at_once()
-            sight, began = looks.lookout.sight, anyio.current_time()
-            while looks.lookout.sight is sight:
+            assert looks.database.last.rate == 0
+            looks.database.look_up_at_once()
+            look_up, began = looks.database.last, anyio.current_time()
+            while looks.database.last is look_up:
                 await anyio.sleep(0.01)
             assert anyio.current_time() - began < LOOK_EVERY / 2
         with anyio.fail_after(10):
             while looks.sessions():
                 await anyio.sleep(0.05)
-        assert looks.lookout.sight is None
+        assert looks.database.last is None
         tasks.cancel_scope.cancel()
 
 
 async def test_a_look_that_fails_is_told_and_tried_again_and_the_last_sight_stays(dsn: str) -> None:
     looks = Looks(dsn)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(looks.lookout.run)
+        tasks.start_soon(looks.database.run)
         watcher = looks.feed.join("a")
         with watcher, anyio.fail_after(20):
-            while looks.lookout.sight is None:
+            while looks.database.last is None:
                 await anyio.sleep(0.01)
             with connected(dsn) as owner:
                 owner.execute("alter schema relay rename to gone")
-                while not looks.lookout.trouble:
+                while not looks.database.trouble:
                     await anyio.sleep(0.01)
-                assert looks.lookout.trouble == wording.SCHEMA
-                assert looks.lookout.sight is not None
+                assert looks.database.trouble == SCHEMA
+                assert looks.database.last is not None
                 owner.execute("alter schema gone rename to relay")
-            while looks.lookout.trouble:
+            while looks.database.trouble:
                 await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
+
+
+def dead(dsn: str) -> list[int]:
+    statement = "select id from relay.parked where dead_at is not null order by id"
+    return [id_ for (id_,) in asked_for(dsn, statement)]
+
+
+async def test_some_dead_events_are_retried_or_all_and_never_another_one(dsn: str) -> None:
+    park(dsn, 1, 2, 3, 5)
+    park(dsn, 4, dead=False, key="other")
+    database = Database(dsn, "relay", Feed())
+    some = "2 events are tried again, the others are not dead any more"
+    assert await database.retry([1, 3, 4, 99], "a test") == (200, some)
+    assert dead(dsn) == [2, 5]
+    assert await database.retry(None, "a test") == (200, "2 events are tried again")
+    assert dead(dsn) == []
+    assert asked_for(dsn, "select count(*) from relay.decision") == [(4,)]
+    for ids in ([1, 2], None):
+        assert await database.retry(ids, "a test") == (409, "none of these events is dead any more")
+
+
+@pytest.mark.parametrize(
+    ("body", "ids"),
+    [
+        ('{"id": "5"}', [5]),
+        ('{"id": 5}', [5]),
+        ('{"ids": ["5", 9223372036854775807]}', [5, 2**63 - 1]),
+        ('{"ids": "all"}', "all"),
+        (json.dumps({"ids": list(range(1, MOST_EVENTS + 1))}), list(range(1, MOST_EVENTS + 1))),
+        (json.dumps({"ids": list(range(1, MOST_EVENTS + 2))}), None),
+        ('{"ids": []}', None),
+        ('{"ids": "al"}', None),
+        ('{"ids": ["all"]}', None),
+        ('{"id": true}', None),
+        ('{"id": 0}', None),
+        ('{"id": "9223372036854775808"}', None),
+        ("{}", None),
+    ],
+)
+async def test_a_retry_names_one_event_some_or_all(body: str, ids: object) -> None:
+    try:
+        assert Retry.model_validate_json(body).ids == ids
+    except ValidationError:
+        assert ids is None
