@@ -84,6 +84,7 @@ def a_relay_between(
             yield Between(relay, before_postgres, before_nats, dsn, nats.url)
 
 
+@pytest.mark.slow
 async def test_a_frozen_postgres_is_noticed_within_ten_seconds(between: Between) -> None:
     with Load(between.dsn) as load:
         between.flows()
@@ -99,6 +100,7 @@ async def test_a_frozen_postgres_is_noticed_within_ten_seconds(between: Between)
     assert found.is_clean, found
 
 
+@pytest.mark.slow
 async def test_a_frozen_nats_server_is_noticed_within_six_seconds(between: Between) -> None:
     with Load(between.dsn) as load:
         between.flows()
