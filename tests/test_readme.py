@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("[a-z]*/**/README.md"))]
 FOR_TESTS = "RELAY_TEST_"
-NOT_SETTINGS = {"RELAY_FAILPOINTS"}
+NOT_SETTINGS = {"RELAY_FAILPOINTS", "RELAY_PG_BIN"}
 
 
 def read(path: str) -> str:

@@ -33,12 +33,9 @@ _LOGINS: Final = ("nats_creds", "nats_nkey_seed", "nats_user", "nats_token")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong.
+    """One thing that is wrong: a sentence about a name, with the remedy.
 
-    Attributes:
-        name: the setting's public name.
-        says: the rest of the sentence, with the remedy.
-        value: the value as text, or None if it is not to be shown.
+    ``value`` is the value as text, or None if it is not to be shown.
     """
 
     name: str
@@ -112,12 +109,10 @@ def _says(kind: str, message: str, context: Mapping[str, Any]) -> str:
 def at_odds(
     settings: "Settings", given: Mapping[str, object], faulty: Collection[str]
 ) -> Iterator[Fault]:
-    """Find the combinations that can't work; the fault has the first of its names that was given.
+    """Find the combinations that can't work, but for those with a name that is ``faulty`` already.
 
-    Args:
-        settings: valid one by one.
-        given: those that are not defaults, by public name, as they were given.
-        faulty: names that have a fault already: nothing is said about what they take part in.
+    ``given`` are the values as they were given, by public name; the fault has the first of its
+    names that is among them.
     """
     for names, is_broken, says in _combinations(settings):
         if is_broken and not set(names) & set(faulty):

@@ -170,9 +170,9 @@ class Settings(BaseModel):
 
         Args:
             flags: by public name, ``config`` included; None means not given.
-            environ: the environment; the process's own unless given.
-            check_files: say at once which credentials, certificates or files of secrets can't be
-                read. The database's is looked at in any case.
+            environ: the process's own environment unless given.
+            check_files: a file of credentials, of a certificate or of a secret that can't be read
+                is a fault; that of the database's secret always is.
 
         Raises:
             SettingsError: every fault at once, each with the source it came from.
@@ -247,13 +247,9 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting as people see it.
+    """One setting as people see it; its name is also its key in a TOML file.
 
-    Attributes:
-        name: its public name, which is also its key in a TOML file.
-        word: what stands for a value, such as DURATION.
-        default: as text; empty if there is none.
-        timed: it is a duration.
+    ``word`` stands for a value, such as DURATION; ``default`` is text, empty if there is none.
     """
 
     name: str

@@ -49,7 +49,7 @@ _OTHER_VARIABLES: Final = re.compile(
 
 
 def variable(name: str) -> str:
-    """Return a setting's environment variable."""
+    """Return the environment variable of a setting."""
     return f"{PREFIX}{name.upper()}"
 
 
@@ -140,7 +140,7 @@ def gather(
         environ: the environment.
         secrets: those of ``names`` that can come from a file.
         timed: those of ``names`` that are durations.
-        required: those of ``secrets`` whose variable must not name a file that can't be read.
+        required: those of ``secrets`` whose file in the environment has to be readable.
     """
     gathered = Gathered()
     for name, value in flags.items():

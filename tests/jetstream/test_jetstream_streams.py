@@ -249,3 +249,47 @@ async def test_it_names_the_stream_of_what_it_published_and_what_each_stream_hol
         assert await bus.storage() == []
         await bus.close()
         assert await bus.storage() == []
+
+
+async def test_a_stream_of_counters_is_warned_of_and_held(
+    nats_server, look, open_bus, make_event, name, *, batched, caplog
+):
+    async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
+        await seen.make_stream(name, [f"{name}.>"], allow_batched=batched, allow_msg_counter=True)
+        for count in (1, 40):
+            outcomes = await bus.publish([make_event(f"{name}.{i}") for i in range(count)])
+            assert {outcome.by for outcome in outcomes} == {f"stream {name}"}
+        assert any("allow_msg_counter" in record.getMessage() for record in caplog.records)
+        assert await seen.count(name) == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"retention": "workqueue"}, "workqueue retention: after a server's restart"),
+        ({"retention": "interest"}, "interest retention: after a server's restart"),
+        ({"max_msgs_per_subject": 5}, "max_msgs_per_subject: after a server's restart"),
+    ],
+)
+async def test_a_stream_whose_restart_forgets_message_ids_is_warned_of(
+    nats_server, look, open_bus, make_event, name, *, config, named, caplog
+):
+    caplog.set_level(logging.WARNING, logger="relay.jetstream")
+    async with look(nats_server.url) as seen, open_bus(nats_server.url, stream=name) as bus:
+        await seen.make_stream(name, [f"{name}.>"], **config)
+        await bus.connect()
+    assert any(named in record.getMessage() for record in caplog.records)
+
+
+async def test_the_shortest_duplicate_window_of_the_streams_met_is_told(
+    nats_server, look, open_bus, make_event, name
+):
+    async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
+        for each, seconds in (("A", 60), ("B", 30), ("C", 10)):
+            window = seconds * 1_000_000_000
+            await seen.make_stream(name + each, [f"{name}.{each}"], duplicate_window=window)
+        assert bus.duplicate_window is None
+        await bus.publish([make_event(f"{name}.A")])
+        assert bus.duplicate_window == 60
+        await bus.publish([make_event(f"{name}.B")])
+        assert bus.duplicate_window == 30

@@ -171,6 +171,7 @@ def prepared_server(postgres_server: devstack.Postgres) -> Iterator[devstack.Pos
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_no_commit_comes_late_beside_silent_writers_that_dawdle(
     prepared_server: devstack.Postgres, seed: int

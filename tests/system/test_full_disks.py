@@ -256,6 +256,7 @@ def small_nats(disk_of_nats: SmallDisk, tmp_path: Path) -> Iterator[devstack.Nat
         made.__exit__(None, None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["fast ingest", "windowed"])
 def test_a_nats_server_without_room_is_an_outage_of_its_stream_until_it_is_restarted(
     dsn: str,
@@ -292,6 +293,7 @@ def test_a_nats_server_without_room_is_an_outage_of_its_stream_until_it_is_resta
         all_is_well(load, relay, dsn, small_nats.url)
 
 
+@pytest.mark.slow
 def test_a_stream_at_the_servers_quota_waits_for_a_larger_one_or_for_a_purge(
     dsn: str, tmp_path: Path
 ) -> None:
