@@ -193,7 +193,7 @@ class Delivery:
         return passing
 
     def _note(self, fates: Fates, closed: Collection[str]) -> None:
-        """FactSink what was refused or is held up."""
+        """Record what was refused or is held up."""
         for held in fates.held.values():
             self._held(held, closed)
         if fates.parkings:

@@ -1,16 +1,13 @@
-"""How this relay is doing, added up from its facts: for probes, for people, for systemd.
+"""How this relay is doing: the conditions of being ready, and whether its event loop turns.
 
-    starting ──► leader ⇄ between terms ⇄ standby          any ──stop──► stopping
-
-The facts are authoritative; nothing is asked for. A relay is ready while it leads with Postgres and
-NATS connected and the lag within its limit, or while it stands by.
+``relay.state`` is authoritative; nothing is asked for. A relay is ready while it leads with
+Postgres and NATS connected and the lag within its limit, or while it stands by.
 
 A driver's error text names hosts, ports, logins and databases, and whoever reaches the port may
 read a health answer. So that text is not passed on: ``reason_of`` picks a sentence for it, and the
 log has the text itself.
 """
 
-import enum
 import re
 import time
 from collections import deque
@@ -20,23 +17,9 @@ from functools import lru_cache
 from statistics import median
 from typing import Final, NamedTuple
 
-from relay.core import backoff
-from relay.facts import (
-    BacklogSeen,
-    BreakerChanged,
-    BusConnected,
-    Fact,
-    HoldBegan,
-    HoldEnded,
-    HousekeepingFailed,
-    OutageBegan,
-    OutageEnded,
-    PageDelivered,
-    StandingBy,
-    TermBegan,
-    TermEnded,
-)
-from relay.ports import Backlog
+from relay.core.backoff import State
+from relay.facts import Fact, PageDelivered
+from relay.state import Ongoing, RelayState, Role
 
 STALE_AFTER: Final = 5.0
 """Seconds without a turn of the event loop after which a restart is worth it."""
@@ -83,23 +66,6 @@ def reason_of(error: str) -> str:
     return next((text for signs, text in _PATTERNS.items() if signs.search(error)), UNKNOWN)
 
 
-class Role(enum.StrEnum):
-    """What this relay is at present."""
-
-    STARTING = "starting"
-    LEADER = "leader"
-    STANDBY = "standby"
-    BETWEEN = "between terms"
-    STOPPING = "stopping"
-
-
-class Ongoing(NamedTuple):
-    """An outage, a hold or failing housekeeping; it began at ``since``, on the monotonic clock."""
-
-    since: float
-    reason: str
-
-
 class Check(NamedTuple):
     """One condition of being ready."""
 
@@ -131,86 +97,10 @@ class Latency:
         return (median(samples), max(samples)) if samples else (None, None)
 
 
-class State:
-    """A sink of facts: what is so now. Call ``record`` with each fact; read it on the same loop.
-
-    Attributes:
-        role: STOPPING from ``stop`` on.
-        holder: the name under which this relay stands for election; "" before the first try.
-        epoch: of this relay's term, or of its last one; 0 before the first.
-        connected: the bus took this relay in, in this term.
-        backlog: as a leader saw it last; zeros on a standby, which does not look.
-        breakers: of "lag" and "bus".
-        outages: those under way, by "postgres" and "nats".
-        holds: streams that take nothing, by name.
-        housekeeping: the last failure, until a look at the backlog succeeds.
-    """
-
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """Start in the role STARTING, on the clock ``now``."""
-        self._now = now
-        self.role = Role.STARTING
-        self.holder = ""
-        self.epoch = 0
-        self.connected = False
-        self.backlog = Backlog(0, 0.0, 0)
-        self.breakers = {"lag": backoff.State.CLOSED, "bus": backoff.State.CLOSED}
-        self.outages: dict[str, Ongoing] = {}
-        self.holds: dict[str, Ongoing] = {}
-        self.housekeeping: Ongoing | None = None
-
-    def stop(self) -> None:
-        """Take note that the relay is to stop."""
-        self.role = Role.STOPPING
-
-    def record(self, fact: Fact) -> None:
-        """Take note of one fact; most kinds do not matter here."""
-        match fact:
-            case TermBegan() | StandingBy() | TermEnded():
-                self._record_term(fact)
-            case BusConnected():
-                self.connected = True
-            case BacklogSeen(backlog=backlog):
-                self.backlog, self.housekeeping = backlog, None
-            case BreakerChanged(breaker=breaker, state=state):
-                self.breakers[breaker] = state
-            case _:
-                self._record_failure(fact)
-
-    def _record_term(self, fact: TermBegan | StandingBy | TermEnded) -> None:
-        match fact:
-            case TermBegan(holder=holder, epoch=epoch):
-                self.holder, self.epoch = holder, epoch
-                role = Role.LEADER
-            case StandingBy(holder=holder):
-                self.holder, self.backlog = holder, Backlog(0, 0.0, 0)
-                self.outages.pop("nats", None)
-                role = Role.STANDBY
-            case TermEnded():
-                self.connected, self.housekeeping = False, None
-                self.holds.clear()
-                role = Role.BETWEEN
-        if self.role is not Role.STOPPING:
-            self.role = role
-
-    def _record_failure(self, fact: Fact) -> None:
-        match fact:
-            case OutageBegan(side=side, reason=reason):
-                self.outages[side] = Ongoing(self._now(), reason)
-            case OutageEnded(side=side):
-                self.outages.pop(side, None)
-            case HoldBegan(by=by, reason=reason):
-                self.holds[by] = Ongoing(self._now(), reason)
-            case HoldEnded(by=by):
-                self.holds.pop(by, None)
-            case HousekeepingFailed(reason=reason):
-                self.housekeeping = Ongoing(self._now(), reason)
-
-
 class Health:
     """The conditions of being ready, and whether the event loop turns."""
 
-    def __init__(self, state: State, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, state: RelayState, now: Callable[[], float] = time.monotonic) -> None:
         """Judge ``state``, on its monotonic clock."""
         self.state = state
         self._now = now
@@ -243,7 +133,7 @@ class Health:
     @property
     def lag_is_high(self) -> bool:
         """Whether the lag breaker is open."""
-        return self.state.breakers["lag"] is backoff.State.OPEN
+        return self.state.breakers["lag"] is State.OPEN
 
     def away(self, side: str) -> str:
         """Say for how long an outage under way has lasted, and why."""

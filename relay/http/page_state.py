@@ -17,10 +17,11 @@ import anyio
 from relay.app import Relay
 from relay.http.database import Database, LookUp
 from relay.http.feed import Feed
-from relay.http.health import Health, Latency, Role
+from relay.http.health import Health, Latency
 from relay.http.summary import LeaderReport, Level, Summary, summarize
 from relay.postgres.operator import ParkedEvent, ParkedKey
 from relay.settings import Settings
+from relay.state import Role
 
 POINTS: Final = 300
 _EVERY: Final = 1.0

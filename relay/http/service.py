@@ -24,11 +24,12 @@ import anyio
 from relay.app import Relay
 from relay.errors import SettingsError, sole
 from relay.facts import Fact
-from relay.http.health import Health, Latency, Role, State
+from relay.http.health import Health, Latency
 from relay.http.summary import summarize
 from relay.otel.export import Scrape
 from relay.settings import Settings
 from relay.settings.kinds import Address
+from relay.state import Role
 
 log = logging.getLogger("relay.http")
 
@@ -51,32 +52,27 @@ class Service:
         """
         self._settings = settings
         self._scrape = scrape
-        self._state = State()
-        self._health = Health(self._state)
         self._latency = Latency()
         self._manager = Manager()
         self._sockets = self._listen()
 
     def record(self, fact: Fact) -> None:
         """Take note of a fact."""
-        self._state.record(fact)
         self._latency.record(fact)
 
     def stopping(self) -> None:
-        """Tell probes and service manager that the relay is to stop."""
-        self._state.stop()
+        """Tell the service manager that the relay is to stop."""
         self._manager.stopping()
 
     @asynccontextmanager
     async def attend(self, relay: Relay) -> AsyncIterator[None]:
         """Look after ``relay`` for the length of the block."""
+        health, address = Health(relay.state), self._settings.http
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_apart, "the heartbeat", self._beat, relay)
-                if self._settings.http is not None:
-                    tasks.start_soon(
-                        _apart, "the status page", self._serve, relay, self._settings.http
-                    )
+                tasks.start_soon(_apart, "the heartbeat", self._beat, health)
+                if address is not None:
+                    tasks.start_soon(_apart, "the status page", self._serve, relay, health, address)
                 yield
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
@@ -104,13 +100,13 @@ class Service:
             )
             return ()
 
-    async def _beat(self, relay: Relay) -> None:
+    async def _beat(self, health: Health) -> None:
         while True:
-            self._health.turn()
-            self._manager.report(self._health, dead=relay.metrics()["dead"])
+            health.turn()
+            self._manager.report(health)
             await anyio.sleep(min(BEAT_EVERY, self._manager.watchdog_every or BEAT_EVERY))
 
-    async def _serve(self, relay: Relay, address: Address) -> None:
+    async def _serve(self, relay: Relay, health: Health, address: Address) -> None:
         from relay.http import routes
 
         while not self._sockets:
@@ -125,7 +121,7 @@ class Service:
         await routes.serve_page(
             self._settings,
             relay,
-            self._health,
+            health,
             self._latency,
             self._sockets,
             own_name=address.host,
@@ -153,13 +149,13 @@ class Manager:
         self.watchdog_every = int(timeout) / 2e6 if is_watched else None
         """Seconds between two signs of life; None if the manager does not wait for them."""
 
-    def report(self, health: Health, *, dead: int = 0) -> None:
+    def report(self, health: Health) -> None:
         """Give a sign of life, and report what has changed."""
         lines = [] if self.watchdog_every is None else ["WATCHDOG=1"]
         if not self._is_ready and health.state.role in {Role.LEADER, Role.STANDBY}:
             self._is_ready = True
             lines.append("READY=1")
-        headline = summarize(health, dead=dead).headline
+        headline = summarize(health, dead=health.state.backlog.dead).headline
         if headline != self._headline:
             self._headline = headline
             lines.append(f"STATUS={headline}")

@@ -13,7 +13,8 @@ import enum
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from relay.http.health import LEASE, Health, Role, reason_of
+from relay.http.health import LEASE, Health, reason_of
+from relay.state import Role
 
 _SIDES: Final = {"postgres": "Postgres", "nats": "NATS"}
 

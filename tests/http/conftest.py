@@ -1,4 +1,4 @@
-"""What the tests of the page share: one nats-server and one relay a test, one browser a module."""
+"""What the tests of the page share: one Postgres for all, and a relay and a browser to look at."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path

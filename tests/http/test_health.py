@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from relay.core import breakers
+from relay.core.backoff import State
 from relay.facts import (
     BacklogSeen,
     BreakerChanged,
@@ -31,20 +31,20 @@ from relay.http.health import (
     UNKNOWN,
     Health,
     Latency,
-    State,
     reason_of,
 )
 from relay.http.page_state import POINTS, PageState
 from relay.http.summary import LeaderReport, Level, summarize
 from relay.ports import Backlog
 from relay.settings import Settings
+from relay.state import RelayState
 from tests.http.test_parts import Idle
 
 LEADS = (TermBegan("me:1:x", 3), BusConnected())
 STANDS_BY = (StandingBy("me:1:x"),)
 LATE = (
     BacklogSeen(Backlog(5, 7.25, 0)),
-    BreakerChanged("lag", breakers.State.CLOSED, breakers.State.OPEN, "old"),
+    BreakerChanged("lag", State.CLOSED, State.OPEN, "old"),
 )
 
 
@@ -61,7 +61,7 @@ def healthy(*facts: Fact) -> Health:
 
 
 def health_at(clock: Clock, *facts: Fact) -> Health:
-    state = State(clock)
+    state = RelayState(clock)
     for fact in facts:
         state.record(fact)
     return Health(state, clock)
@@ -254,7 +254,7 @@ def test_what_is_over_is_not_told_any_more() -> None:
         HoldEnded("stream S", 1.0),
         HousekeepingFailed("x"),
         *LATE,
-        BreakerChanged("lag", breakers.State.OPEN, breakers.State.CLOSED, "x"),
+        BreakerChanged("lag", State.OPEN, State.CLOSED, "x"),
     )
     assert summarize(health, dead=0).headline == "Healthy"
     health.state.record(HoldBegan("stream S", "x"))

@@ -15,7 +15,7 @@ from relay.facts import BusConnected, TermBegan
 from relay.http import limits
 from relay.http.access import METRICS, PAGES, Token
 from relay.http.feed import MOST_WATCHERS, Events, Feed
-from relay.http.health import Health, State
+from relay.http.health import Health
 from relay.http.limits import (
     MOST_CONNECTIONS,
     TURNS_A_SECOND,
@@ -27,6 +27,7 @@ from relay.http.limits import (
 from relay.http.routes import Routes
 from relay.http.service import listen
 from relay.settings.kinds import Address
+from relay.state import RelayState
 from tests.http.asking import TOKEN
 from tests.http.test_parts import Clock
 
@@ -80,7 +81,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 @contextmanager
 def _serving() -> Iterator[int]:
-    health, feed = Health(State()), Feed()
+    health, feed = Health(RelayState()), Feed()
     for fact in (TermBegan("me", 1), BusConnected()):
         health.state.record(fact)
     never: Any = None

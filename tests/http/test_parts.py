@@ -16,7 +16,7 @@ from relay.errors import SchemaError
 from relay.facts import BusConnected, OutageBegan, StandingBy, TermBegan
 from relay.http.access import FORGIVEN_EVERY, MOST_FAILURES, Token, is_private, page
 from relay.http.feed import MOST_WATCHERS, Feed
-from relay.http.health import Health, State
+from relay.http.health import Health
 from relay.http.service import Manager, Service, listen
 from relay.settings import Settings
 from relay.settings.kinds import Address
@@ -209,7 +209,7 @@ def test_the_service_manager_is_told_what_changes_and_that_we_live(
     manager_socket: socket.socket,
 ) -> None:
     environ = {"NOTIFY_SOCKET": named(manager_socket), "WATCHDOG_USEC": "3000000"}
-    manager, health = Manager(environ), Health(State())
+    manager, health = Manager(environ), Health(RelayState())
     assert manager.watchdog_every == 1.5
     manager.report(health)
     assert received(manager_socket) == ["WATCHDOG=1", "STATUS=Starting"]
@@ -234,7 +234,7 @@ def test_a_standby_is_ready_and_a_watchdog_of_another_process_is_not_ours(
         {"NOTIFY_SOCKET": named(manager_socket), "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}
     )
     assert manager.watchdog_every is None
-    health = Health(State())
+    health = Health(RelayState())
     health.state.record(StandingBy("me"))
     manager.report(health)
     assert received(manager_socket) == ["READY=1", "STATUS=Standing by"]
@@ -243,7 +243,7 @@ def test_a_standby_is_ready_and_a_watchdog_of_another_process_is_not_ours(
 @pytest.mark.parametrize("address", ["", "/not/there", "@nobody-listens"])
 def test_a_service_manager_that_is_not_there_is_no_reason_to_fail(address: str) -> None:
     manager = Manager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "junk"})
-    manager.report(Health(State()))
+    manager.report(Health(RelayState()))
     manager.stopping()
     assert manager.watchdog_every is None
 
@@ -290,8 +290,11 @@ class Idle:
 
     paths: ClassVar[dict[str, str]] = {}
 
+    def __init__(self) -> None:
+        self.state = RelayState()
+
     def metrics(self) -> Metrics:
-        return RelayState().metrics()
+        return self.state.metrics()
 
 
 @pytest.mark.anyio
