@@ -39,8 +39,8 @@ pytestmark = pytest.mark.timeout(120)
 
 NO_ROOM = "No space left on device"
 NOTICED_NATS = 7.0
-"""Seconds: five for an answer, one for a second look, since the silence may be of some events alone,
-and one for a busy machine."""
+"""Seconds: five for an answer, one for a second look, since the silence may be of some events
+alone, and one for a busy machine."""
 
 FLOWED = 200
 """Events that were delivered before anything happens."""
