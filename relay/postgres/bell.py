@@ -255,6 +255,7 @@ class PostgresBell:
     def _cant_ring(self) -> None:
         if self._held is not None:
             self._ring(Wake.START)  # who waits must arm again, and learns that it can't
+            self.disarm()  # whoever should wait may be long at something else
 
     async def _try_commits(self) -> None:
         """Make a trial commit every heartbeat while armed, and while the last one failed."""
