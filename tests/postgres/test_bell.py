@@ -454,6 +454,19 @@ async def test_a_ring_is_timed_while_the_bell_is_armed(bell: PostgresBell) -> No
     assert 0 < bell.ring_seconds < 0.05
 
 
+async def test_rings_are_timed_again_while_the_bell_is_off_for_what_they_cost(
+    bell: PostgresBell,
+) -> None:
+    """Else a disk that was slow for five seconds would keep the bell off for good."""
+    await armed(bell)
+    bell._trial._took.extend([0.04] * 5)
+    bell.disarm()
+    assert bell.ring_seconds == 0.04
+    with anyio.fail_after(LATE):
+        while (bell.ring_seconds or 1) > 0.03:
+            await anyio.sleep(0.05)
+
+
 async def test_a_commit_that_holds_up_every_ring_turns_the_bell_off(
     prepared_server: devstack.Postgres,
 ) -> None:
