@@ -2,6 +2,8 @@
 # R-FATE, R-ORDER, R-LOSS
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -10,7 +12,7 @@ import pytest
 from relay.core.event import Event
 from relay.core.outcome import Fault, Held, Outcome, Refused, Unknown
 from relay.errors import BusOutage, StoreBusy
-from relay.facts import HoldBegan, HoldEnded, OutageBegan, Parked, TermBegan
+from relay.facts import HoldBegan, HoldEnded, OutageBegan, PageDelivered, Parked, TermBegan
 from relay.memory import MemoryBus, MemoryOutbox, MemoryStore
 from relay.ports import Due, Page, Permit, Settlement
 from tests.engine.world import World, running, settle_once, until
@@ -556,3 +558,36 @@ async def test_a_pool_without_a_free_session_ends_no_term(world: World) -> None:
     assert world.stored() == [b"1", b"2", b"3"]
     assert len(world.told(TermBegan)) == 1
     assert failures == {"blocked": 0, "due": 0}
+
+
+class Torn(MemoryOutbox):
+    """Its first row can't be read."""
+
+    async def campaign(self, holder: str) -> MemoryStore | None:
+        store = await super().campaign(holder)
+        if store is not None:
+            read = store.read
+
+            async def read_torn(limit: int) -> Page:
+                page = await read(limit)
+                if not page.events or page.events[0].id != 1:
+                    return page
+                first = page.events[0]._replace(created_at=datetime(1970, 1, 1, tzinfo=UTC))
+                return replace(page, events=[first, *page.events[1:]], unreadable={1: "torn"})
+
+            store.read = read_torn  # type: ignore[method-assign]
+        return store
+
+
+async def test_a_row_that_can_t_be_read_makes_no_page_look_old() -> None:
+    world = World(Torn(), MemoryBus())
+    world.outbox.commit([world.outbox.draw("a.b", b"1"), world.outbox.draw("a.b", b"2")])
+
+    async def work() -> None:
+        await until(lambda: world.stored() == [b"2"])
+        await until(lambda: bool(world.told(PageDelivered)))
+
+    await running(world, work)
+    (page,) = world.told(PageDelivered)
+    assert page.delivered == 1
+    assert page.oldest_at.year > 1970
