@@ -2,6 +2,8 @@
 # R-FATE, R-ORDER, R-LOSS
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import anyio
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from relay.core.event import Event
 from relay.core.outcome import Fault, Outcome, Refused, Unknown
 from relay.errors import BusOutage
-from relay.facts import Parked
+from relay.facts import PageDelivered, Parked
 from relay.memory import MemoryBus, MemoryOutbox, MemoryStore
 from relay.ports import Due, Page, Permit, Settlement
 from tests.engine.world import World, running, until
@@ -285,3 +287,36 @@ async def test_a_collision_is_dead_at_once_and_its_key_moves_on(world: World) ->
     await running(world, work)
     (fact,) = world.told(Parked)
     assert (fact.dead, fact.attempts, fact.fault) == (True, 1, Fault.COLLISION)
+
+
+class Torn(MemoryOutbox):
+    """Its first row can't be read."""
+
+    async def campaign(self, holder: str) -> MemoryStore | None:
+        store = await super().campaign(holder)
+        if store is not None:
+            read = store.read
+
+            async def read_torn(limit: int) -> Page:
+                page = await read(limit)
+                if not page.events or page.events[0].id != 1:
+                    return page
+                first = page.events[0]._replace(created_at=datetime(1970, 1, 1, tzinfo=UTC))
+                return replace(page, events=[first, *page.events[1:]], unreadable={1: "torn"})
+
+            store.read = read_torn  # type: ignore[method-assign]
+        return store
+
+
+async def test_a_row_that_can_t_be_read_makes_no_page_look_old() -> None:
+    world = World(Torn(), MemoryBus())
+    world.outbox.commit([world.outbox.draw("a.b", b"1"), world.outbox.draw("a.b", b"2")])
+
+    async def work() -> None:
+        await until(lambda: world.stored() == [b"2"])
+        await until(lambda: bool(world.told(PageDelivered)))
+
+    await running(world, work)
+    (page,) = world.told(PageDelivered)
+    assert page.delivered == 1
+    assert page.oldest_at.year > 1970
