@@ -1,28 +1,36 @@
 # Everything a newcomer or a CI needs: `make demo`, `make test`. Needs Python >= 3.11 and make.
-# The virtual environment is .venv, made on first use from pins with hashes (constraints-*.txt),
-# and brought up to date when those or pyproject.toml change.
+# The virtual environment is .venv, made on first use from pins with hashes (constraints-*.txt in
+# tests/ and bench/), and brought up to date when those or pyproject.toml change.
 
 PYTHON ?= python3
 UV ?= uv
 ARGS ?=
 MINUTES ?= 30
-WORKERS ?= 3
+WORKERS ?= 4
+PYTEST = -n $(WORKERS) --dist worksteal
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := relay tests bench
+QUICK := not slow and not older_postgres
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench soak bugs spec constraints clean
+vpath constraints-%.txt tests bench
+.PHONY: help demo test test-all lint bench soak bugs spec constraints clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.relay-demo ## Watch it work on throw-away servers: make demo ARGS="--events 5000 --json"
 	@$(PY) -m relay demo $(ARGS)
 
-test: lint ## Lint, check types, run all tests: make test ARGS="-k doorbell"
-	$(PY) -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+test: lint ## Lint, check types, run the quick tests on the newest Postgres: make test ARGS="-k bell"
+	$(PY) -m pytest $(PYTEST) -m "$(QUICK)" $(ARGS)
+
+test-all: test ## After that the slow tests, the older Postgres, the models, the seeded bugs
+	$(PY) -m pytest $(PYTEST) -m "not ($(QUICK))" $(ARGS)
+	$(PY) -m tests.spec
+	$(PY) -m tests.bugs --no-control
 
 bench: $(VENV)/.relay-bench ## Measure it here, into bench-report/: make bench ARGS="--scenario drain --quick"
 	@$(PY) -m bench $(ARGS)
@@ -48,11 +56,11 @@ clean: ## Remove the virtual environment and every cache
 # Stamps. pip's hash mode can't install a local project, so that comes last, without dependencies.
 # The build tools go first: one dependency has no wheel, and an isolated build would fetch its
 # tools without hashes.
-$(VENV)/.relay-%: constraints-build.txt constraints-%.txt pyproject.toml | $(PY)
+$(VENV)/.relay-%: constraints-%.txt constraints-build.txt pyproject.toml | $(PY)
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(VENV) has Python " + sys.version.split()[0] + ", needed is 3.11 or newer: run make clean")'
 	@echo "Installing into $(VENV) ..."
-	@$(PIP) --require-hashes -r constraints-build.txt
-	@$(PIP) --require-hashes --no-build-isolation -r constraints-$*.txt
+	@$(PIP) --require-hashes -r $(word 2,$^)
+	@$(PIP) --require-hashes --no-build-isolation -r $<
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -67,7 +75,7 @@ COMPILE = $(UV) --no-config pip compile --quiet --universal --python-version 3.1
 	--no-emit-index-url --no-annotate --custom-compile-command "make constraints"
 
 constraints: ## Pin every dependency anew, with hashes (needs uv)
-	printf 'hatchling\neditables\nsetuptools\n' | $(COMPILE) $(ARGS) pyproject.toml - --extra test -o constraints-test.txt
-	$(COMPILE) pyproject.toml --extra bench -c constraints-test.txt -o constraints-bench.txt
-	$(COMPILE) pyproject.toml --extra demo -c constraints-test.txt -o constraints-demo.txt
-	printf 'hatchling\neditables\nsetuptools\n' | $(COMPILE) - -c constraints-test.txt -o constraints-build.txt
+	printf 'hatchling\neditables\nsetuptools\n' | $(COMPILE) $(ARGS) pyproject.toml - --extra test -o tests/constraints-test.txt
+	$(COMPILE) pyproject.toml --extra bench -c tests/constraints-test.txt -o bench/constraints-bench.txt
+	$(COMPILE) pyproject.toml --extra demo -c tests/constraints-test.txt -o tests/constraints-demo.txt
+	printf 'hatchling\neditables\nsetuptools\n' | $(COMPILE) - -c tests/constraints-test.txt -o tests/constraints-build.txt

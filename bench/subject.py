@@ -23,7 +23,7 @@ from bench.figures import percentile
 from bench.peers.base import READY
 from relay import Relay, Settings
 from relay.app import bus_options
-from relay.commands.heap import freeze
+from relay.cli.run import freeze
 from relay.core.event import Event
 from relay.core.outcome import Outcome
 from relay.facts import Fact, PageDelivered, TermBegan

@@ -11,21 +11,18 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from relay import factlog
 from relay.engine.bell import PollOnly
-from relay.engine.lead import Engine
-from relay.engine.term import Policy
+from relay.engine.lead import Engine, Policy
 from relay.errors import AlreadyRunning
 from relay.facts import FactSink
-from relay.meter import Meter, Metrics
-from relay.otel import factlog
 from relay.otel.export import is_set_up
-from relay.otel.sinks import Sinks
 from relay.ports import EventBus, Outbox, WakeSource
 from relay.settings import Settings
+from relay.state import Metrics, RelayState, Role
 
 if TYPE_CHECKING:
     from relay.jetstream.options import BusOptions
-    from relay.otel.observing import Observation
 
 
 class Relay:
@@ -40,7 +37,8 @@ class Relay:
     ``outbox``, ``bus`` and ``wake_source`` stand in for Postgres and NATS: ``relay.memory`` has
     models of them for an application's own tests. Runs on asyncio (psycopg and nats-py do);
     with the models on any backend of anyio. It is measured where the process has providers of
-    OpenTelemetry: an application's own, or those of ``relay.otel.export``.
+    OpenTelemetry: an application's own, or those of ``relay.otel.export``. ``state`` holds what
+    is so now.
     """
 
     def __init__(
@@ -56,17 +54,15 @@ class Relay:
 
         ``observer`` is called with every fact of ``relay.facts``, on the loop; it must not block.
         """
+        self.state = RelayState()
         self._settings = settings
-        self._meter = Meter()
         self._outbox = outbox
         self._bus = bus
         self._wake_source = wake_source
-        self._sinks = Sinks([self._meter.record, factlog.record])
+        self._sinks = factlog.FactSinks([self.state.record, factlog.record])
         if observer is not None:
             self._sinks.add(observer)
-        self._observation: Observation | None = None
         self._engine: Engine | None = None
-        self._stopped_early = False
 
     async def run(self) -> None:
         """Deliver until ``stop``; outages of either side are waited out.
@@ -80,31 +76,30 @@ class Relay:
         """
         if self._engine is not None:
             raise AlreadyRunning("this Relay was started before; make another one to run again")
-        settings = self._settings
-        outbox = self._outbox or _outbox(settings)
-        self._bus = self._bus or _jetstream(settings)
+        outbox = self._outbox or _outbox(self._settings)
+        bus = self._bus = self._bus or _jetstream(self._settings)
+        wake_source = self._wake_source or _wake_source(outbox)
+        telemetry = None
         if is_set_up():
-            from relay.otel.observing import Observation
+            from relay.otel.telemetry import Telemetry
 
-            self._observation = Observation(self._sinks.record)
-            self._sinks.add(self._observation.record)
-        self._engine = engine = self._assemble(outbox, self._bus)
-        if self._stopped_early:
+            telemetry = Telemetry(outbox, bus, self._sinks.record, self.state)
+            self._sinks.add(telemetry.record)
+            outbox, bus = telemetry.timed
+        self._engine = engine = self._assemble(outbox, bus, wake_source)
+        if self.state.role is Role.STOPPING:
             engine.stop()
-        if self._observation is None:
-            await engine.run()
-        else:
-            await self._observation.run(engine.run)
+        await (engine.run() if telemetry is None else telemetry.run(engine.run))
 
     def stop(self) -> None:
         """Read no more, settle what is in flight, let ``run`` return. Calling it again is fine."""
-        self._stopped_early = True
+        self.state.stop()
         if self._engine is not None:
             self._engine.stop()
 
     def metrics(self) -> Metrics:
         """Return ``delivery_lag_seconds``, ``delivery_rate``, ``undelivered`` and more. Cheap."""
-        return self._meter.metrics()
+        return self.state.metrics()
 
     @property
     def is_open(self) -> bool:
@@ -116,11 +111,8 @@ class Relay:
         """How each stream met so far is published to: ``fast ingest`` or ``windowed``."""
         return {} if self._bus is None else self._bus.paths
 
-    def _assemble(self, outbox: Outbox, bus: EventBus) -> Engine:
+    def _assemble(self, outbox: Outbox, bus: EventBus, wake_source: WakeSource) -> Engine:
         settings = self._settings
-        wake_source = self._wake_source or _wake_source(outbox)
-        if self._observation is not None:
-            outbox, bus = self._observation.around(outbox, bus)
         return Engine(
             outbox,
             bus,

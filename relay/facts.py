@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.core.disposition import Parking
-from relay.core.event import Event
+from relay.core.event import Event, parent_of
 from relay.core.outcome import Fault
 from relay.core.storage import OutboxStorage, StreamStorage
-from relay.core.tracecontext import parent_of
 from relay.ports import Backlog, Wake
 
 
@@ -97,7 +96,7 @@ class Parked:
 
     @classmethod
     def of(cls, event: Event, parked: Parking, fault: Fault) -> "Parked":
-        """FactSink how ``event`` is parked."""
+        """Make the fact that ``event`` is parked."""
         parent = parent_of(event.headers)
         return cls(
             event.id,
@@ -204,7 +203,7 @@ class HousekeepingFailed:
     reason: str
 
 
-# Told only while somebody measures: see ``relay.otel``.
+# Recorded only while somebody measures: see ``relay.otel``.
 
 
 @dataclass(frozen=True, slots=True)

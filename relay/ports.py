@@ -136,7 +136,6 @@ class Permit(Protocol):
 
     def granted(self) -> bool:
         """Say whether the last proof of the lease is young enough. Cheap, asks nobody."""
-        ...
 
     async def renew(self) -> None:
         """Ask for a new proof.
@@ -144,7 +143,6 @@ class Permit(Protocol):
         Raises:
             TermLost, StoreOutage: there is none: nothing may be sent.
         """
-        ...
 
 
 class OutboxStore(Permit, Protocol):
@@ -163,7 +161,6 @@ class OutboxStore(Permit, Protocol):
 
     async def read(self, limit: int) -> Page:
         """Read the next page behind the one read last, of at most ``limit`` events."""
-        ...
 
     async def settle(self, done: Settlement) -> None:
         """Record ``done`` as one change.
@@ -175,7 +172,6 @@ class OutboxStore(Permit, Protocol):
             StoreFull: there is no room; nothing is changed.
             TermLost: another term has begun.
         """
-        ...
 
     async def look(self, position: object | None) -> Backlog:
         """Look at what waits behind ``position`` (None: behind the settled one). Writes nothing.
@@ -183,7 +179,6 @@ class OutboxStore(Permit, Protocol):
         Raises:
             TermLost: another term has begun, which an idle leader learns here.
         """
-        ...
 
     async def tend(self, retention: float) -> int:
         """Do one bounded piece of housekeeping; how many events were deleted.
@@ -191,19 +186,15 @@ class OutboxStore(Permit, Protocol):
         Deletes settled events whose settlement is older than ``retention`` s and to which nothing
         parked refers, and lets parked events be due that a person's change has freed.
         """
-        ...
 
     async def report(self, report: Report) -> None:
         """Leave word of the leader for who asks for the status."""
-        ...
 
     async def streams(self) -> Mapping[str, Collection[str]]:
         """Return every stream that was ever learnt, with every subject filter it ever had."""
-        ...
 
     async def keep_streams(self, streams: Mapping[str, Collection[str]]) -> None:
         """Remember ``streams`` beyond this process. What was remembered before stays."""
-        ...
 
     async def watch(self) -> None:
         """Keep the term's lease alive until cancelled.
@@ -211,11 +202,9 @@ class OutboxStore(Permit, Protocol):
         Raises:
             TermLost, StoreOutage: the lease, or a session of the term, is lost.
         """
-        ...
 
     async def close(self) -> None:
         """End the term and let the next one begin at once. Never raises, never waits long."""
-        ...
 
 
 class ParkedEvents(Protocol):
@@ -230,7 +219,6 @@ class ParkedEvents(Protocol):
 
     async def blocked(self, keys: Collection[str]) -> set[str]:
         """Return those of ``keys`` whose next event has to queue behind a parked one."""
-        ...
 
     async def due(self, limit: int, *, without: Collection[str] = ()) -> Sequence[Due]:
         """Return at most ``limit`` events that may be tried now, in the order of id.
@@ -238,7 +226,6 @@ class ParkedEvents(Protocol):
         Events held up by one of ``without`` (see ``Held.by``) are left out, and with them those of
         their keys.
         """
-        ...
 
 
 class Outbox(Protocol):
@@ -252,7 +239,6 @@ class Outbox(Protocol):
             LeaseTaken: the lock of the lease is held by somebody who is no relay.
             SchemaError: the schema is missing, or not as this relay requires.
         """
-        ...
 
     async def storage(self) -> OutboxStorage | None:
         """Look at what the outbox takes up; None if there is nothing to be seen.
@@ -260,11 +246,9 @@ class Outbox(Protocol):
         Raises:
             StoreOutage, SchemaError: it can't be seen now.
         """
-        ...
 
     async def close(self) -> None:
         """Stop standing by, and let go of every session. Never raises."""
-        ...
 
 
 class EventBus(Protocol):
@@ -279,7 +263,23 @@ class EventBus(Protocol):
           when to ask again is the engine's decision, told by ``closed``.
         * A message id that the stream remembers is not stored again.
         * Nothing is sent unless ``permit`` is granted at that moment.
+
+    Attributes:
+        paths: how each stream met so far is published to, for people.
+        server: host and port of the server that the newest connection is, or was, to.
+        sole_hold: the name of the hold that would hold up every event, as with one stream
+            configured: its events wait in hand. None if events go apart.
+        duplicate_window: the shortest in s of the streams met so far; None if none is known.
     """
+
+    @property
+    def paths(self) -> Mapping[str, str]: ...  # noqa: D102 - above
+    @property
+    def server(self) -> tuple[str, int] | None: ...  # noqa: D102
+    @property
+    def sole_hold(self) -> str | None: ...  # noqa: D102
+    @property
+    def duplicate_window(self) -> float | None: ...  # noqa: D102
 
     async def connect(self) -> None:
         """Connect unless connected. ``publish`` does it too; this moves the cost to the start.
@@ -288,7 +288,6 @@ class EventBus(Protocol):
             BusOutage: the broker is away or refuses the connection.
             StreamError: the configured stream is missing or can't be made.
         """
-        ...
 
     async def publish(
         self, events: Sequence[Event], permit: Permit, *, closed: Collection[str] = ()
@@ -302,46 +301,18 @@ class EventBus(Protocol):
             BusOutage: the connection is gone: each event is to be published again.
             TermLost, StoreOutage: ``permit`` could not be renewed.
         """
-        ...
-
-    @property
-    def paths(self) -> Mapping[str, str]:
-        """How each stream met so far is published to, for people."""
-        ...
-
-    @property
-    def server(self) -> tuple[str, int] | None:
-        """Host and port of the server that the newest connection is, or was, to."""
-        ...
-
-    @property
-    def sole_hold(self) -> str | None:
-        """The name of the hold that would hold up every event; None if events go apart.
-
-        With one stream configured nothing can flow past its outage: its events wait in hand.
-        """
-        ...
-
-    @property
-    def duplicate_window(self) -> float | None:
-        """The shortest duplicate window in s of the streams met so far; None if none is known."""
-        ...
 
     def recall(self, streams: Mapping[str, Collection[str]]) -> None:
         """Take in the streams, with every filter they ever had, that an earlier process learnt."""
-        ...
 
     def learnt(self) -> Mapping[str, Collection[str]]:
         """Return the streams and filters learnt since this was asked last; empty if none."""
-        ...
 
     async def storage(self) -> Sequence[StreamStorage]:
         """Look at what the streams met so far hold; those that can't be seen now are left out."""
-        ...
 
     async def close(self) -> None:
         """Drop the connection at once, flushing nothing. Never raises. ``connect`` may follow."""
-        ...
 
 
 class WakeSource(Protocol):
@@ -360,24 +331,19 @@ class WakeSource(Protocol):
 
         Calling it while armed returns the same N.
         """
-        ...
 
     async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - a poll interval, not a deadline
         """Sleep until rung, or for ``timeout`` s (``Wake.POLL``).
 
         The source stays armed, unless it says ``Wake.START``: its sessions are new, arm again.
         """
-        ...
 
     @property
     def ring_seconds(self) -> float | None:
         """How long a ring holds up whoever rings; None if that is not known, or far too long."""
-        ...
 
     def disarm(self) -> None:
         """Let committers be silent again. Returns at once; the work goes on behind it."""
-        ...
 
     async def run(self) -> None:
         """Keep the source working until cancelled; it mends itself and raises no outage."""
-        ...

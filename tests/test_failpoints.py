@@ -10,13 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import failpoints
+import relay.failpoints
 from relay.errors import SettingsError
 from relay.settings import Settings
+from tests import failpoints
 
+unarmed = relay.failpoints.reach
 ROOT = Path(__file__).parents[1]
 VISITS = """
-import sys
+import os
+from tests import failpoints
+failpoints.arm(os.environ["RELAY_FAILPOINTS"])
 from relay.failpoints import PLACES, reach
 for visit in range(3):
     for place in PLACES:
@@ -40,7 +44,8 @@ def visited(value: str) -> "subprocess.CompletedProcess[str]":
 
 def test_without_the_variable_reach_does_nothing():
     assert failpoints.VARIABLE not in os.environ
-    assert failpoints.reach is failpoints._nothing
+    failpoints.arm("")
+    assert relay.failpoints.reach is unarmed
     done = visited("")
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -126,7 +131,14 @@ def test_the_variable_is_no_misspelt_setting():
 
 def test_a_relay_with_a_value_that_cannot_be_read_does_not_start():
     done = subprocess.run(
-        [sys.executable, "-m", "relay", "run", "--postgres-dsn", "host=127.0.0.1 port=1"],
+        [
+            sys.executable,
+            "-m",
+            "tests.failpoints",
+            "run",
+            "--postgres-dsn",
+            "host=127.0.0.1 port=1",
+        ],
         env={
             "PYTHONPATH": str(ROOT),
             "RELAY_FAILPOINTS": "before-settel=kill",

@@ -1,4 +1,4 @@
-"""Log lines: their two forms, and what never gets into them."""
+"""Log lines: where they go, how often a fault is repeated, and which trace they name."""
 
 import asyncio
 import gc
@@ -18,14 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
+from relay import factlog, logformat, logs
 from relay.core.disposition import Parking
 from relay.core.event import Event
 from relay.core.outcome import Fault
 from relay.facts import Parked
-from relay.otel import factlog, logs
-from relay.otel.repeats import REPEAT_EVERY, Repeats
+from relay.logs import REPEAT_EVERY, Repeats
 
 CANARY = "c4n4ry-in-the-mine"
+ROW = f'DETAIL:  Failing row contains (7, {{"card": "{CANARY}"}})'
 
 
 class Terminal(io.StringIO):
@@ -49,142 +50,6 @@ def record(message, *args, name="relay.test", level=logging.INFO, exc_info=None,
     made.created = datetime(2026, 1, 31, 10, 0, 0, 500_000, tzinfo=UTC).timestamp()
     vars(made).update(extras)
     return made
-
-
-def caught(error):
-    with pytest.raises(type(error)) as info:
-        raise error
-    return info._excinfo
-
-
-def test_text_is_one_line_with_the_extras_behind_the_message():
-    line = logs.TextLines().format(
-        record("leading", epoch=3, holder="a b", ratio=0.5, clean=True, gone=None, quote='"')
-    )
-    assert line == (
-        "2026-01-31T10:00:00.500Z INFO relay.test leading"
-        ' epoch=3 holder="a b" ratio=0.5 clean=true gone=null quote="\\""'
-    )
-
-
-def test_json_is_one_object_with_the_extras_as_fields():
-    at = datetime(2026, 1, 1, tzinfo=UTC)
-    line = logs.JsonLines().format(record("leading by %s", "lease", epoch=3, at=at, event="x"))
-    assert json.loads(line) == {
-        "ts": "2026-01-31T10:00:00.500Z",
-        "level": "info",
-        "logger": "relay.test",
-        "event": "leading by lease",
-        "epoch": 3,
-        "at": "2026-01-01T00:00:00+00:00",
-        "event_": "x",
-    }
-
-
-@given(st.text(), st.text())
-def test_no_text_can_break_its_line_or_drive_the_terminal(message, value):
-    made = record("%s", message, value=value)
-    for form in (logs.TextLines(), logs.JsonLines()):
-        assert form.format(made).isprintable()
-
-
-def test_long_values_are_cut():
-    line = json.loads(logs.JsonLines().format(record("m", value="x" * 10_000)))
-    assert line["value"] == "x" * 255 + "…"
-
-
-def test_payloads_and_secrets_do_not_get_into_a_line():
-    made = record(
-        f"could not reach nats://u:{CANARY}@h",
-        body=CANARY.encode(),
-        nats_password=CANARY,
-        payload=CANARY,
-        headers={"a": CANARY},
-        dsn=CANARY,
-        reason=f"host=h password='{CANARY} x'",
-        url=f"tls://{CANARY}@h",
-        exc_info=caught(ValueError(f"postgresql://u:{CANARY}@h/db")),
-    )
-    for form in (logs.TextLines(), logs.JsonLines()):
-        assert CANARY not in form.format(made)
-    assert json.loads(logs.JsonLines().format(made))["body"] == "18 bytes"
-
-
-def test_a_bug_shows_its_traceback_and_a_librarys_lost_connection_one_line():
-    exc_info = caught(ConnectionResetError("gone"))
-    ours = record("bug", exc_info=exc_info)
-    theirs = record("nats: encountered error", exc_info=exc_info, name="nats.aio.client")
-    assert "Traceback (most recent call last):" in logs.TextLines().format(ours)
-    assert "test_logs.py" in json.loads(logs.JsonLines().format(ours))["traceback"]
-    assert logs.TextLines().format(theirs).endswith(' error="ConnectionResetError: gone"')
-    assert "traceback" not in json.loads(logs.JsonLines().format(theirs))
-
-
-ROW = f'DETAIL:  Failing row contains (7, {{"card": "{CANARY}"}})'
-
-
-class ServersError(Exception):
-    """What psycopg raises: the server's message in parts, in the server's language."""
-
-    sqlstate = "23514"
-
-    def __init__(self, text, primary):
-        super().__init__(text)
-        self.diag = SimpleNamespace(message_primary=primary)
-
-
-def chained():
-    error = RuntimeError(f"settling failed: new row violates\n{ROW}")
-    error.__cause__ = ServersError(f"new row violates\n{ROW}", "new row violates")
-    return error
-
-
-@pytest.mark.parametrize(
-    ("error", "kept"),
-    [
-        (ServersError(f"new row violates\n{ROW}\nCONTEXT:  x", "new row violates"), "23514"),
-        (ServersError(f"neue Zeile verletzt\nDETAIL: x {CANARY}", "neue Zeile"), "neue Zeile"),
-        (RuntimeError(f"new row violates {ROW} CONTEXT: SQL"), "new row violates"),
-        (chained(), "settling failed: new row violates"),
-        (ExceptionGroup("tasks", [chained(), ValueError(ROW)]), "direct cause"),
-    ],
-)
-@pytest.mark.parametrize("name", ["relay.run", "psycopg", "asyncio"])
-def test_a_row_that_postgres_quotes_does_not_get_into_a_line(error, kept, name):
-    asyncios = f"Task exception was never retrieved\nfuture: <Task exception={error!r}>"
-    made = record(asyncios, name=name, exc_info=caught(error), reason=str(error), error_=error)
-    told = [form.format(made) for form in (logs.TextLines(), logs.JsonLines())]
-    assert CANARY not in "".join(told)
-    if name == "relay.run":
-        assert kept in json.loads(told[1])["traceback"]
-
-
-def test_an_exception_that_cannot_say_what_it_is_is_told_by_its_class():
-    class MuteError(Exception):
-        def __str__(self):
-            raise ZeroDivisionError
-
-    made = record("bug", exc_info=caught(MuteError()))
-    assert "MuteError: <no text>" in logs.TextLines().format(made)
-
-
-def test_causes_without_end_are_told_to_an_end():
-    error = ValueError("0")
-    for number in range(1, 100):
-        later = ValueError(str(number))
-        later.__cause__ = error
-        error = later  # the newest at the end
-    loop = ValueError("loop")
-    loop.__context__ = RuntimeError("of")
-    loop.__context__.__context__ = loop
-    for each in (error, loop, ExceptionGroup("many", [ValueError(str(n)) for n in range(500)])):
-        told = json.loads(logs.JsonLines().format(record("bug", exc_info=caught(each))))
-        assert len(told["traceback"]) < 8_000
-
-
-def test_what_a_producer_s_context_holds_does_not_get_into_a_line():
-    made = record("m", tracestate=CANARY, baggage=CANARY, headers=CANARY)
-    assert CANARY not in logs.JsonLines().format(made)
 
 
 def test_warnings_and_what_nobody_caught_are_lines_like_all_others(configure):
@@ -222,7 +87,7 @@ async def neglect():
 def test_a_line_that_cannot_be_formed_is_told_as_a_line(capsys):
     out = io.StringIO()
     lines_ = logs.Lines(out)
-    lines_.setFormatter(logs.JsonLines())
+    lines_.setFormatter(logformat.JsonLines())
     lines_.handle(record("%d of %d", 1))
     (line,) = map(json.loads, out.getvalue().splitlines())
     assert (line["event"], line["of"]) == ("a log line could not be formed", "relay.test")

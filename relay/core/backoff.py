@@ -1,27 +1,22 @@
-"""How long to wait before trying again, and the one book of a side that is away.
+"""How long to wait before trying again, and the breakers' states.
 
 Pauses are exponential with full jitter and a cap; chance and time are arguments. Full jitter (any
 moment between now and the ceiling) spreads a herd of relays that lost the same server best.
 Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 
-``ConsecutiveFailures`` gives the pause and the breaker's label of one side, Postgres or NATS:
+The lag breaker is an alarm that stops nothing. The bus breaker is the state of the book of NATS's
+outages: see ``relay.engine.outage``.
 
-    there ──failed──► away ──failed──► away ──answered──► there
+    lag    closed ──older than the limit──► open ──at most half of it──► closed
 
-    the label   closed ──3 failures in a row──► open ──pause over──► half-open ──answered──► closed
-                                                  ▲                      │
-                                                  └────────failed────────┘
+The lag breaker closes at half its limit, so that a lag about the limit does not ring every second.
+A standby does not look at the lag, so it resets the breaker.
 """
 
-from dataclasses import dataclass
+import enum
 from typing import Final
 
-from relay.core.breakers import State
-
 _MOST_DOUBLINGS: Final = 1023  # 2.0 ** 1024 overflows; a base of 1 us is beyond any cap long before
-
-TRIP_AFTER: Final = 3
-"""Failures in a row after which the breaker's label is open."""
 
 
 def delay(attempt: int, *, base: float, cap: float, jitter: float) -> float:
@@ -58,62 +53,31 @@ class Backoff:
         self.attempts = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Lasted:
-    """An outage that is over: how many s it lasted, and how many tries failed."""
+class State(enum.StrEnum):
+    """Where a breaker stands."""
 
-    seconds: float
-    attempts: int
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
 
 
-class ConsecutiveFailures:
-    """The book of one side's failures in a row."""
+class LagBreaker:
+    """Watches the age of the oldest undelivered event."""
 
-    __slots__ = ("_backoff", "_failures", "_since", "state")
+    __slots__ = ("_limit", "state")
 
-    def __init__(self, *, base: float, cap: float) -> None:
-        """Begin with the side there, as far as is known; pauses as in ``Backoff``."""
-        self._backoff = Backoff(base=base, cap=cap)
-        self._failures = 0
-        self._since: float | None = None
+    def __init__(self, limit: float) -> None:
+        """Open above ``limit`` s."""
+        self._limit = limit
         self.state = State.CLOSED
 
-    @property
-    def lasts(self) -> bool:
-        """Whether the side is away."""
-        return self._since is not None
-
-    def failed(self, now: float, jitter: float) -> float:
-        """Count a failed try; the seconds to wait before the next one."""
-        if self._since is None:
-            self._since, self._failures = now, 0
-        self._failures += 1
-        if self._failures >= TRIP_AFTER or self.state is State.HALF_OPEN:
+    def saw(self, lag: float) -> None:
+        """Look at ``lag`` s."""
+        if lag > self._limit:
             self.state = State.OPEN
-        return self._backoff.failed(jitter)
-
-    def trying(self) -> None:
-        """The pause is over: one try goes through."""
-        if self.state is State.OPEN:
-            self.state = State.HALF_OPEN
-
-    def answered(self, now: float, *, forget_pauses: bool = True) -> Lasted | None:
-        """The side answered; what ended by that, if it was away.
-
-        With ``forget_pauses`` false the next failure's pause is as long as if none had ended: for a
-        side that lets us in and then fails.
-        """
-        if forget_pauses:
-            self._backoff.succeeded()
-        self.state = State.CLOSED
-        if self._since is None:
-            return None
-        since, self._since = self._since, None
-        return Lasted(now - since, self._failures)
+        elif lag <= self._limit / 2:
+            self.state = State.CLOSED
 
     def forget(self) -> None:
-        """Another relay asks from now on: whether the side is away is not known here."""
-        self._since = None
-        self._failures = 0
-        self._backoff.succeeded()
+        """Another relay watches from now on."""
         self.state = State.CLOSED

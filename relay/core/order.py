@@ -14,12 +14,19 @@ the engine's ``KeyFence`` before a page is published.
             in flight ──stored──► released: the key's next event is ready
             in flight ──anything else──► blocked: no later event of the key is sent
 
+    ParkedWatch whether a parked event may stand before a page's. "None" only by a look that began
+                after the last settlement of parked events was written, and while none was to come:
+                one that overlaps such a settlement may have been answered before it
+
+            maybe ◄──a settlement parks──► none, a look says so
+
 An event without a key waits for nobody. The order within a key is the order in which events are
 given here, which is that of their ids.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from relay.core.event import Event
@@ -118,3 +125,60 @@ class KeyChains:
             behind.append(after)
             after = self._next[after]
         return behind
+
+
+LOOK_EVERY: Final = 0.2
+"""Seconds between looks at the parked, while there are any that could be due."""
+
+
+class ParkedWatch:
+    """What the engine knows of the parked without asking."""
+
+    __slots__ = ("_changes", "_look_at", "_open", "_promised", "maybe")
+
+    def __init__(self) -> None:
+        """Begin with "maybe": an earlier term may have parked events."""
+        self.maybe = True
+        self._changes = 0
+        self._open = 0
+        self._promised = False
+        self._look_at = 0.0
+
+    def will_change(self) -> None:
+        """Events in hand are to be parked; ``changing`` follows, or the term's end."""
+        self._promised = True
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold for as long as a settlement of parked events is under way."""
+        self.maybe = True
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+            self._promised = False
+            self._changes += 1
+
+    def begin_look(self) -> int:
+        """Return a token for ``end_look``, taken before the store is asked."""
+        return -1 if self._open or self._promised else self._changes
+
+    def end_look(self, token: int, *, blocking: bool) -> bool:
+        """Take the store's word; say whether the look overlapped no settlement."""
+        counts = token == self._changes and not self._open and not self._promised
+        if blocking or counts:
+            self.maybe = blocking
+        return counts
+
+    def wait(self, now: float) -> float | None:
+        """Return the s until the next look at what is due; None while nothing can be."""
+        return max(0.0, self._look_at - now) if self.maybe else None
+
+    def looked_at(self, now: float) -> None:
+        """What is due is looked at now."""
+        self._look_at = now + LOOK_EVERY
+
+    def look_soon(self, now: float) -> None:
+        """There is more that is due."""
+        self._look_at = now

@@ -1,7 +1,7 @@
 """What people import into their monitoring; ``relay dashboards`` writes it out.
 
     files/grafana-dashboard.json    made by ``relay.dashboards.grafana``: change that, not this
-    files/prometheus-alerts.yaml    alert rules, each with its runbook
+    files/prometheus-alerts.yaml    alert rules, each with its runbook, as README.md has it
     files/prometheus.yaml           how to scrape the relays, or the Collector
     files/otel-collector.yaml       OTLP in; metrics out to Prometheus, traces on
 

@@ -4,15 +4,13 @@ Synchronous, loopback only, and gone afterwards: each server lives in one tempor
 own and ends with its ``with`` block, with its parent, or by its reaper, whichever comes first.
 Nothing outside that folder is ever written, owned or made readable, and no user is created.
 
-Never for data that matters: by default Postgres does not sync, and NATS asks nobody for a password.
-Postgres does: each cluster has a random one, which its connection strings carry. The relay itself
-never imports this package.
+Never for data that matters: by default Postgres does not sync, and NATS asks for no password. The
+relay itself never imports this package.
 """
 
-from relay.devstack.errors import DevstackError
-from relay.devstack.installations import Installation, find_nats_server, find_postgres
-from relay.devstack.natsserver import NatsServer, nats_server
-from relay.devstack.pgserver import Postgres, postgres
+from relay.devstack.programs import Installation, find_nats_server, find_postgres
+from relay.devstack.sandbox import DevstackError
+from relay.devstack.servers import NatsServer, Postgres, nats_server, postgres
 
 __all__ = [
     "DevstackError",

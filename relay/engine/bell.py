@@ -8,17 +8,19 @@
       │                                                                      │
       └──── more than RING_MOST rings/s, or rings that hold producers up ────┘
 
-R-FIRST: only a sleeping relay is rung, and the bell goes off where rings cost the producers more
-than a fifth of their time. A writer that asked before the lock was taken stays silent; its
-transaction is below N, so it has ended, and its events are visible, once a read's snapshot has
-``xmin >= N``. Whoever comes later rings. The order arm, read, wait is what makes the sleep safe.
+R-FIRST: only a sleeping relay is rung: not one that has more to read, or waits with a page in hand.
+And the bell goes off where rings cost the producers more than a fifth of their time. A writer that
+asked before the lock was taken stays silent; its transaction is below N, so it has ended, and its
+events are visible, once a read's snapshot has ``xmin >= N``. Whoever comes later rings. The order
+arm, read, wait is what makes the sleep safe.
 
 Who is right: the reads. The bell only says when; if it is out of order, the pace says when, and
 the poll interval is the longest sleep. Exhausted by a machine in tests/spec/bell.pml.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 
@@ -38,11 +40,11 @@ BURST = 3 * RING_MOST
 RING_SHARE_MOST = 0.2
 """The part of all time that rings may hold up those who ring."""
 
+AWAKE_AFTER = 0.05
+"""Seconds with a page in hand after which a ring is of no use; less is not worth an arming."""
+
 MEAN_OVER = 1.0
 """Seconds over which the rate is averaged that decides about the bell."""
-
-NEWEST_COUNTS = 0.3
-"""The share of the newest trial commit in the mean of what a ring costs."""
 
 UNSURE_FIRST = 0.001
 UNSURE_MOST = 0.1
@@ -51,11 +53,11 @@ UNSURE_MOST = 0.1
 OFF_MOST = 0.1
 """Seconds between two reads, at most, while the bell is off for what it costs the producers."""
 
-TRIAL = 1.5
-"""Seconds that an armed source has to find out what a ring costs."""
-
 TRY_AGAIN = 5.0
-"""Seconds before a bell that could not be used is tried again."""
+"""Seconds for which the bell stays off once rings cost the producers too much."""
+
+ASK_AGAIN = 0.1
+"""Seconds before a source that can't be armed is asked again; a source that can again rings."""
 
 
 class Bell:
@@ -78,11 +80,9 @@ class Bell:
         self._record = record
         self._now = now
         self._pace = self._mean = Pace(at=now())
-        self._newest_ring = self._mean_ring = 0.0
         self._silent_below: int | None = None
         self._sure = False
         self._unsure_pause = UNSURE_FIRST
-        self._armed_at = 0.0
         self._not_before = 0.0
 
     async def rest(self, page: Page) -> None:
@@ -91,6 +91,7 @@ class Bell:
         self._pace = self._pace.after(len(page.events), now)
         self._mean = self._mean.after(len(page.events), now, memory=MEAN_OVER)
         if page.full:
+            self._disarm()
             return
         if not page.events and not self._pace.rate:
             self._idle()  # an empty read amid a flow is no pause of it
@@ -106,6 +107,22 @@ class Bell:
             self._sure = True
             await self._wait(self._poll_interval)
 
+    @asynccontextmanager
+    async def awake(self) -> AsyncIterator[None]:
+        """Let nobody ring while the reader waits for the delivery, if that takes long.
+
+        A delivery that is gone ends the block quietly: whoever sends to it next learns of it.
+        """
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._off_soon)
+            with suppress(anyio.BrokenResourceError):
+                yield
+            tasks.cancel_scope.cancel()
+
+    async def _off_soon(self) -> None:
+        await anyio.sleep(AWAKE_AFTER)
+        self._disarm()
+
     def _worthwhile(self, now: float) -> bool:
         """Say whether rings are worth what they cost, at the rate at which events come."""
         rate, armed = self._mean.rate, self._silent_below is not None
@@ -116,29 +133,18 @@ class Bell:
         if not armed:
             return True
         seconds = self._source.ring_seconds
-        if seconds is not None and rate * self._ring_costs(seconds) <= RING_SHARE_MOST:
+        if seconds is not None and rate * seconds <= RING_SHARE_MOST:
             return True
-        if seconds is None and now < self._armed_at + TRIAL:
-            return True
-        self._not_before = now + TRY_AGAIN
+        self._not_before = now + (TRY_AGAIN if seconds is not None else ASK_AGAIN)
         return False
-
-    def _ring_costs(self, newest: float) -> float:
-        """Return the mean of what rings cost lately, in s; ``newest`` is the last trial commit."""
-        if newest != self._newest_ring:
-            before = self._mean_ring or newest
-            self._mean_ring = before + NEWEST_COUNTS * (newest - before)
-            self._newest_ring = newest
-        return self._mean_ring
 
     async def _arm(self, now: float) -> None:
         """Have writers ring; then the last read comes first, so there is no rest."""
         self._silent_below = await self._source.arm()
         if self._silent_below is None:
-            self._not_before = now + TRY_AGAIN
+            self._not_before = now + ASK_AGAIN
             await self._pause(self._poll_interval)
             return
-        self._armed_at = now
         self._sure = False
         self._unsure_pause = UNSURE_FIRST
 

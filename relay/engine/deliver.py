@@ -26,12 +26,11 @@ from relay.core import disposition
 from relay.core.backoff import Backoff
 from relay.core.disposition import Fates, Limits, Parking, all_stored, sort
 from relay.core.event import Event
-from relay.core.halving import Halving
 from relay.core.holds import Holds
-from relay.core.order import KeyFence
+from relay.core.order import KeyFence, ParkedWatch
 from relay.core.outcome import Held, Outcome, Refused, Stored
+from relay.core.pace import Halving
 from relay.engine.link import BusLink, rest
-from relay.engine.parked import ParkedWatch
 from relay.engine.settle import Done, Settler
 from relay.errors import StoreBusy
 from relay.facts import (
@@ -146,7 +145,7 @@ class Delivery:
         stop: anyio.Event,
     ) -> None:
         """Publish until each has its fate; add up in ``total`` and ``done``."""
-        retry = Backoff(base=RETRY_FIRST, cap=self._limits.max_retry_delay)
+        retry: Backoff | None = None
         left, tries = self._park_behind(events, fence, done) if fence else events, 0
         if done.parked:
             self.parked.will_change()
@@ -180,9 +179,9 @@ class Delivery:
                 rest_of_page = self._park_behind(rest_of_page, fence, done)
             left = [*fates.left, *rest_of_page]
             if len(fates.left) < len(sent):
-                retry.succeeded()
-                tries = 0
+                retry, tries = None, 0
             if fates.left:
+                retry = retry or Backoff(base=RETRY_FIRST, cap=self._limits.max_retry_delay)
                 await rest(self._pause(fates, retry), stop)
         if self.holds.any:
             self._end_holds(self.holds.in_hand(), "its events are through")
@@ -194,7 +193,7 @@ class Delivery:
         return passing
 
     def _note(self, fates: Fates, closed: Collection[str]) -> None:
-        """FactSink what was refused or is held up."""
+        """Record what was refused or is held up."""
         for held in fates.held.values():
             self._held(held, closed)
         if fates.parkings:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
 
-from relay.core.breakers import LagBreaker
+from relay.core.backoff import LagBreaker
 from relay.engine.deliver import Delivery
 from relay.engine.link import BusLink
 from relay.engine.settle import Settler

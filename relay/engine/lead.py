@@ -7,9 +7,17 @@
     │      │
     └──────┴─ term lost, Postgres away: drop the bus, back off with jitter
 
+    Term    reader ──page──► delivery ──done──► settler
+              ▲   at most one waits │              merged into one settlement
+              │                     └ the parked that are due, between pages
+             bell (when to read)
+
+            beside them   the lease's watch · the wake source · housekeeping
+
 R-TERM. Who is right: the store. A relay leads because the store said so, until the store says
 otherwise or cannot be asked: the store is the ``Permit`` that the bus looks at before each chunk it
-sends, and ``OutboxStore.watch`` ends the term when the lease is lost.
+sends, and ``OutboxStore.watch`` ends the term when the lease is lost. Within a term the cursor
+behind the settler is right: what is lost between reader and settler is read again by the next term.
 
 On failure: outages and lost terms begin the loop again. What a person has to change (the schema,
 the stream, a refused login) is raised at the first try. After the first success it counts as an
@@ -19,13 +27,21 @@ outage: someone may be changing it. Anything else is a bug and is raised too.
 import random
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 
 import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from relay.core.breakers import LagBreaker
-from relay.engine.link import BusLink
+from relay.core.backoff import LagBreaker
+from relay.core.disposition import Limits
+from relay.core.pace import next_size
+from relay.engine.bell import Bell
+from relay.engine.deliver import Delivery
+from relay.engine.housekeeping import BACKLOG_EVERY, Housekeeping
+from relay.engine.link import BusLink, Stopped
 from relay.engine.outage import OutageBook
-from relay.engine.term import Policy, Term
+from relay.engine.settle import Settler
 from relay.errors import (
     RelayError,
     SchemaError,
@@ -36,7 +52,8 @@ from relay.errors import (
     sole,
 )
 from relay.facts import BreakerChanged, FactSink, StandingBy, TermBegan, TermEnded
-from relay.ports import EventBus, Outbox, OutboxStore, WakeSource
+from relay.failpoints import reach
+from relay.ports import EventBus, Outbox, OutboxStore, Page, WakeSource
 
 CAMPAIGN_EVERY = 0.2
 """Seconds between a standby's tries. Waiting in a statement instead would hold back vacuum."""
@@ -44,6 +61,24 @@ CAMPAIGN_EVERY = 0.2
 LASTING = 5.0
 """Seconds after which a term has shown that the store works: one that lets us in and then fails is
 tried as seldom as one that is away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The settings that steer a term; seconds and counts of events."""
+
+    batch_size: int = 100
+    max_batch_size: int = 2000
+    poll_interval: float = 0.1
+    max_retry_delay: float = 30.0
+    max_attempts: int = 10
+    retention: float = 900.0
+    circuit_breaker_lag: float = 5.0
+
+    @property
+    def limits(self) -> Limits:
+        """What decides on a refused event."""
+        return Limits(self.max_attempts, self.max_retry_delay)
 
 
 class Engine:
@@ -190,3 +225,122 @@ class Engine:
         """Wait, but not past a stop."""
         with anyio.move_on_after(seconds):
             await self._stop.wait()
+
+
+class Term:
+    """Runs one term over an ``OutboxStore``. Made for one ``run``."""
+
+    def __init__(
+        self,
+        store: OutboxStore,
+        link: BusLink,
+        source: WakeSource,
+        policy: Policy,
+        *,
+        outage: OutageBook,
+        lag_breaker: LagBreaker,
+        jitter: Callable[[], float],
+        record: FactSink,
+    ) -> None:
+        """Lead over ``store`` until stopped; ``jitter`` gives chance in [0, 1)."""
+        self._store = store
+        self._link = link
+        self._source = source
+        self._policy = policy
+        self._settler = Settler(store, outage, duplicate_window=lambda: link.bus.duplicate_window)
+        self._bell = Bell(
+            source, poll_interval=policy.poll_interval, idle=self._settler.idle, record=record
+        )
+        self._delivery = Delivery(
+            store,
+            link,
+            self._settler,
+            policy.limits,
+            batch=policy.max_batch_size,
+            jitter=jitter,
+            record=record,
+        )
+        self._housekeeping = Housekeeping(
+            store,
+            link,
+            self._delivery,
+            self._settler,
+            self._bell.wakes,
+            retention=policy.retention,
+            lag_breaker=lag_breaker,
+            record=record,
+        )
+
+    async def run(self, stop: anyio.Event) -> None:
+        """Deliver until ``stop`` is set, then finish the page in hand and settle it.
+
+        Raises (in an exception group):
+            StoreOutage, TermLost: the term is over; what was not settled comes again.
+            StreamError, SettingsError: at the process's first connection to the bus.
+        """
+        self._link.bus.recall(await self._store.streams())
+        send, receive = anyio.create_memory_object_stream[Page](0)
+        async with anyio.create_task_group() as tasks:
+            reading = anyio.CancelScope()
+            tasks.start_soon(self._store.watch)
+            tasks.start_soon(self._read, send, reading)
+            tasks.start_soon(self._deliver, receive, stop)
+            tasks.start_soon(self._settle, tasks.cancel_scope)
+            tasks.start_soon(self._source.run)
+            tasks.start_soon(self._housekeeping.prune)
+            tasks.start_soon(self._housekeeping.look)
+            await stop.wait()
+            reading.cancel()
+
+    async def _read(self, pages: MemoryObjectSendStream[Page], reading: anyio.CancelScope) -> None:
+        """Read ahead by one page, resting as the bell says."""
+        policy, size = self._policy, self._policy.batch_size
+        # The delivery is gone first if it met an error: that one speaks for the term.
+        with reading, pages, suppress(anyio.BrokenResourceError):
+            while True:
+                page = await self._store.read(size)
+                if page.events:
+                    reach("after read")
+                if page.position is not None:
+                    try:
+                        pages.send_nowait(page)
+                    except anyio.WouldBlock:
+                        async with self._bell.awake():
+                            await pages.send(page)
+                size = next_size(
+                    size,
+                    found=len(page.events),
+                    full=page.full,
+                    first=policy.batch_size,
+                    most=policy.max_batch_size,
+                )
+                await self._bell.rest(page)
+
+    async def _deliver(self, pages: MemoryObjectReceiveStream[Page], stop: anyio.Event) -> None:
+        """Deliver page by page; the next one begins when this one's last event is resolved."""
+        delivery = self._delivery
+        with pages, suppress(Stopped, anyio.EndOfStream):
+            await self._link.connect(stop)
+            while True:
+                page = await self._next_page(pages)
+                if page is None:
+                    await self._link.connect(stop)  # an outage is noticed though nothing waits
+                else:
+                    await delivery.page(page, stop)
+                if delivery.parked.wait(anyio.current_time()) == 0 and not stop.is_set():
+                    await delivery.due(stop)
+        self._settler.finish()
+
+    async def _next_page(self, pages: MemoryObjectReceiveStream[Page]) -> Page | None:
+        """Return the next page; None when it is time to look at the parked."""
+        with suppress(anyio.WouldBlock):
+            return pages.receive_nowait()  # before the parked, or they could keep it waiting
+        wait = self._delivery.parked.wait(anyio.current_time())
+        with anyio.move_on_after(BACKLOG_EVERY if wait is None else wait):
+            return await pages.receive()
+        return None
+
+    async def _settle(self, term: anyio.CancelScope) -> None:
+        """Settle what is done; end the term behind the last page."""
+        await self._settler.run()
+        term.cancel()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import anyio
 
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.core.event import Event
 from relay.core.outcome import Outcome
 from relay.engine.outage import OutageBook
@@ -139,7 +139,8 @@ class BusLink:
         if not self._connected:
             self._connected = True
             self._record(BusConnected())
-        self._outage.answered()
+        if self._outage.lasts:
+            self._outage.answered()
 
 
 async def rest(seconds: float, stop: anyio.Event) -> None:

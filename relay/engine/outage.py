@@ -1,24 +1,38 @@
-"""One side's outage, told once when it begins and once when it ends, however many tries it takes.
+"""One side's failures in a row: pause, breaker and facts come from this one book.
 
-The book itself is ``relay.core.backoff.Outage``; here its changes become facts. One object a side
-for the life of the process: whoever asks that side says how it went.
+    there ──failed──► away ──failed──► away ──answered──► there
+
+    breaker   closed ──3 failures in a row──► open ──pause over──► half-open ──answered──► closed
+                                                ▲                      │
+                                                └────────failed────────┘
+
+A book lasts for the life of the process, and is kept by whoever asks that side. An outage is
+recorded once when it begins and once when it ends, however many tries it takes.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 import anyio
 
-from relay.core.backoff import ConsecutiveFailures
-from relay.core.breakers import State
+from relay.core.backoff import Backoff, State
 from relay.facts import BreakerChanged, FactSink, OutageBegan, OutageEnded
 
-PAUSE_FIRST = 0.05
-PAUSE_MOST = 0.5
+PAUSE_FIRST: Final = 0.05
+PAUSE_MOST: Final = 0.5
 """Seconds: one relay asking twice a second burdens no server, and is back soon after it is."""
+
+TRIP_AFTER: Final = 3
+"""Failures in a row after which the breaker is open."""
 
 
 class OutageBook:
-    """Keeps the outages of one side: "postgres" or "nats"."""
+    """Keeps the outages of one side: "postgres" or "nats".
+
+    Attributes:
+        state: where the breaker stands.
+        lasts: whether the side is away.
+    """
 
     def __init__(
         self,
@@ -28,53 +42,55 @@ class OutageBook:
         record: FactSink,
         longest_pause: float = PAUSE_MOST,
         breaker: str = "",
+        now: Callable[[], float] = anyio.current_time,
     ) -> None:
-        """Begin with the side there; ``breaker`` names the breaker whose label this book is."""
+        """Begin with the side there; ``breaker`` names the breaker that this book is, if any."""
+        self.state = State.CLOSED
+        self.lasts = False
         self._side = side
         self._jitter = jitter
         self._record = record
         self._breaker = breaker
-        self._outage = ConsecutiveFailures(base=PAUSE_FIRST, cap=min(PAUSE_MOST, longest_pause))
-
-    @property
-    def lasts(self) -> bool:
-        """Whether the side is away."""
-        return self._outage.lasts
-
-    @property
-    def state(self) -> State:
-        """Where the breaker stands."""
-        return self._outage.state
+        self._now = now
+        self._backoff = Backoff(base=PAUSE_FIRST, cap=min(PAUSE_MOST, longest_pause))
+        self._failures = 0
+        self._since = 0.0
 
     def failed(self, reason: str) -> float:
         """Count a failed try; the seconds to wait before the next one."""
-        began, before = not self._outage.lasts, self._outage.state
-        pause = self._outage.failed(anyio.current_time(), self._jitter())
-        if began:
+        if not self.lasts:
+            self.lasts, self._since, self._failures = True, self._now(), 0
             self._record(OutageBegan(self._side, reason))
-        self._changed(before, reason)
-        return pause
+        self._failures += 1
+        if self._failures >= TRIP_AFTER or self.state is State.HALF_OPEN:
+            self._change(State.OPEN, reason)
+        return self._backoff.failed(self._jitter())
 
     def trying(self) -> None:
         """The pause is over: the next try goes through."""
-        before = self._outage.state
-        self._outage.trying()
-        self._changed(before, "the pause is over: trying")
+        if self.state is State.OPEN:
+            self._change(State.HALF_OPEN, "the pause is over: trying")
 
     def answered(self, *, forget_pauses: bool = True) -> None:
-        """The side answered. Nothing, if it was there."""
-        before = self._outage.state
-        lasted = self._outage.answered(anyio.current_time(), forget_pauses=forget_pauses)
-        if lasted is not None:
-            self._record(OutageEnded(self._side, lasted.seconds, lasted.attempts))
-        self._changed(before, f"{self._side} answers again")
+        """The side answered. Nothing, if it was there.
+
+        With ``forget_pauses`` false the next failure's pause is as long as if none had ended: for a
+        side that lets us in and then fails.
+        """
+        if forget_pauses:
+            self._backoff.succeeded()
+        if self.lasts:
+            self.lasts = False
+            self._record(OutageEnded(self._side, self._now() - self._since, self._failures))
+        self._change(State.CLOSED, f"{self._side} answers again")
 
     def forget(self) -> None:
-        """Another relay asks from now on."""
-        before = self._outage.state
-        self._outage.forget()
-        self._changed(before, "another relay leads, and asks the bus")
+        """Another relay asks from now on: whether the side is away is not known here."""
+        self.lasts = False
+        self._backoff.succeeded()
+        self._change(State.CLOSED, "another relay leads, and asks the bus")
 
-    def _changed(self, before: State, reason: str) -> None:
-        if self._breaker and self._outage.state is not before:
-            self._record(BreakerChanged(self._breaker, before, self._outage.state, reason))
+    def _change(self, state: State, reason: str) -> None:
+        before, self.state = self.state, state
+        if self._breaker and state is not before:
+            self._record(BreakerChanged(self._breaker, before, state, reason))

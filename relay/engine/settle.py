@@ -152,5 +152,6 @@ class Settler:
             except (StoreFull, StoreBusy) as why:
                 await anyio.sleep(self._outage.failed(str(why)))
             else:
-                self._outage.answered()
+                if self._outage.lasts:
+                    self._outage.answered()
                 return

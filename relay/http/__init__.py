@@ -1,14 +1,11 @@
-"""What a running relay shows to those outside: probes, people, scrapers, the service manager.
+"""What ``python -m relay run`` shows of its relay: probes, page, metrics, word to systemd.
 
-    Relay ──facts──► Health, Latency ──► Board ──one snapshot a second──► Feed ──► who watches
-                          │                ▲
-                          │             Lookout ◄── Postgres: dead letters, standbys;
-                          │                         only while somebody watches
-                          ├──► /livez, /readyz
-                          └──► systemd: READY, STATUS, WATCHDOG
+    Relay ──facts──► Health ──► PageState ──a message a second──► Feed ──► watchers of the page
+                       │            ▲
+                       │         Database ◄── Postgres: dead events, standbys; only while watched
+                       ├──► /livez, /readyz
+                       └──► systemd: READY, STATUS, WATCHDOG
 
-Nothing here can slow, stop or end delivery: what is shown is made once a second for everybody, what
-is asked of the database is asked in a session of its own, and what fails here is logged and left
-out. The library knows nothing of it: ``python -m relay run`` puts it around a ``Relay``, which it
-knows by the few methods of ``seen.Watched`` and by its facts.
+Nothing here can slow, stop or end delivery: a message is made once a second for every watcher, the
+database is asked in a session of its own, and what fails here is logged and left out.
 """

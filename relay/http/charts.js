@@ -22,14 +22,24 @@ function inTime(seconds) {
 // Whole seconds, for what a person waits for.
 const inWhole = (seconds) => seconds < 60 ? `${Math.max(0, Math.round(seconds))} s` : inTime(seconds);
 
+// The end of an axis: 1, 2 or 5 of a power of ten, of minutes above 50 s.
+function roundUp(value) {
+  const unit = 10 ** Math.floor(Math.log10(value));
+  return unit * [1, 2, 5, 10].find((step) => step * unit > value * 0.9999);
+}
+
+const roundTimeUp = (seconds) => seconds > 50 ? 60 * roundUp(seconds / 60) : roundUp(seconds);
+
+const onAxis = (text) => text.replace(/\.0(?=$| )/, "").replace(/(?<=min) 0 s$/, "");
+
 const clock = (at) => new Date(at * 1000).toLocaleTimeString("en-GB");
 
 // cut: a peak must not press what is usual flat. Above so many times the usual a line runs along the
 // top, and the peak is told in words. Not so the lag, whose climb is what a person looks for.
 const CHARTS = {
-  rate: { lines: [RATE], write: inRate, least: 1, cut: 3, unit: " events/s", peak: "at most" },
-  lag: { lines: [LAG], write: inTime, least: 0.1, cut: Infinity, unit: "", peak: "at most" },
-  latency: { lines: [LATENCY, SLOWEST], write: inTime, least: 0.002, cut: 12, unit: "", peak: "slowest" },
+  rate: { lines: [RATE], write: inRate, round: roundUp, least: 1, cut: 3, unit: " events/s", peak: "at most" },
+  lag: { lines: [LAG], write: inTime, round: roundTimeUp, least: 0.1, cut: Infinity, unit: "", peak: "at most" },
+  latency: { lines: [LATENCY, SLOWEST], write: inTime, round: roundTimeUp, least: 0.002, cut: 12, unit: "", peak: "slowest" },
 };
 
 const Past = {
@@ -66,10 +76,11 @@ function runsOf(points, line) {
   return runs;
 }
 
-function band(points, level, now) {
+// An outage is marked over the whole height, other trouble along the upper edge.
+function band(points, level, now, height) {
   let shape = "";
   for (const point of points) {
-    if (point[LEVEL] === level) shape += `M${xOf(point, now)} 0h-1.2V${HEIGHT}h1.2z`;
+    if (point[LEVEL] === level) shape += `M${xOf(point, now)} 0h-1.2v${height}h1.2z`;
   }
   return shape;
 }
@@ -80,6 +91,10 @@ function usual(points, line) {
 }
 
 const largest = (points, line) => points.reduce((most, point) => Math.max(most, point[line] ?? 0), 0);
+
+// Lines at the three labels of the scale, and a tick a minute.
+const GRID = [4, (HEIGHT + 3) / 2, HEIGHT - 1].map((y) => `M0 ${y}H${WIDTH}`).join("")
+  + [1, 2, 3, 4].map((minute) => `M${minute * WIDTH / 5} ${HEIGHT - 1}v4`).join("");
 
 function pathsOf(svg) {
   return svg.paths ??= ["grid", "outage", "degraded", "area", "second", "first", "at"].map((kind) => {
@@ -94,10 +109,10 @@ function draw(figure, name, latest) {
   const chart = CHARTS[name], points = Past.points, now = points.at(-1)[0];
   const [line, second] = chart.lines;
   const peak = largest(points, second ?? line);
-  const most = Math.max(chart.least, Math.min(peak, chart.cut * usual(points, line) || peak));
+  const most = chart.round(Math.max(chart.least, Math.min(peak, chart.cut * usual(points, line) || peak)));
   const yOf = (point, which) => (HEIGHT - 1 - (HEIGHT - 5) * Math.min(1, point[which] / most)).toFixed(1);
   const along = (run, which) => run.map((point) => `${xOf(point, now)} ${yOf(point, which)}`).join("L");
-  const shapes = [`M0 ${HEIGHT - 1}H${WIDTH}M0 4H${WIDTH}`, band(points, "outage", now), band(points, "degraded", now), "", "", ""];
+  const shapes = [GRID, band(points, "outage", now, HEIGHT), band(points, "degraded", now, 3), "", "", ""];
   for (const run of runsOf(points, line)) {
     const shape = along(run, line);
     shapes[3] += `M${xOf(run[0], now)} ${HEIGHT - 1}L${shape}L${xOf(run.at(-1), now)} ${HEIGHT - 1}z`;
@@ -106,10 +121,11 @@ function draw(figure, name, latest) {
   for (const run of second ? runsOf(points, second) : []) shapes[4] += `M${along(run, second)}h.8`;
   const svg = figure.querySelector("svg"), paths = pathsOf(svg);
   shapes.forEach((shape, place) => paths[place].setAttribute("d", shape));
-  const said = `${chart.peak} ${chart.write(peak)}`;
-  svg.setAttribute("aria-label", `${figure.querySelector("h2").textContent} in the last five minutes: now ${chart.write(latest)}, ${said}`);
+  const peakText = `${chart.peak} ${chart.write(peak)}`;
+  svg.setAttribute("aria-label", `${figure.querySelector("h2").textContent} in the last five minutes: now ${chart.write(latest)}, ${peakText}`);
   setText(figure.querySelector(".now b"), chart.write(latest));
-  if (!figure.looked) setText(figure.querySelector(".peak"), said);
+  [most, most / 2, 0].forEach((value, place) => setText(figure.querySelector(".scale").children[place], value ? onAxis(chart.write(value)) : "0"));
+  if (!figure.looked) setText(figure.querySelector(".peak"), peakText);
 }
 
 // A pointer over a chart reads it off at that moment.

@@ -1,58 +1,72 @@
-"""How this relay stands, added up from its facts: for probes, for people, for systemd.
+"""How this relay is doing: the conditions of being ready, and whether its event loop turns.
 
-    starting ──► leader ⇄ between terms ⇄ standby          any ──stop──► stopping
+``relay.state`` is authoritative; nothing is asked for. A relay is ready while it leads with
+Postgres and NATS connected and the lag within its limit, or while it stands by.
 
-Who is right: the facts, told on the loop as they happen; nobody is asked. Ready means that it does
-what it is there for: leading with Postgres and NATS at hand and the lag within its limit, or
-standing by. No reason holds a word of the configuration: see ``wording``.
+A driver's error text names hosts, ports, logins and databases, and whoever reaches the port may
+read a health answer. So that text is not passed on: ``reason_of`` picks a sentence for it, and the
+log has the text itself.
 """
 
-import enum
+import re
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from datetime import UTC, datetime
+from functools import lru_cache
+from statistics import median
+from typing import Final, NamedTuple
 
-from relay.core.breakers import State
-from relay.facts import (
-    BacklogSeen,
-    BreakerChanged,
-    BusConnected,
-    Fact,
-    HoldBegan,
-    HoldEnded,
-    HousekeepingFailed,
-    OutageBegan,
-    OutageEnded,
-    StandingBy,
-    TermBegan,
-    TermEnded,
-)
-from relay.http import wording
+from relay.core.backoff import State
+from relay.facts import Fact, PageDelivered
+from relay.state import Ongoing, RelayState, Role
 
-NAMES: Final = {"postgres": "Postgres", "nats": "NATS"}
+STALE_AFTER: Final = 5.0
+"""Seconds without a turn of the event loop after which a restart is worth it."""
+
+SCHEMA: Final = "the schema is not as this relay requires: run `python -m relay migrate`"
+LEASE: Final = "the lease is held by a session that is no relay's; the log names it"
+UNKNOWN: Final = "the log has the reason"
+
+_SIGNS: Final = {
+    SCHEMA: r"python -m relay migrate",
+    LEASE: r"\blease\b.*\bis no relay",
+    "its login may not do this": r"grant this login|permission denied|permissions violation",
+    "it refuses the login": (
+        r"authentication (failed|expired|revoked)|authorization violation|no password supplied"
+        r"|role .* (does not exist|is not permitted)|pg_hba\.conf|database .* does not exist"
+        r"|credentials|no such (user|database)"
+    ),
+    "connection refused": r"connection refused|connect call failed",
+    "it is starting up": r"starting up|not yet accepting|in recovery mode",
+    "it is shutting down": r"shutting down|lame duck",
+    "it is read-only: a standby, or a demoted primary": r"read-only|standby",
+    "it has no connection left for us": r"too many (clients|connections)|connection slots",
+    "its name can't be resolved": (
+        r"could not translate host name|name or service not known|nodename nor servname"
+        r"|name resolution|getaddrinfo"
+    ),
+    "the network does not reach it": r"no route to host|(network|host) is (unreachable|down)",
+    "no encrypted connection comes about": r"certificate|\bssl\b|\btls\b",
+    "the stream is missing": r"there is no stream",
+    "it does not answer": (
+        r"(did|does) not answer|no answer|no connection within|time(d )?-?out|timeout expired|stale"
+    ),
+    "the connection was cut": (
+        r"closed the connection|terminating connection|connection (is )?(closed|lost|reset)"
+        r"|broken pipe|consuming input failed|\beof\b"
+    ),
+}
+_PATTERNS: Final = {re.compile(signs, re.IGNORECASE): text for text, signs in _SIGNS.items()}
 
 
-class Role(enum.StrEnum):
-    """What this relay is at present."""
-
-    STARTING = "starting"
-    LEADER = "leader"
-    STANDBY = "standby"
-    BETWEEN = "between terms"
-    STOPPING = "stopping"
+@lru_cache(maxsize=100)
+def reason_of(error: str) -> str:
+    """Return the sentence for a driver's error text: of those that fit, the first."""
+    return next((text for signs, text in _PATTERNS.items() if signs.search(error)), UNKNOWN)
 
 
-@dataclass(frozen=True, slots=True)
-class Outage:
-    """A side, a stream or the housekeeping since it failed; ``since`` on the monotonic clock."""
-
-    since: float
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """One condition of being ready."""
 
     name: str
@@ -60,61 +74,79 @@ class Check:
     reason: str
 
 
-class Health:
-    """A sink of facts. Call ``record`` with each; read it at any time, on the same loop.
+class Latency:
+    """A sink of facts: how old the oldest event of each page was when it was acknowledged.
 
-    Attributes:
-        role: what this relay is.
-        holder: the name under which it stands for election; "" before the first try.
-        epoch: its term's; 0 before the first one.
-        outages: those under way, by "postgres" and "nats".
-        holds: streams that take nothing, by name.
-        housekeeping: why pruning or looking at the backlog failed last, until it works again.
-        lag: s, as the leader saw it last.
-        lag_is_high: the lag breaker is open.
+    Measured between the database's clock and this machine's: as good as the two agree.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """Begin as starting, on the clock ``now``."""
-        self._now = now
-        self._known = False
-        self._connected = False
-        self.role = Role.STARTING
-        self.holder = ""
-        self.epoch = 0
-        self.outages: dict[str, Outage] = {}
-        self.holds: dict[str, Outage] = {}
-        self.housekeeping: Outage | None = None
-        self.lag = 0.0
-        self.lag_is_high = False
-        self._hear: dict[type[Fact], Callable[[Any], None]] = {
-            TermBegan: self._lead,
-            StandingBy: self._stand_by,
-            TermEnded: self._end_term,
-            OutageBegan: self._lose,
-            OutageEnded: self._regain,
-            BusConnected: self._connect,
-            HoldBegan: self._hold,
-            HoldEnded: self._release,
-            BreakerChanged: self._switch,
-            BacklogSeen: self._see,
-            HousekeepingFailed: self._fail_at_home,
-        }
+    def __init__(self) -> None:
+        """Start without a sample."""
+        self._samples: deque[float] = deque(maxlen=1_000)
 
     def record(self, fact: Fact) -> None:
-        """Take note of one fact; most of them are none of ours."""
-        hear = self._hear.get(type(fact))
-        if hear is not None:
-            hear(fact)
+        """Add a delivered page; of more than a thousand, the last thousand count."""
+        if type(fact) is PageDelivered and fact.delivered:
+            age = (datetime.now(UTC) - fact.oldest_at).total_seconds()
+            self._samples.append(max(0.0, age))
 
-    def stop(self) -> None:
-        """Take note that the relay is to stop."""
-        self.role = Role.STOPPING
+    def take(self) -> tuple[float | None, float | None]:
+        """Return median and maximum in s, and start anew."""
+        samples = list(self._samples)
+        self._samples.clear()
+        return (median(samples), max(samples)) if samples else (None, None)
+
+
+class Health:
+    """The conditions of being ready, and whether the event loop turns."""
+
+    def __init__(self, state: RelayState, now: Callable[[], float] = time.monotonic) -> None:
+        """Judge ``state``, on its monotonic clock."""
+        self.state = state
+        self._now = now
+        self._turned_at = now()
+
+    def turn(self) -> None:
+        """Take note that the event loop turns. No outage keeps it from turning."""
+        self._turned_at = self._now()
 
     @property
-    def ready(self) -> bool:
+    def last_turn_ago(self) -> float:
+        """Seconds since the event loop turned."""
+        return self._now() - self._turned_at
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the loop has turned lately; a loop that is stuck at present answers nothing."""
+        return self.last_turn_ago < STALE_AFTER
+
+    @property
+    def is_ready(self) -> bool:
         """Whether every condition is met."""
         return all(check.ok for check in self.checks())
+
+    @property
+    def lease_is_taken(self) -> bool:
+        """Whether the lock of the lease is held by a session that is no relay's."""
+        return self._postgres_reason == LEASE
+
+    @property
+    def lag_is_high(self) -> bool:
+        """Whether the lag breaker is open."""
+        return self.state.breakers["lag"] is State.OPEN
+
+    def away(self, side: str) -> str:
+        """Say for how long an outage under way has lasted, and why."""
+        outage = self.state.outages[side]
+        return f"away for {self.time_of(outage)}: {reason_of(outage.reason)}"
+
+    def time_of(self, ongoing: Ongoing) -> str:
+        """Say for how long something has lasted."""
+        minutes, seconds = divmod(int(self._now() - ongoing.since), 60)
+        hours, minutes = divmod(minutes, 60)
+        if hours:
+            return f"{hours} h {minutes} min"
+        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
     def checks(self) -> Sequence[Check]:
         """Return every condition with its reason, in the order in which they are met at a start."""
@@ -127,118 +159,49 @@ class Health:
         )
 
     @property
-    def lease_is_taken(self) -> bool:
-        """Whether the lock of the lease is held by somebody who is no relay."""
-        return self._answers(wording.LEASE)
-
-    def away(self, side: str) -> str:
-        """Say of an outage under way since when it lasts, and why."""
-        outage = self.outages[side]
-        return f"away for {self.seconds(outage)}: {outage.why}"
-
-    def seconds(self, outage: Outage) -> str:
-        """Say how long it lasts."""
-        whole = int(self._now() - outage.since)
-        minutes, seconds = divmod(whole, 60)
-        hours, minutes = divmod(minutes, 60)
-        if hours:
-            return f"{hours} h {minutes} min"
-        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-
-    # The conditions.
-
-    def _answers(self, why: str) -> bool:
-        """Say whether Postgres answers, and this is what is wrong there."""
-        outage = self.outages.get("postgres")
-        return outage is not None and outage.why == why
+    def _postgres_reason(self) -> str:
+        outage = self.state.outages.get("postgres")
+        return reason_of(outage.reason) if outage else ""
 
     def _postgres(self) -> tuple[bool, str]:
-        if self._answers(wording.SCHEMA) or self.lease_is_taken:
+        if self._postgres_reason in {SCHEMA, LEASE}:
             return True, "answers"
-        if "postgres" in self.outages:
+        if self._postgres_reason:
             return False, self.away("postgres")
-        return (True, "answers") if self._known else (False, "not reached yet")
+        return (True, "answers") if self.state.holder else (False, "not reached yet")
 
     def _schema(self) -> tuple[bool, str]:
-        if self._answers(wording.SCHEMA):
-            return False, wording.SCHEMA
-        return (True, "as required") if self._known else (False, "not looked at yet")
+        if self._postgres_reason == SCHEMA:
+            return False, SCHEMA
+        return (True, "as required") if self.state.holder else (False, "not looked at yet")
 
     def _lease(self) -> tuple[bool, str]:
         if self.lease_is_taken:
-            return False, f"for {self.seconds(self.outages['postgres'])} {wording.LEASE}"
-        match self.role:
+            return False, f"for {self.time_of(self.state.outages['postgres'])} {LEASE}"
+        match self.state.role:
             case Role.LEADER:
-                return True, f"leading, epoch {self.epoch}"
+                return True, f"leading, epoch {self.state.epoch}"
             case Role.STANDBY:
                 return True, "standing by: another relay leads"
             case Role.STOPPING:
                 return False, "stopping"
             case Role.BETWEEN:
                 return False, "the last term is over, the next one has not begun"
-            case _:
+            case Role.STARTING:
                 return False, "neither leading nor standing by yet"
 
     def _nats(self) -> tuple[bool, str]:
-        if "nats" in self.outages:
+        if "nats" in self.state.outages:
             return False, self.away("nats")
-        if self.role is Role.STANDBY:
+        if self.state.role is Role.STANDBY:
             return True, "not asked while standing by"
-        if self._connected:
+        if self.state.connected:
             return True, "connected"
-        return (False, "connecting") if self.role is Role.LEADER else (True, "not asked yet")
+        is_leader = self.state.role is Role.LEADER
+        return (False, "connecting") if is_leader else (True, "not asked yet")
 
     def _lag(self) -> tuple[bool, str]:
-        if self.lag_is_high:
-            return False, f"the breaker is open: the oldest event waits for {self.lag:.1f} s"
-        return True, "within its limit"
-
-    # The facts.
-
-    def _lead(self, fact: TermBegan) -> None:
-        self._known = True
-        self.holder, self.epoch = fact.holder, fact.epoch
-        self._become(Role.LEADER)
-
-    def _stand_by(self, fact: StandingBy) -> None:
-        self._known = True
-        self.holder = fact.holder
-        self.outages.pop("nats", None)
-        self.lag = 0.0
-        self._become(Role.STANDBY)
-
-    def _end_term(self, _: TermEnded) -> None:
-        self._connected = False
-        self.holds.clear()
-        self.housekeeping = None
-        self._become(Role.BETWEEN)
-
-    def _become(self, role: Role) -> None:
-        if self.role is not Role.STOPPING:
-            self.role = role
-
-    def _lose(self, fact: OutageBegan) -> None:
-        self.outages[fact.side] = Outage(self._now(), wording.why(fact.reason))
-
-    def _regain(self, fact: OutageEnded) -> None:
-        self.outages.pop(fact.side, None)
-
-    def _connect(self, _: BusConnected) -> None:
-        self._connected = True
-
-    def _hold(self, fact: HoldBegan) -> None:
-        self.holds[fact.by] = Outage(self._now(), fact.reason)
-
-    def _release(self, fact: HoldEnded) -> None:
-        self.holds.pop(fact.by, None)
-
-    def _switch(self, fact: BreakerChanged) -> None:
-        if fact.breaker == "lag":
-            self.lag_is_high = fact.state is State.OPEN
-
-    def _see(self, fact: BacklogSeen) -> None:
-        self.lag = fact.backlog.lag
-        self.housekeeping = None
-
-    def _fail_at_home(self, fact: HousekeepingFailed) -> None:
-        self.housekeeping = Outage(self._now(), wording.why(fact.reason))
+        if not self.lag_is_high:
+            return True, "within its limit"
+        lag = self.state.backlog.lag
+        return False, f"the breaker is open: the oldest event waits for {lag:.1f} s"

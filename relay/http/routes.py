@@ -1,52 +1,107 @@
-"""What is asked, and what answers.
+"""What is asked, who may ask, and what answers.
 
     GET  /         the page                    GET  /livez    200 while the loop turns, else 503
     GET  /events   what it shows, live         GET  /readyz   200 while ready, else 503
-    POST /retry    a dead event, by its id     GET  /metrics  for Prometheus
+    POST /retry    dead events                  GET  /metrics  for Prometheus
 
-The two probes are answered from memory, before anything else is looked at, and to whoever asks.
-Page and metrics have a budget (``limits``), beyond which they are answered with 429. No answer
-holds a part of the configuration or a secret. ``/retry`` is taken from this page alone: it needs
-the token, a JSON body (which another site can't send without being allowed to), and, from a
-browser, this very origin.
+The probes are answered from memory, to any client. The page and the metrics have a budget
+(``limits``); beyond it the answer is 429. No answer holds a part of the configuration or a secret.
+
+``/retry`` needs the token (``access``), a JSON body, which another site can't send without being
+allowed to, and, from a browser, this very origin.
 """
 
-import json
-from collections.abc import Awaitable, Callable
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Annotated, Final, Literal
 
 import anyio
 import anyio.to_thread
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from relay.http.doorman import Doorman
-from relay.http.guard import Guard
-from relay.http.limits import Allowance, Budget
-from relay.http.outside import Budgeted, ProbeAnswer, Probes
-from relay.http.page import page
-from relay.http.retrying import Answer
-from relay.http.seen import Seen
-from relay.otel.plan import Scrape
+from relay.app import Relay
+from relay.http.access import (
+    Gate,
+    Token,
+    answer,
+    headers,
+    is_from_this_page,
+    page,
+)
+from relay.http.database import MOST_EVENTS, Answer, Database
+from relay.http.feed import Events, Feed
+from relay.http.health import Health, Latency
+from relay.http.limits import address_of, serve
+from relay.http.page_state import PageState
+from relay.otel.export import Scrape
+from relay.settings import Settings
 
-ANY_NAME: Final = ("/livez", "/readyz", "/metrics")
-"""What answers whatever the server is called."""
-
-PAGES: Final = (Allowance(50, 100), Allowance(20, 50))
-METRICS: Final = (Allowance(10, 20), Allowance(5, 10))
-"""A second and at once; for all, and for each address."""
+log = logging.getLogger("relay.http")
 
 _NO_METRICS: Final = (
     'metrics are not served here: pip install "relay-outbox[prometheus]", leave'
     " OTEL_METRICS_EXPORTER unset or set it to prometheus, and start the relay again\n"
 )
-_MOST_BODY: Final = 1_024
+_MOST_BODY_BYTES: Final = 1_536
 _BODY_WITHIN: Final = 5.0
-_LARGEST_ID: Final = 2**63 - 1
+
+
+Id = Annotated[int, BeforeValidator(str), Field(gt=0, lt=2**63)]
+
+
+def _as_list(given: object) -> object:
+    return given if given == "all" or isinstance(given, list) else [given]
+
+
+class Retry(BaseModel):
+    """The body of ``/retry``."""
+
+    ids: Annotated[
+        Literal["all"] | Annotated[list[Id], Field(min_length=1, max_length=MOST_EVENTS)],
+        BeforeValidator(_as_list),
+        Field(validation_alias=AliasChoices("ids", "id")),
+    ]
+
+
+async def serve_page(
+    settings: Settings,
+    relay: Relay,
+    health: Health,
+    latency: Latency,
+    sockets: Sequence[socket.socket],
+    *,
+    own_name: str,
+    scrape: Scrape | None,
+) -> None:
+    """Serve probes, page and metrics on ``sockets`` until cancelled, and close them.
+
+    Args:
+        settings: where the database is, and the token.
+        relay: what is shown.
+        health: whether it is well.
+        latency: of its pages.
+        sockets: listening ones.
+        own_name: the host that they listen on.
+        scrape: writes the metrics; None if they are off.
+    """
+    token = settings.http_token.get_secret_value() if settings.http_token else None
+    feed = Feed()
+    database = Database(settings.conninfo, settings.schema_name, feed)
+    state = PageState(relay, health, latency, database=database, feed=feed, settings=settings)
+    routes = Routes(health, Token(token), database.retry, scrape)
+    app = routes.app(Events(feed, state.greeting), own_name=own_name)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(state.run)
+        tasks.start_soon(database.run)
+        tasks.start_soon(serve, app, sockets, headers())
 
 
 class Routes:
@@ -54,99 +109,90 @@ class Routes:
 
     def __init__(
         self,
-        seen: Seen,
-        doorman: Doorman,
-        retry: Callable[[int, str], Awaitable[Answer]],
+        health: Health,
+        token: Token,
+        retry: Callable[[Sequence[int] | None, str], Awaitable[Answer]],
         scrape: Scrape | None,
     ) -> None:
-        """Answer by what is ``seen``; let whom ``doorman`` lets in ``retry``."""
-        self._seen = seen
-        self._doorman = doorman
+        """Answer by ``health``; let whoever knows ``token`` ``retry``."""
+        self._health = health
+        self._token = token
         self._retry = retry
         self._scrape = scrape
         self._one_scrape = anyio.CapacityLimiter(1)
 
     def app(self, events: ASGIApp, *, own_name: str) -> ASGIApp:
-        """Return the whole application; ``events`` answers to ``/events``."""
-        routes = [
-            Route("/", self.show, methods=["GET"]),
-            Route("/events", events, methods=["GET"]),
-            Route("/metrics", self.metrics, methods=["GET"]),
-            Route("/retry", self.retry, methods=["POST"]),
-        ]
-        pages, metrics = Budget(*PAGES), Budget(*METRICS)
-        budgets = {"/": pages, "/events": pages, "/metrics": metrics}
-        probes = Probes(Budgeted(Starlette(routes=routes), budgets), self.live, self.ready)
-        return Guard(probes, own_name=own_name, any_name=ANY_NAME)
+        """Return the application; ``events`` answers ``/events``."""
+        return Starlette(
+            routes=[
+                Route("/livez", self.live),
+                Route("/readyz", self.ready),
+                Route("/", self.show),
+                Route("/events", events, methods=["GET"]),
+                Route("/metrics", self.metrics),
+                Route("/retry", self.retry, methods=["POST"]),
+            ],
+            middleware=[Middleware(Gate, own_name)],
+            # A bug of the page must not reach the relay's tasks.
+            exception_handlers={Exception: _log_bug},
+        )
+
+    async def live(self, _: Request) -> Response:
+        """Say whether the loop turns."""
+        alive = self._health.is_alive
+        ago = round(self._health.last_turn_ago, 1)
+        content = {"alive": alive, "last_turn_seconds_ago": ago}
+        return JSONResponse(content, 200 if alive else 503)
+
+    async def ready(self, _: Request) -> Response:
+        """Say whether the relay does what it is there for, and each reason."""
+        checks = self._health.checks()
+        ready = all(check.ok for check in checks)
+        content = {
+            "ready": ready,
+            "role": self._health.state.role,
+            "checks": {check.name: {"ok": check.ok, "reason": check.reason} for check in checks},
+        }
+        return JSONResponse(content, 200 if ready else 503)
 
     async def show(self, _: Request) -> Response:
         """Show the page."""
-        shown = page()
-        headers = {"content-security-policy": shown.policy}
-        return Response(shown.html, media_type="text/html; charset=utf-8", headers=headers)
-
-    def live(self) -> ProbeAnswer:
-        """Say whether the loop turns."""
-        alive = self._seen.heartbeat.alive
-        said = {"alive": alive, "last_turn_seconds_ago": round(self._seen.heartbeat.age, 1)}
-        return alive, said
-
-    def ready(self) -> ProbeAnswer:
-        """Say whether the relay does what it is there for, and each reason."""
-        checks = self._seen.health.checks()
-        ready = all(check.ok for check in checks)
-        said = {
-            "ready": ready,
-            "role": self._seen.health.role,
-            "checks": {check.name: {"ok": check.ok, "reason": check.reason} for check in checks},
-        }
-        return ready, said
+        return HTMLResponse(page()[0])
 
     async def metrics(self, _: Request) -> Response:
         """Show the metrics, or say how to have them."""
         if self._scrape is None:
             return PlainTextResponse(_NO_METRICS, 404)
         # In a thread, for a collection takes milliseconds; one at a time, however many ask.
-        content, media_type = await anyio.to_thread.run_sync(
-            self._scrape, abandon_on_cancel=True, limiter=self._one_scrape
-        )
+        content, media_type = await anyio.to_thread.run_sync(self._scrape, limiter=self._one_scrape)
         return Response(content, media_type=media_type)
 
     async def retry(self, request: Request) -> Response:
-        """Let one dead event be tried again."""
-        if not _from_this_page(request):
-            return _answer(403, "ask from this page itself")
-        address = request.client.host if request.client else ""
-        refusal = self._doorman.check(address, request.headers.get("authorization"))
+        """Let dead events be tried again."""
+        if not is_from_this_page(request):
+            return answer(403, "ask from this page itself")
+        address = address_of(request.scope)
+        refusal = self._token.refuse(address, request.headers.get("authorization"))
         if refusal is not None:
-            more = {"www-authenticate": "Bearer"} if refusal.status == 401 else {}  # noqa: PLR2004
-            if refusal.retry_after is not None:
-                more["retry-after"] = str(refusal.retry_after)
-            return _answer(refusal.status, refusal.says, more)
+            return refusal
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
-            return _answer(415, "send application/json")
+            return answer(415, "send application/json")
         body = await _body(request)
         if body is None:
-            return _answer(413, "send no more than an id, and at once")
-        id_ = _id(body)
-        if id_ is None:
-            return _answer(400, 'send {"id": "17"}, the id of a dead event')
-        answer = await self._retry(id_, f"status page, from {address or 'an unknown address'}")
-        return _answer(answer.status, answer.says)
+            return answer(413, f"send no more than {MOST_EVENTS} ids, and at once")
+        try:
+            wanted = Retry.model_validate_json(body)
+        except ValidationError:
+            return answer(400, 'send {"id": "17"}, the id of a dead event; or {"ids": "all"}')
+        ids = None if wanted.ids == "all" else wanted.ids
+        by = f"status page, from {address or 'an unknown address'}"
+        return answer(*await self._retry(ids, by))
 
 
-def _answer(status: int, says: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"says": says}, status, headers=headers)
-
-
-def _from_this_page(request: Request) -> bool:
-    """Say whether a browser, if it is one, asks for this very page."""
-    site = request.headers.get("sec-fetch-site", "same-origin")
-    origin = request.headers.get("origin")
-    host = request.headers.get("host", "")
-    same = origin is None or origin.partition("://")[2].lower() == host.lower()
-    return site in {"same-origin", "none"} and same
+async def _log_bug(request: Request, error: Exception) -> Response:
+    log.error("answering a request failed", exc_info=error, extra={"path": request.url.path})
+    return PlainTextResponse("a bug: the log has it\n", 500)
 
 
 async def _body(request: Request) -> bytes | None:
@@ -155,17 +201,7 @@ async def _body(request: Request) -> bytes | None:
     with anyio.move_on_after(_BODY_WITHIN), suppress(ClientDisconnect):
         async for part in request.stream():
             body += part
-            if len(body) > _MOST_BODY:
+            if len(body) > _MOST_BODY_BYTES:
                 return None
         return body
     return None
-
-
-def _id(body: bytes) -> int | None:
-    try:
-        asked: Any = json.loads(body)
-    except ValueError:
-        return None
-    given = str(asked.get("id")) if isinstance(asked, dict) else ""
-    id_ = int(given) if given.isascii() and given.isdecimal() and len(given) < 20 else 0  # noqa: PLR2004
-    return id_ if 0 < id_ <= _LARGEST_ID else None

@@ -6,68 +6,192 @@
 A PubAck is proof only if it came to an unguessable token and names the stream that was asked and
 its domain. For one message ``seq`` is above 0. For a batch it names our batch and a ``count`` of at
 most what was sent; ``seq`` 0 with the full count is proof as well, of a batch of duplicates. A
-batch's flow acks name neither stream nor batch: they prove nothing. Everything else is noise,
-whoever sent it.
+batch's flow acks name neither stream nor batch: they prove nothing. Everything else is noise. A
+duplicate is Stored (R-ONCE); if the id is a producer's, ``duplicates`` asks whose message it is.
 
-Everything that comes from a server as JSON is read in this file, and nothing here raises, whatever
-comes. What an error answer means is the table of ``error_codes``. A duplicate is Stored (R-ONCE);
-whose it is, if the id is a producer's, is asked by ``duplicates``.
+Error answers go by ``err_code``, never by HTTP class: 10002 (no space left in the account) is a
+400, a full stream is a 503.
+
+    kind            the outcome                what follows for the others of the same stream
+    THIS_EVENT      Refused                    they go on; the event can't be stored as it is
+    NOT_NOW         Unknown                    they go on
+    SUBJECT         Held "full subjects of X"  the subject's others share it, the rest goes on
+    NOBODY          Held "silent subjects …"   the same; if nothing else is stored, ask why
+    STREAM          Held "stream X"            nothing more is sent to this stream in this call
+    STREAM_CHANGED  Unknown                    the same, and the stream is looked up anew
+
+A code that is not in the table is NOT_NOW: doubt means not delivered.
+
+Everything that comes from JetStream as JSON is read in this file, and nothing here raises, whatever
+comes.
 """
 
+import enum
 import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
-from relay.core.outcome import Stored
-from relay.jetstream.error_codes import HIDDEN, NO_RESPONDERS, Meaning, judge
+from relay.core.outcome import Held, Refused, Stored, Unknown
 
 Json = dict[str, Any]
+
+HIDDEN: Final = ""
+"""The name of the stream that events go to where the permissions hide which one that is."""
+
+FLOW: Final = "flow"
+"""What a flow ack or a gap of a batch means: the server is at work. It proves nothing."""
 
 _MOST = (1 << 64) - 1
 _NAME = re.compile(r"[^\x00-\x20\x7f.*>/\\\ud800-\udfff]{1,255}")
 
+# The names of holds, as ``Held.by``.
+
+STREAMS: Final = "streams"
+FORBIDDEN: Final = "forbidden subjects"
+
+
+def out(stream: str) -> str:
+    """Name the outage of a whole stream."""
+    return f"stream {stream}" if stream != HIDDEN else STREAMS
+
+
+def silent(stream: str) -> str:
+    """Name the silence of single subjects of a stream."""
+    return f"silent subjects of {stream}" if stream != HIDDEN else "silent subjects"
+
+
+def lost(stream: str) -> str:
+    """Name the subjects that a stream captured once."""
+    return f"lost subjects of {stream}"
+
+
+# Error answers.
+
+
+class Kind(enum.Enum):
+    """What an error answer means for its event and for the stream."""
+
+    THIS_EVENT = "this event"
+    NOT_NOW = "not now"
+    SUBJECT = "the subject"
+    NOBODY = "nobody"
+    STREAM = "the stream"
+    STREAM_CHANGED = "the stream changed"
+
+
+WHOLE_STREAM: Final = frozenset({Kind.STREAM, Kind.STREAM_CHANGED})
+"""The kinds after which nothing more is sent to the stream in the same call."""
+
+NO_RESPONDERS: Final = 503
+"""Stands in the table for the status that NATS sends when nobody listens on a subject."""
+
+STREAM_NOT_FOUND: Final = 10059
+_FULL = 10077
+
+KINDS: Final[dict[int, Kind]] = {
+    10054: Kind.THIS_EVENT,  # over max_msg_size, headers included
+    10097: Kind.THIS_EVENT,  # headers over 65,535 bytes
+    # What only Nats-* headers of the event's own can ask for: expectations, roll-up, TTL,
+    # schedules, Nats-Stream-Source.
+    **dict.fromkeys((10060, 10070, 10071, 10164, 10193, 10111, 10165, 10166), Kind.THIS_EVENT),
+    **dict.fromkeys((10188, 10189, 10190, 10191, 10192, 10203), Kind.THIS_EVENT),
+    **dict.fromkeys((10212, 10223, 10227), Kind.THIS_EVENT),
+    10158: Kind.NOT_NOW,  # a copy of it is just being stored
+    10163: Kind.NOT_NOW,  # an expectation can't be checked yet
+    _FULL: Kind.STREAM,  # but "per subject" it is SUBJECT: see ``judge``
+    **dict.fromkeys((10002, 10120), Kind.STREAM),  # the account's limits; it has none that applies
+    **dict.fromkeys((10023, 10028, 10047), Kind.STREAM),  # the server's limits, memory, disk
+    10008: Kind.STREAM,  # JetStream temporarily unavailable
+    **dict.fromkeys((10009, 10063), Kind.STREAM),  # not the leader; a follower that is behind
+    10109: Kind.STREAM,  # sealed
+    **dict.fromkeys((10118, 10194), Kind.STREAM),  # offline
+    **dict.fromkeys((10167, 10210, 10211), Kind.STREAM),  # too many requests or batches
+    **dict.fromkeys((10035, 10039, 10076), Kind.STREAM),  # JetStream not enabled, or not for us
+    # A stream of counters takes no event, whatever the event is.
+    **dict.fromkeys((10168, 10169, 10170, 10171), Kind.STREAM),
+    # No leader, or gone, or the subject leads elsewhere.
+    **dict.fromkeys((NO_RESPONDERS, STREAM_NOT_FOUND), Kind.NOBODY),
+    # Batches were switched off; 10208, batch unknown: another stream's subject, or a restart.
+    **dict.fromkeys((10205, 10206, 10207, 10208), Kind.STREAM_CHANGED),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """An error answer, read: the outcome of its event, and how far it reaches."""
+
+    outcome: Refused | Held | Unknown
+    kind: Kind
+
+
+def judge(code: int, text: str, stream: str, expected: str) -> Meaning:
+    """Read one error answer by its ``err_code``.
+
+    Where the streams are hidden, an outage is believed only of the subject that met it: its
+    neighbour may be another stream's.
+    """
+    kind = KINDS.get(code, Kind.NOT_NOW)
+    by = out(stream)
+    if code == _FULL and "per subject" in text:
+        kind, by = Kind.SUBJECT, f"full subjects of {stream}"
+    elif kind is Kind.NOBODY:
+        by = silent(stream)
+    elif expected == HIDDEN and kind in WHOLE_STREAM:
+        kind = Kind.SUBJECT
+    reason = f"{text} (JetStream error {code})"
+    if kind in {Kind.SUBJECT, Kind.STREAM, Kind.NOBODY}:
+        return Meaning(Held(by, f"{by}: {reason}", code), kind)
+    return Meaning((Refused if kind is Kind.THIS_EVENT else Unknown)(reason, code), kind)
+
+
+def read_status(headers: bytes, stream: str) -> Meaning | None:
+    """Read an answer that is only a status line; only 503 means anything here."""
+    if status_of(headers) != b"503":
+        return None
+    return judge(NO_RESPONDERS, "nobody takes its messages", stream, stream)
+
+
+def status_of(headers: bytes) -> bytes:
+    """Return the three digits of a status line; other bytes if there are none."""
+    return headers[9:12]
+
+
+def read_error(error: object, stream: str, expected: str) -> Meaning | None:
+    """Read the ``error`` object of an answer of ``stream``; None if it is none."""
+    code = whole(error.get("err_code")) if isinstance(error, dict) else None
+    if not isinstance(error, dict) or code is None:
+        return None
+    text = error.get("description")
+    return judge(code, text if isinstance(text, str) else "no description", stream, expected)
+
+
+# Proof.
+
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """An answer of another stream, or of another domain's stream. It proves nothing.
-
-    Attributes:
-        stream: its name.
-        home: whether it says that it is of our own domain: the subject may lead there.
-    """
+    """An answer of another stream, or of another domain's stream. It proves nothing."""
 
     stream: str
-    home: bool
+    home: bool  # it says that it is of our own domain: the subject may lead there
 
 
 @dataclass(frozen=True, slots=True)
 class BatchAck:
-    """The PubAck of a batch: its first ``count`` messages are stored.
-
-    Attributes:
-        count: how many.
-        seq: the stream sequence of the last message that was stored now; 0 if none was.
-        duplicate: of a batch of one, whether the stream had it already.
-    """
+    """The PubAck of a batch: its first ``count`` messages are stored."""
 
     count: int
-    seq: int
-    duplicate: bool
+    seq: int  # of the last message that was stored now; 0 if none was
+    duplicate: bool  # of a batch of one: the stream had it already
 
 
-FLOW: Final = "flow"
-"""What a flow ack or a gap of a batch means: the server is at it. It proves nothing."""
+class Expected:
+    """Whose answers count: those of one stream. ``HIDDEN``: any stream's answer is believed.
 
-
-class Asked:
-    """Whose answers count: those of one stream. Kept as long as what is known of it.
-
-    Attributes:
-        stream: its name; ``HIDDEN`` where any stream's answer has to be believed.
-        domain: its JetStream domain, "" if it has none; None until an answer says.
-        quick: matches the usual PubAck of one message; groups: seq, duplicate.
+    ``domain`` is "" if the stream has none, and None until an answer names one. ``quick`` matches
+    the usual PubAck of one message; groups: seq, duplicate.
     """
 
     __slots__ = ("domain", "quick", "stream")
@@ -88,8 +212,8 @@ class Asked:
             return False
         if self.domain is None and domain and self.stream in {HIDDEN, name}:
             self.domain = domain
-        unsaid = not domain and answer.get("error") is not None
-        home = self.domain is None or domain == self.domain or unsaid
+        is_error = not domain and answer.get("error") is not None
+        home = self.domain is None or domain == self.domain or is_error
         if home and self.stream in {HIDDEN, name}:
             return True
         return Elsewhere(name, home=home)
@@ -103,9 +227,6 @@ def _quick(stream: str, domain: str | None) -> Callable[[bytes], re.Match[bytes]
         rb'\{"stream":"%b", ?%b"seq":([1-9]\d{0,18})(, ?"duplicate": ?true)?\}'
         % (re.escape(stream.encode()), where)
     ).fullmatch
-
-
-# Reading.
 
 
 def decode(payload: bytes) -> Json | None:
@@ -130,147 +251,56 @@ def whole(value: object) -> int | None:
 
 
 def read_puback(
-    payload: bytes, headers: bytes | None, asked: Asked
+    payload: bytes, headers: bytes | None, expected: Expected
 ) -> Stored | Meaning | Elsewhere | None:
     """Read the answer to one message; None if it says nothing.
 
-    The usual answer is found by ``asked.quick`` before, which costs one regular expression.
+    The usual answer is found by ``expected.quick`` before, which costs one regular expression.
     """
     if not payload and headers is not None:
-        return read_status(headers, asked.stream)
+        return read_status(headers, expected.stream)
     answer = decode(payload)
     if answer is None:
         return None
-    by, error = asked.by(answer), answer.get("error")
+    by, error = expected.by(answer), answer.get("error")
     if isinstance(by, Elsewhere):
         return by
+    name = str(answer["stream"]) if by else expected.stream
     if error is not None:
-        return read_error(error, _name(answer) if by else asked.stream, asked.stream)
+        return read_error(error, name, expected.stream)
     seq = whole(answer.get("seq"))
     if not by or not seq:
         return None
-    return Stored(_name(answer), seq, duplicate=answer.get("duplicate") is True)
+    return Stored(name, seq, duplicate=answer.get("duplicate") is True)
 
 
 def read_batch(
-    payload: bytes, headers: bytes | None, asked: Asked, batch: str, sent: int
+    payload: bytes, headers: bytes | None, expected: Expected, batch: str, sent: int
 ) -> BatchAck | Meaning | tuple[int, Meaning] | Elsewhere | str | None:
     """Read an answer to a message of ``batch``, of which ``sent`` messages were sent.
 
     A tuple names the number of the message that the error is about; a bare ``Meaning`` is about
-    the one that was answered. ``FLOW`` says that the server is at it. None says nothing.
+    the message that was answered. ``FLOW`` says that the server is at work. None says nothing.
     """
     if not payload and headers is not None:
-        return read_status(headers, asked.stream)
+        return read_status(headers, expected.stream)
     answer = decode(payload) or {}
-    kind = answer.get("type")
+    kind, error = answer.get("type"), answer.get("error")
     if isinstance(kind, str):
-        return _progress(kind, answer, asked.stream)
-    by = asked.by(answer)
+        return _read_progress(kind, answer, expected.stream)
+    by = expected.by(answer)
     if isinstance(by, Elsewhere):
         return by
-    if answer.get("error") is not None:
-        return read_error(answer["error"], asked.stream, asked.stream)
+    if error is not None:
+        return read_error(error, expected.stream, expected.stream)
     seq, count = whole(answer.get("seq")), whole(answer.get("count"))
     if not by or answer.get("batch") != batch or seq is None or not count or count > sent:
         return None
     return BatchAck(count, seq, duplicate=answer.get("duplicate") is True)
 
 
-def _progress(kind: str, answer: Json, stream: str) -> tuple[int, Meaning] | str | None:
-    """Read what a server says of a batch under way."""
+def _read_progress(kind: str, answer: Json, stream: str) -> tuple[int, Meaning] | str | None:
     if kind in {"ack", "gap"}:
         return FLOW
-    number, verdict = whole(answer.get("seq")), read_error(answer.get("error"), stream, stream)
-    return None if kind != "err" or number is None or verdict is None else (number, verdict)
-
-
-def read_status(headers: bytes, stream: str) -> Meaning | None:
-    """Read an answer that is only a status line; only ``NATS/1.0 503`` means anything here."""
-    if status_of(headers) != b"503":
-        return None
-    return judge(NO_RESPONDERS, "nobody takes its messages", stream, stream)
-
-
-def status_of(headers: bytes) -> bytes:
-    """Return the three digits of a status line; other bytes if there are none."""
-    return headers[9:12]
-
-
-def read_error(error: object, stream: str, asked: str) -> Meaning | None:
-    """Read the ``error`` object of an answer of ``stream``; None if it is none."""
-    if not isinstance(error, dict):
-        return None
-    text = error.get("description")
-    code = whole(error.get("err_code"))
-    if code is None:
-        return None
-    return judge(code, text if isinstance(text, str) else "no description", stream, asked)
-
-
-def _name(answer: Json) -> str:
-    name: str = answer["stream"]
-    return name
-
-
-# What JetStream's own API says.
-
-
-@dataclass(frozen=True, slots=True)
-class StreamInfo:
-    """A STREAM.INFO, with nothing in it but what is as it should be.
-
-    Attributes:
-        name: the stream's.
-        config: its configuration: ``_CONFIG`` says which fields of which type.
-        state: messages, bytes, first_seq, last_seq, consumer_count.
-        domain: its JetStream domain, "" if it has none.
-    """
-
-    name: str
-    config: Json
-    state: dict[str, int]
-    domain: str
-
-    @property
-    def subjects(self) -> tuple[str, ...]:
-        """The subject filters."""
-        return tuple(self.config.get("subjects", ()))
-
-
-_CONFIG: Final[dict[str, type]] = {
-    **dict.fromkeys(("storage", "retention", "discard", "persist_mode"), str),
-    **dict.fromkeys(
-        ("no_ack", "sealed", "allow_batched", "allow_direct", "allow_msg_counter"), bool
-    ),
-    **dict.fromkeys(
-        ("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject", "max_msg_size"), int
-    ),
-    **dict.fromkeys(("num_replicas", "duplicate_window"), int),
-    "mirror": dict,
-}
-_STATE: Final = ("messages", "bytes", "first_seq", "last_seq", "consumer_count")
-
-
-def read_stream_info(answer: object) -> StreamInfo | None:
-    """Read a STREAM.INFO, or one of a STREAM.LIST; None if it is none."""
-    if not isinstance(answer, dict):
-        return None
-    config, state = answer.get("config"), answer.get("state")
-    name = config.get("name") if isinstance(config, dict) else None
-    if not is_name(name) or not isinstance(config, dict):
-        return None
-    kept = {
-        field: config[field] for field, kind in _CONFIG.items() if type(config.get(field)) is kind
-    }
-    subjects = config.get("subjects")
-    if isinstance(subjects, list):
-        kept["subjects"] = [each for each in subjects if isinstance(each, str)]
-    state = state if isinstance(state, dict) else {}
-    domain = answer.get("domain", "")
-    return StreamInfo(
-        name,
-        kept,
-        {field: whole(state.get(field)) or 0 for field in _STATE},
-        domain if isinstance(domain, str) else "",
-    )
+    number, meaning = whole(answer.get("seq")), read_error(answer.get("error"), stream, stream)
+    return None if kind != "err" or number is None or meaning is None else (number, meaning)

@@ -1,32 +1,38 @@
 """JetStream's own API, as far as the relay needs it: one request, one JSON answer.
 
-Each call has a deadline of its own. What can go wrong is told apart, for the remedies differ:
+Each call has a deadline of its own. The three failures are told apart, for the remedies differ:
 ``RejectedError`` (the server said no, with a code), ``DeniedError`` (permissions forbid asking) and
-``NoAnswerError`` (nobody there, or not in time, or nothing that can be read).
+``NoAnswerError`` (nobody there, or not in time, or nothing that can be read). Every method here
+raises these three and no other.
 """
 
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
 import anyio
 
 from relay.errors import RelayError
-from relay.jetstream.answers import Json, StreamInfo, decode, read_stream_info, status_of, whole
+from relay.jetstream.answers import Json, decode, is_name, status_of, whole
 from relay.jetstream.connection import Connection
 
-STREAM_NOT_FOUND = 10059
 STREAM_NAME_IN_USE = 10058
 
 MOST_STREAMS = 10_000
 """Streams that are listed, 256 with each request; what more an account has is not seen."""
 
+FAST_INGEST = "fast ingest"
+WINDOWED = "windowed"
+_FAST_INGEST_LEVEL = 4
+"""The JetStream API level (server 2.14) from which on ``allow_batched`` means fast ingest."""
+
 
 class RejectedError(RelayError):
-    """JetStream answered with an error."""
+    """JetStream answered with an error, whose ``err_code`` is ``code``."""
 
     def __init__(self, code: int, text: str) -> None:
-        """Keep the ``err_code``."""
+        """Keep the code."""
         self.code = code
         super().__init__(f"{text} (JetStream error {code})")
 
@@ -41,24 +47,76 @@ class NoAnswerError(RelayError):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What JetStream says of itself.
+    """What JetStream says of itself."""
 
-    Attributes:
-        level: its API level; 0 before server 2.11.
-        domain: its domain, "" if it has none.
-    """
+    level: int  # of its API; 0 before server 2.11
+    domain: str | None  # "" if it has none; None if that is not known
 
-    level: int
-    domain: str
+    @property
+    def can_batch(self) -> bool:
+        """Whether the server knows fast ingest."""
+        return self.level >= _FAST_INGEST_LEVEL
+
+    @classmethod
+    def guess(cls, version: object) -> "Account":
+        """Guess the level by the server's version, where the permissions hide it."""
+        numbers = [int(each) for each in str(version).split(".")[:2] if each.isdecimal()]
+        return cls(_FAST_INGEST_LEVEL if numbers >= [2, 14] and len(numbers) > 1 else 0, None)
 
 
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """A STREAM.INFO, with nothing in it but what is as it should be."""
+
+    name: str
+    config: Json  # ``_CONFIG`` says which fields of which type
+    state: dict[str, int]  # ``_STATE``
+    domain: str  # "" if it has none
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The subject filters."""
+        return tuple(self.config.get("subjects", ()))
+
+    def path(self, *, can_batch: bool) -> str:
+        """How to publish to it: ``FAST_INGEST`` or ``WINDOWED``."""
+        return FAST_INGEST if can_batch and self.config.get("allow_batched") else WINDOWED
+
+
+_CONFIG: Final[dict[str, type]] = {
+    **dict.fromkeys(("storage", "retention", "discard", "persist_mode"), str),
+    **dict.fromkeys(("no_ack", "sealed", "allow_batched"), bool),
+    **dict.fromkeys(("allow_direct", "allow_msg_counter"), bool),
+    **dict.fromkeys(("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject"), int),
+    **dict.fromkeys(("max_msg_size", "num_replicas", "duplicate_window"), int),
+    "mirror": dict,
+}
+_STATE: Final = ("messages", "bytes", "first_seq", "last_seq", "consumer_count")
+
+
+def read_stream_info(answer: object) -> StreamInfo | None:
+    """Read a STREAM.INFO, or one of a STREAM.LIST; None if it is none. Never raises."""
+    config = answer.get("config") if isinstance(answer, dict) else None
+    name = config.get("name") if isinstance(config, dict) else None
+    if not isinstance(answer, dict) or not isinstance(config, dict) or not is_name(name):
+        return None
+    kept = {
+        field: config[field] for field, kind in _CONFIG.items() if type(config.get(field)) is kind
+    }
+    subjects, state, domain = config.get("subjects"), answer.get("state"), answer.get("domain", "")
+    if isinstance(subjects, list):
+        kept["subjects"] = [each for each in subjects if isinstance(each, str)]
+    state = state if isinstance(state, dict) else {}
+    figures = {field: whole(state.get(field)) or 0 for field in _STATE}
+    return StreamInfo(name, kept, figures, domain if isinstance(domain, str) else "")
+
+
+@dataclass(slots=True)
 class Api:
-    """The API of one connection."""
+    """The API of one connection, below ``prefix``: ``$JS.API``, or that of another domain."""
 
-    def __init__(self, connection: Connection, prefix: str) -> None:
-        """Ask below ``prefix``, which is ``$JS.API`` or leads to another domain."""
-        self.prefix = prefix
-        self._connection = connection
+    _connection: Connection
+    prefix: str
 
     async def request(
         self,
@@ -66,11 +124,7 @@ class Api:
         timeout: float,  # noqa: ASYNC109 - each request has a deadline of its own
         body: Json | None = None,
     ) -> Json:
-        """Ask ``<prefix>.<verb>`` and return the answer.
-
-        Raises:
-            RejectedError, DeniedError, NoAnswerError: see the module.
-        """
+        """Ask ``<prefix>.<verb>`` and return the answer."""
         connection, subject = self._connection, f"{self.prefix}.{verb}"
         answer = _Answer(subject)
         payload = json.dumps(body).encode() if body is not None else b""
@@ -95,31 +149,18 @@ class Api:
         return read
 
     async def account(self, timeout: float) -> Account:  # noqa: ASYNC109
-        """Ask for the API level and the domain. Also proves that answers reach us.
-
-        Raises:
-            RejectedError, DeniedError, NoAnswerError: see the module.
-        """
+        """Ask for the API level and the domain. Also proves that answers reach us."""
         info = await self.request("INFO", timeout)
         api, domain = info.get("api"), info.get("domain")
         level = whole(api.get("level")) if isinstance(api, dict) else None
         return Account(level or 0, domain if isinstance(domain, str) else "")
 
     async def stream_info(self, stream: str, timeout: float) -> StreamInfo:  # noqa: ASYNC109
-        """Ask for a stream's configuration and state.
-
-        Raises:
-            RejectedError: with ``STREAM_NOT_FOUND`` if there is none of that name.
-            DeniedError, NoAnswerError: see the module.
-        """
+        """Ask for a stream's configuration and state; ``STREAM_NOT_FOUND`` if there is none."""
         return _info(await self.request(f"STREAM.INFO.{stream}", timeout))
 
     async def streams(self, timeout: float) -> tuple[list[StreamInfo], Collection[str]]:  # noqa: ASYNC109
-        """List all streams, and name those that can't be asked now: without a leader, or offline.
-
-        Raises:
-            RejectedError, DeniedError, NoAnswerError: see the module.
-        """
+        """List all streams, and name those that can't be asked now: leaderless or offline."""
         found: list[StreamInfo] = []
         away: set[str] = set()
         offset, total = 0, 1
@@ -136,12 +177,7 @@ class Api:
         return found, away
 
     async def create_stream(self, config: Json, timeout: float) -> StreamInfo:  # noqa: ASYNC109
-        """Create a stream.
-
-        Raises:
-            RejectedError: with ``STREAM_NAME_IN_USE`` if another one made it differently meanwhile.
-            DeniedError, NoAnswerError: see the module.
-        """
+        """Create a stream; ``STREAM_NAME_IN_USE`` if one with another configuration exists."""
         return _info(await self.request(f"STREAM.CREATE.{config['name']}", timeout, config))
 
 
@@ -153,8 +189,6 @@ def _info(answer: Json) -> StreamInfo:
 
 
 class _Answer:
-    """The exchange of one request."""
-
     def __init__(self, subject: str) -> None:
         self.subject = subject
         self.event = anyio.Event()

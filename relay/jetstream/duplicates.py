@@ -13,15 +13,15 @@ at the answer's sequence tells: it is ours if its ``Relay-Event-Id`` is the even
     STREAM.MSG.GET   JSON, headers and payload in base64; asked of the leader
 
 A direct get may be answered by a replica that lags, so what it does not find is asked again of the
-leader. A second row with a used ``event_id`` is no collision here: it has the same id on purpose of
-its owner, and nothing tells it from a repeat.
+leader. A second row with a used ``event_id`` is no collision here: only an owner can write such a
+row, and it looks like a repeat.
 """
 
 import base64
 import binascii
 import enum
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from relay.core.event import Event
@@ -34,54 +34,38 @@ _NO_MESSAGE_FOUND = 10037
 
 _MOST_BYTES = 48 << 20
 _MOST = 48
-"""Messages that are asked for at once: the server drops who is 64 MiB behind."""
+"""Messages that are asked for at once: the server drops a client that is 64 MiB behind."""
 
 UNDECIDED = Unknown("the stream has its message id, and nobody says of which event")
 
 Concluded = tuple[int, Outcome]
-"""A place in the call, and what its event came to."""
+"""A place in the call, and the outcome of its event."""
 
 
 class Duplicates:
-    """The duplicates of producers' keys in one call, by their place in it.
-
-    ``bool(duplicates)`` says whether any is not decided yet.
-    """
+    """The duplicates of producers' keys in one call; ``undecided`` holds them by their place."""
 
     def __init__(
         self, stream: Stream, events: Sequence[Event], options: BusOptions, max_payload: int
     ) -> None:
         """Begin with none; no message of ``stream`` is larger than ``max_payload``."""
+        self.undecided: dict[int, Stored] = {}
         self._stream = stream
         self._events = events
         self._api = options.api
         self._own_ids = options.own_ids
         self._most = max(1, min(_MOST, _MOST_BYTES // max_payload))
-        self._stored: dict[int, Stored] = {}
         self._unasked: deque[tuple[int, bool]] = deque()
         self._asked: dict[int, bool] = {}
 
-    def __len__(self) -> int:
-        """Count those that are not decided yet."""
-        return len(self._stored)
-
-    def __contains__(self, place: object) -> bool:
-        """Say whether the event at ``place`` is not decided yet."""
-        return place in self._stored
-
-    def __iter__(self) -> Iterator[int]:
-        """Return the places of those that are not decided yet."""
-        return iter(list(self._stored))
-
     def concern(self, place: int, stored: Stored) -> bool:
         """Say whether the answer ``stored`` has to be looked into."""
-        return bool(stored.duplicate) and not self._events[place].message_id.startswith(
-            self._own_ids
-        )
+        is_own = self._events[place].message_id.startswith(self._own_ids)
+        return bool(stored.duplicate) and not is_own
 
     def add(self, place: int, stored: Stored) -> Concluded | None:
-        """Look into the duplicate at ``place``; what it came to, if that is known at once."""
-        self._stored[place] = stored
+        """Look into the duplicate at ``place``; return its outcome if that is known at once."""
+        self.undecided[place] = stored
         if not self._stream.readable:
             return self._unverified(place)
         self._unasked.append((place, self._stream.direct))
@@ -92,16 +76,14 @@ class Duplicates:
         frames = []
         while self._unasked and len(self._asked) < self._most:
             place, direct = self._unasked.popleft()
-            stored = self._stored[place]
+            stored = self.undecided[place]
             self._asked[place] = direct
-            subject = self._subject(stored.stream, direct=direct)
-            body = f'{{"seq":{stored.seq}}}'
-            frame = f"PUB {subject} {inbox}{place}.look {len(body)}\r\n{body}\r\n"
-            frames.append(frame.encode())
+            subject, body = self._subject(stored.stream, direct=direct), f'{{"seq":{stored.seq}}}'
+            frames.append(f"PUB {subject} {inbox}{place}.look {len(body)}\r\n{body}\r\n".encode())
         return frames
 
     def answered(self, place: int, payload: bytes, headers: bytes | None) -> Concluded | None:
-        """Take an answer; what its event came to, if that is known now. Never raises."""
+        """Take an answer; return the outcome of its event if that is known. Never raises."""
         found = read_message(payload, headers)
         if place not in self._asked or found is None:
             return None
@@ -118,7 +100,7 @@ class Duplicates:
     def denied(self, subject: str) -> list[Concluded]:
         """Where asking on ``subject`` is forbidden, ask in the other way, or give it up."""
         for place, direct in list(self._asked.items()):
-            if subject == self._subject(self._stored[place].stream, direct=direct):
+            if subject == self._subject(self.undecided[place].stream, direct=direct):
                 del self._asked[place]
                 self._unasked.append((place, False))
                 if direct:
@@ -135,7 +117,7 @@ class Duplicates:
         return f"{self._api}.{'DIRECT.GET' if direct else 'STREAM.MSG.GET'}.{stream}"
 
     def _compare(self, place: int, found: "StoredMessage") -> Concluded:
-        event, stored = self._events[place], self._stored[place]
+        event, stored = self._events[place], self.undecided[place]
         if found.message_id != event.message_id:
             return self._unverified(place)
         if found.event_id == event.event_id:
@@ -148,10 +130,10 @@ class Duplicates:
         return self._conclude(place, Refused(reason, fault=Fault.COLLISION))
 
     def _unverified(self, place: int) -> Concluded:
-        return self._conclude(place, replace(self._stored[place], unverified=True))
+        return self._conclude(place, replace(self.undecided[place], unverified=True))
 
     def _conclude(self, place: int, outcome: Outcome) -> Concluded:
-        del self._stored[place]
+        del self.undecided[place]
         return place, outcome
 
 
@@ -164,21 +146,19 @@ class Found(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """Who wrote a stored message.
+    """Who wrote a stored message."""
 
-    Attributes:
-        message_id: its Nats-Msg-Id, "" if it has none.
-        event_id: its Relay-Event-Id, "" if it has none.
-    """
-
-    message_id: str
-    event_id: str
+    message_id: str  # its Nats-Msg-Id, "" if it has none
+    event_id: str  # its Relay-Event-Id, "" if it has none
 
 
 def read_message(payload: bytes, headers: bytes | None) -> StoredMessage | Found | None:
     """Read an answer of either kind; None if it says nothing. Never raises."""
     if headers is not None:
-        return _of_status(headers)
+        status = status_of(headers)
+        if status.isdigit():
+            return {b"503": Found.NOBODY, b"404": Found.NOT_THERE}.get(status)
+        return _of(headers)
     answer = decode(payload)
     if answer is None:
         return None
@@ -193,17 +173,7 @@ def read_message(payload: bytes, headers: bytes | None) -> StoredMessage | Found
         return None
 
 
-def _of_status(headers: bytes) -> StoredMessage | Found | None:
-    status = status_of(headers)
-    if status == b"503":
-        return Found.NOBODY
-    if status == b"404":
-        return Found.NOT_THERE
-    return None if status.isdigit() else _of(headers)
-
-
 def _of(headers: bytes) -> StoredMessage:
-    """Find both ids in a header block."""
     found = {"nats-msg-id": "", "relay-event-id": ""}
     for line in headers.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")

@@ -1,12 +1,12 @@
-"""Which stream takes a subject, and why one that should take an event takes none.
+"""Which stream takes a subject, or why none does.
 
-    subject ──known──────────► stream, or why there is none       a dictionary look-up
-            └─unknown─► filters of all streams, matched here      no question
-                        └─none takes it─► STREAM.LIST, once for all such subjects of a call
+    subject ──routed before──► stream, or why there is none       a dictionary look-up
+            └─new─► filters of all streams, matched here          no question
+                    └─none takes it─► STREAM.LIST, once for all such subjects of a call
 
     no stream captures it ──once X did──► Held "lost subjects of X"; "stream X" if that is gone
                           ├─never───────► Refused, uncaptured
-                          └─nobody says─► Held "streams"
+                          └─no answer───► Held "streams"
 
 Authoritative: the server's list of streams, believed until an answer or an unknown subject casts
 doubt on it. An account's mappings can lead a subject elsewhere than its filter says: then the
@@ -24,24 +24,22 @@ from collections.abc import Collection, Iterable, Mapping
 
 import anyio
 
-from relay.core.outcome import Fault, Held, Refused, Unknown
-from relay.core.subjects import fault_of, matches
-from relay.jetstream.answers import Elsewhere, read_puback
-from relay.jetstream.api import (
+from relay.core.outcome import Fault, Held, Refused, Stored, Unknown
+from relay.core.subjects import fault_of
+from relay.jetstream.answers import (
+    HIDDEN,
     STREAM_NOT_FOUND,
-    Account,
-    Api,
-    DeniedError,
-    NoAnswerError,
-    RejectedError,
+    STREAMS,
+    Elsewhere,
+    lost,
+    out,
+    read_puback,
 )
+from relay.jetstream.api import Account, Api, DeniedError, NoAnswerError, RejectedError
 from relay.jetstream.connection import Connection
-from relay.jetstream.error_codes import HIDDEN, STREAMS, lost, out
-from relay.jetstream.filters import Filters
 from relay.jetstream.frames import line_fault
 from relay.jetstream.options import BusOptions
-from relay.jetstream.setup import FAST_INGEST_LEVEL
-from relay.jetstream.streams import Stream, Streams
+from relay.jetstream.streams import Filters, Stream, Streams
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +50,7 @@ again, so the question is better asked anew: 5 s each made the recovery from a d
 _LIST_TIMEOUT = 6.0
 """s for a page of the list. In a cluster it takes 4 s if one stream has no leader."""
 
-_ASK_AGAIN_TIMEOUT = 0.5
+ASK_AGAIN_TIMEOUT = 0.5
 """s for a question in the middle of an outage: other streams' events wait for it meanwhile."""
 
 _LOOK_PAUSE_LEAST = 2.0
@@ -66,7 +64,7 @@ Route = Stream | Refused | Held | Unknown
 
 
 class Routing:
-    """Subjects to streams, for one connection. ``streams`` holds all that were ever known."""
+    """Subjects to streams, for one connection. ``streams`` outlives it."""
 
     def __init__(
         self,
@@ -82,7 +80,7 @@ class Routing:
         """
         self._api = api
         self._inbox = connection.inbox
-        self._can_batch = account is not None and account.level >= FAST_INGEST_LEVEL
+        self.can_batch = account is not None and account.can_batch
         self._domain = None if account is None else account.domain
         self.streams = streams
         self._options = options
@@ -93,41 +91,11 @@ class Routing:
         self._present: set[str] = set()
         self._filters = Filters[Stream]()
         self._away: Collection[str] = ()
-        self._unsaid: Held | None = None
+        self._list_outage: Held | None = None
         self._hidden = False
         self._look_again_at = 0.0
         connection.on_stray = self.stray
-        self._take([stream for stream in streams.known.values() if stream.subjects])
-
-    async def begin(self) -> None:
-        """Look for the first time. What was known before is believed if the answer takes long."""
-        await self._look(self._timeout if self._present else _LIST_TIMEOUT)
-
-    async def look(self) -> None:
-        """Ask for all streams, with their filters; what nobody says is noted and raises nothing.
-
-        While nobody says, most looks are short: whoever publishes waits for them.
-        """
-        due = anyio.current_time() >= self._look_again_at
-        await self._look(_LIST_TIMEOUT if due or self._unsaid is None else _ASK_AGAIN_TIMEOUT)
-
-    async def _look(self, timeout: float) -> None:  # noqa: ASYNC109 - of each question
-        began = anyio.current_time()
-        self._unsaid = None
-        self._routes.clear()
-        try:
-            infos, self._away = await self._api.streams(timeout)
-        except DeniedError:
-            await self._look_at_the_one()
-        except (RejectedError, NoAnswerError) as why:
-            self._unsaid = Held(STREAMS, f"nobody can say which streams there are: {why}")
-            if timeout < _LIST_TIMEOUT:
-                return
-        else:
-            self._hidden = False
-            self._take([self.streams.learn(info, can_batch=self._can_batch) for info in infos])
-        took = anyio.current_time() - began
-        self._look_again_at = began + took + max(_LOOK_PAUSE_LEAST, _LOOK_SHARE * took)
+        self._take([stream for stream in streams.by_name.values() if stream.subjects])
 
     async def routes_of(
         self, subjects: Iterable[str], closed: Collection[str]
@@ -139,114 +107,86 @@ class Routing:
         routes: dict[str, Route] = {}
         unsure = []
         for subject in subjects:
-            route = routes[subject] = self._routes.get(subject) or self._resolve(subject)
+            route = routes[subject] = self._routes.get(subject) or self.resolve(subject)
             if not isinstance(route, Stream) and subject not in self._unfit:
                 unsure.append(subject)
         if unsure and self._worth_a_look([routes[subject] for subject in unsure], closed):
             await self.look()
             for subject in unsure:
-                routes[subject] = self._resolve(subject)
-        for stream in {each for each in routes.values() if isinstance(each, Stream)}:
+                routes[subject] = self.resolve(subject)
+        streams = {each for each in routes.values() if isinstance(each, Stream)}
+        for stream in streams:
             if stream.no_ack and out(stream.name) not in closed:
                 await self.refresh(stream)
-            self.streams.meet(stream)
-        if not closed and not any(stream.no_ack for stream in self.streams.met):
+            if not stream.met:
+                self.streams.meet(stream)
+        if not closed and not any(stream.no_ack for stream in streams):
             return routes
         return {
-            subject: self._unless_held(route, subject, closed) for subject, route in routes.items()
+            subject: (isinstance(route, Stream) and route.hold_of(subject, closed)) or route
+            for subject, route in routes.items()
         }
 
-    def _unless_held(self, route: Route, subject: str, closed: Collection[str]) -> Route:
-        if not isinstance(route, Stream):
-            return route
-        return route.hold_of(subject, closed) or _never_says(route) or route
+    def _worth_a_look(self, routes: Iterable[Route], closed: Collection[str]) -> bool:
+        if any(isinstance(route, Held) and route.by not in closed for route in routes):
+            return True
+        return anyio.current_time() >= self._look_again_at
 
-    async def refresh(self, stream: Stream) -> None:
-        """Ask anew what ``stream`` is like. If nobody says, it is believed to be as it was."""
-        try:
-            info = await self._api.stream_info(stream.name, self._timeout)
-        except (DeniedError, RejectedError, NoAnswerError):
-            return
-        before = stream.subjects
-        self.streams.learn(info, can_batch=self._can_batch)
-        if stream.subjects != before:
-            await self.look()
+    # Asking the server.
 
-    async def explain(self, stream: Stream, subjects: Collection[str], why: Held) -> Held | Unknown:
-        """Find out why none of ``subjects`` was answered, and nothing else of ``stream`` either.
+    async def begin(self) -> None:
+        """Look for the first time. What was known before is believed if the answer takes long."""
+        await self._look(self._timeout if self._present else _LIST_TIMEOUT)
 
-        A ``Held`` by the stream itself speaks of all of it, any other outcome of the subjects only.
+    async def look(self) -> None:
+        """Ask for all streams, with their filters; if nobody answers, that is noted.
+
+        While nobody answers, most looks are short: whoever publishes waits for them.
         """
-        by = out(stream.name)
-        if stream.name == HIDDEN:
-            return why
+        due = anyio.current_time() >= self._look_again_at
+        await self._look(_LIST_TIMEOUT if due or self._list_outage is None else ASK_AGAIN_TIMEOUT)
+
+    async def _look(self, timeout: float) -> None:  # noqa: ASYNC109 - of each question
+        began = anyio.current_time()
+        self._list_outage = None
+        self._routes.clear()
         try:
-            info = await self._api.stream_info(stream.name, _ASK_AGAIN_TIMEOUT)
-        except RejectedError as no:
-            if no.code != STREAM_NOT_FOUND:
-                return Held(by, f"{by}: {no}", no.code)
-        except (DeniedError, NoAnswerError) as no:
-            hidden = isinstance(no, DeniedError)
-            reason = f"{by} does not answer, and" if hidden else f"{by} has no leader:"
-            return Held(by, f"{reason} {no}", why.code)
+            infos, self._away = await self._api.streams(timeout)
+        except DeniedError:
+            await self._look_at_the_one()
+        except (RejectedError, NoAnswerError) as why:
+            self._list_outage = Held(STREAMS, f"nobody can say which streams there are: {why}")
+            if timeout < _LIST_TIMEOUT:
+                return
         else:
-            self.streams.learn(info, can_batch=self._can_batch)
-            taken = [any(matches(each, subject) for each in info.subjects) for subject in subjects]
-            if all(taken):
-                several = len(subjects) > 1 and not why.code
-                return _never_says(stream) or (Held(by, f"{by}: {why.reason}") if several else why)
-        await self.look()
-        return self._moved(stream, subjects)
-
-    async def leads_to(self, subject: str, name: str) -> Refused | Unknown | None:
-        """Note that only ``name`` answered for ``subject``: it is asked of that stream next.
-
-        None if we know of no such stream: whoever answered is none.
-        """
-        if name not in self._present:
-            await self.look()
-        if name not in self._present:
-            return None
-        asked = self._options.stream
-        if asked is not None and name != asked:
-            return Refused(f"{subject} leads to stream {name}, {_only(asked)}")
-        if len(self._led) >= _MOST_SUBJECTS:
-            self._led.clear()
-        self._led[subject] = name
-        self._routes.pop(subject, None)
-        return Unknown(f"stream {name} answered for {subject}: asking it from now on")
-
-    def stray(self, payload: bytes) -> None:
-        """Look at an answer that nobody waits for: a second capture of our subjects is named."""
-        name = next(iter(self._present), HIDDEN)
-        found = read_puback(payload, None, self.streams.get(name, self._domain).asked)
-        if isinstance(found, Elsewhere) and not found.home:
-            self.streams.second_capture(found.stream)
-
-    # Looking.
+            self._hidden = False
+            self._take([self.streams.learn(info, can_batch=self.can_batch) for info in infos])
+        took = anyio.current_time() - began
+        self._look_again_at = began + took + max(_LOOK_PAUSE_LEAST, _LOOK_SHARE * took)
 
     async def _look_at_the_one(self) -> None:
         """Where the streams can't be listed, ask about the configured one alone."""
         self._away = ()
         name = self._options.stream
         if name is None:
-            self._see_nothing()
+            self._go_by_the_settings()
             return
         try:
             info = await self._api.stream_info(name, self._timeout)
         except DeniedError:
-            self._see_nothing()
+            self._go_by_the_settings()
         except RejectedError as no:
             self._take([])
             if no.code != STREAM_NOT_FOUND:
-                self._unsaid = Held(out(name), str(no), no.code)
+                self._list_outage = Held(out(name), str(no), no.code)
         except NoAnswerError as why:
-            self._unsaid = Held(STREAMS, f"nobody can say what stream {name} captures: {why}")
+            reason = f"nobody can say what stream {name} captures: {why}"
+            self._list_outage = Held(STREAMS, reason)
         else:
-            self._take([self.streams.learn(info, can_batch=self._can_batch)])
+            self._take([self.streams.learn(info, can_batch=self.can_batch)])
 
-    def _see_nothing(self) -> None:
-        """Go by RELAY_STREAM_SUBJECTS alone."""
+    def _go_by_the_settings(self) -> None:
+        """Publish below RELAY_STREAM_SUBJECTS alone: the permissions hide the streams."""
         if not self._hidden:
             self._hidden = True
             log.warning(
@@ -262,15 +202,56 @@ class Routing:
         self._present = {stream.name for stream in present}
         self._filters = Filters((each, stream) for stream in present for each in stream.subjects)
 
-    def _worth_a_look(self, routes: Iterable[Route], closed: Collection[str]) -> bool:
-        """Whether the list may say more by now: the ledger asks again, or it is time."""
-        if any(isinstance(route, Held) and route.by not in closed for route in routes):
-            return True
-        return anyio.current_time() >= self._look_again_at
+    async def refresh(self, stream: Stream) -> None:
+        """Ask anew what ``stream`` is like. If nobody answers, it is believed to be as it was."""
+        try:
+            info = await self._api.stream_info(stream.name, self._timeout)
+        except (DeniedError, RejectedError, NoAnswerError):
+            return
+        before = stream.subjects
+        self.streams.learn(info, can_batch=self.can_batch)
+        if stream.subjects != before:
+            await self.look()
+
+    # Answers of other streams.
+
+    async def leads_to(self, subject: str, name: str) -> Refused | Unknown | None:
+        """Note that only ``name`` answered for ``subject``: it is asked of that stream next.
+
+        None if we know of no such stream: whoever answered is none.
+        """
+        if name not in self._present:
+            await self.look()
+        if name not in self._present:
+            return None
+        only = self._options.stream
+        if only is not None and name != only:
+            return Refused(f"{subject} leads to stream {name}, {_only(only)}")
+        if len(self._led) >= _MOST_SUBJECTS:
+            self._led.clear()
+        self._led[subject] = name
+        self._routes.pop(subject, None)
+        return Unknown(f"stream {name} answered for {subject}: asking it from now on")
+
+    def stray(self, payload: bytes) -> None:
+        """Look at an answer that no exchange waits for. It proves nothing.
+
+        A stream that answers late is given more time; a second capture of our subjects is named.
+        """
+        name = next(iter(self._present), HIDDEN)
+        found = read_puback(payload, None, self.streams.get(name, self._domain).expected)
+        if isinstance(found, Elsewhere) and not found.home:
+            self.streams.second_capture(found.stream)
+        elif isinstance(found, Elsewhere | Stored):
+            by_name = self.streams.by_name
+            stream = by_name.get(found.stream) or by_name.get(HIDDEN)
+            if stream is not None:
+                stream.late = stream.silent
 
     # Resolving.
 
-    def _resolve(self, subject: str) -> Route:
+    def resolve(self, subject: str) -> Route:
+        """Find where ``subject`` goes without asking the server."""
         unfit = self._unfit.get(subject)
         if unfit is not None:
             return unfit
@@ -281,12 +262,12 @@ class Routing:
         if fault is not None:
             unfit = self._unfit[subject] = Refused(fault)
             return unfit
-        route = self._judge(subject)
+        route = self._route(subject)
         if isinstance(route, Stream | Refused):
             self._routes[subject] = route
         return route
 
-    def _judge(self, subject: str) -> Route:
+    def _route(self, subject: str) -> Route:
         led, only = self._led.get(subject), self._options.stream
         if led is not None and led in self._present:
             return self.streams.get(led)
@@ -299,24 +280,20 @@ class Routing:
             reason = "the permissions hide the streams: set RELAY_STREAM_SUBJECTS, or allow "
             return Held(STREAMS, reason + "$JS.API.STREAM.LIST")
         once = self.streams.once(subject, only)
-        if once is not None:
-            return self._lost(once, subject)
-        return self._uncaptured(subject)
+        return self._uncaptured(subject) if once is None else self._lost(once, subject)
 
     def _lost(self, name: str, subject: str) -> Stream | Held:
-        if name in self._away or self._unsaid is not None:
+        if name in self._away or self._list_outage is not None:
             return self.streams.get(name, self._domain)
         if name in self._present:
-            reason = (
-                f"{out(name)} does not capture {subject} any more: add it to its subjects again"
-            )
-            return Held(lost(name), reason)
+            remedy = "add it to its subjects again"
+            return Held(lost(name), f"{out(name)} does not capture {subject} any more: {remedy}")
         reason = f"{out(name)} is gone: make it again, with its subjects"
         return Held(out(name), reason, STREAM_NOT_FOUND)
 
     def _uncaptured(self, subject: str) -> Held | Refused:
-        if self._unsaid is not None:
-            return self._unsaid
+        if self._list_outage is not None:
+            return self._list_outage
         if self._away:
             names = ", ".join(sorted(self._away)[:3])
             return Held(STREAMS, f"{subject}: no leader says what these streams capture: {names}")
@@ -326,25 +303,10 @@ class Routing:
             )
             return Refused(reason, fault=Fault.UNCAPTURED)
         remedy = "create one or set RELAY_STREAM_CREATE"
+        if self._options.stream_create:
+            remedy = f"create stream {self._options.stream} with it, or add it to its subjects"
         return Refused(f"no stream captures {subject}: {remedy}", fault=Fault.UNCAPTURED)
-
-    def _moved(self, stream: Stream, subjects: Collection[str]) -> Held | Unknown:
-        """Say where the first of ``subjects`` goes now that ``stream`` does not take it."""
-        for subject in subjects:
-            route = self._resolve(subject)
-            if isinstance(route, Held):
-                return route
-            if isinstance(route, Stream) and route is not stream:
-                return Unknown(f"{subject} has moved from {out(stream.name)} to {out(route.name)}")
-        return Unknown(f"{out(stream.name)} has changed")
 
 
 def _only(stream: str) -> str:
     return f"and RELAY_STREAM lets the relay publish to {stream} only"
-
-
-def _never_says(stream: Stream) -> Held | None:
-    if not stream.no_ack:
-        return None
-    why = f"stream {stream.name} has no_ack and never says what it stored; set it false"
-    return Held(out(stream.name), why)

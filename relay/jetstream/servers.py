@@ -1,21 +1,46 @@
-"""The servers of one cluster: those configured first, then those that the cluster told of.
+"""The servers of one cluster, and how we log in to them.
 
-The one that failed goes to the end, so that a lost connection is followed by one elsewhere.
+Servers: those configured first, then those that the cluster announces. The one that failed goes to
+the end, so that a lost connection is followed by one elsewhere.
+
+Log-in and TLS: files are opened here, so that one that can't be read is named with its option and
+not with a failed connection. They are read at every connect: rotated credentials need no restart.
+A secret that others can read is a warning, once for each: a file that every user of the machine may
+read, a password that goes over the network in the clear.
 """
 
+import ipaddress
+import logging
+import re
+import ssl
+import stat
+import time
 from collections import deque
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
+
 from relay.errors import BusLoginRefused, BusOutage, SettingsError
-from relay.jetstream.connection import Connection, open_connection
+from relay.jetstream.connection import PORT, Connection
 from relay.jetstream.options import BusOptions
 
+log = logging.getLogger(__name__)
+
 _MOST_SERVERS = 64
-_PORT = 4222
+
+_LOGIN_REFUSED = re.compile(
+    "authorization violation|authentication (expired|revoked)|TLS was asked for", re.IGNORECASE
+)
+"""What a server says of credentials of any kind, and what we say of a server without TLS."""
+
+_warned: set[str] = set()
+"""Once a process: each connection opens the same files."""
 
 
 class Servers:
-    """Every server that is known, in the order in which they are tried."""
+    """Every server of the cluster, in the order in which they are tried."""
 
     def __init__(self, options: BusOptions) -> None:
         """Begin with the configured URLs.
@@ -24,15 +49,15 @@ class Servers:
             SettingsError: a URL is not ``nats://host`` or ``tls://host``.
         """
         self._options = options
-        self._known: deque[tuple[str, str | None]] = deque()
+        self._urls: deque[tuple[str, str | None]] = deque()  # with the name in the certificate
         for url in options.urls:
             whole = url if "://" in url else f"nats://{url}"
             scheme, host = _scheme_and_host(whole)
             if scheme not in {"nats", "tls"} or not host:
                 shown = f"{scheme}://{host}"
                 raise SettingsError([f"nats urls: {shown}: must be nats://host or tls://host"])
-            self._known.append((whole, None))
-        if not self._known:
+            self._urls.append((whole, None))
+        if not self._urls:
             raise SettingsError(["nats urls: there is none"])
 
     async def connect(self) -> Connection:
@@ -44,35 +69,169 @@ class Servers:
             SettingsError: a credentials or certificate file is not usable.
         """
         refusals: list[BusOutage] = []
-        for _ in range(len(self._known)):
-            url, tls_name = self._known[0]
-            self._known.rotate(-1)
+        for _ in range(len(self._urls)):
+            url, tls_name = self._urls[0]
+            self._urls.rotate(-1)
             try:
-                connection = await open_connection(self._options, url, tls_name)
+                connection = await _open(self._options, url, tls_name)
             except BusOutage as outage:
                 refusals.append(outage)
                 continue
             self._learn(connection, url, tls_name)
             return connection
-        kind = BusOutage
-        if all(isinstance(each, BusLoginRefused) for each in refusals):
-            kind = BusLoginRefused
-        raise kind("; ".join(map(str, refusals)))
+        refused = all(isinstance(each, BusLoginRefused) for each in refusals)
+        raise (BusLoginRefused if refused else BusOutage)("; ".join(map(str, refusals)))
 
     def _learn(self, connection: Connection, url: str, tls_name: str | None) -> None:
         parts = urlsplit(url)
         user = parts.netloc.rpartition("@")[0]
-        known = {urlsplit(each).netloc.rpartition("@")[2] for each, _ in self._known}
+        listed = {urlsplit(each).netloc.rpartition("@")[2] for each, _ in self._urls}
         for found in connection.wire.discovered_servers:
-            if found.netloc not in known and len(self._known) < _MOST_SERVERS:
+            if found.netloc not in listed and len(self._urls) < _MOST_SERVERS:
                 at = f"{user}@{found.netloc}" if user else found.netloc
-                self._known.appendleft((f"{parts.scheme}://{at}", tls_name or parts.hostname))
+                self._urls.appendleft((f"{parts.scheme}://{at}", tls_name or parts.hostname))
 
 
 def _scheme_and_host(url: str) -> tuple[str, str]:
     try:
         parts = urlsplit(url)
-        usable = (parts.port or _PORT) > 0
+        usable = (parts.port or PORT) > 0
     except ValueError:
         return url.partition("://")[0], ""
     return parts.scheme, (parts.hostname or "") if usable else ""
+
+
+async def _open(options: BusOptions, url: str, tls_name: str | None) -> Connection:
+    parts = urlsplit(url)
+    must_encrypt = parts.scheme == "tls" or any((options.tls_ca, options.tls_cert, options.tls_key))
+    how = log_in(options)
+    if must_encrypt:
+        how["tls"] = tls_context(options)
+    if tls_name:
+        how["tls_hostname"] = tls_name
+    connection = Connection(url, options.inbox_prefix, must_encrypt=must_encrypt)
+    started = time.monotonic()
+    opened = False
+    try:
+        with anyio.fail_after(options.connect_timeout):
+            await connection.open(
+                name=options.name,
+                connect_timeout=options.connect_timeout,
+                ping_interval=options.ping_interval,
+                max_outstanding_pings=2,
+                inbox_prefix=options.inbox_prefix,
+                **how,
+            )
+        opened = True
+    except Exception as error:
+        # nats-py trips over whatever a server says that is not as it expects.
+        why = str(error).removeprefix("nats: ").strip("'") or type(error).__name__
+        if isinstance(error, TimeoutError):
+            why = f"no connection within {time.monotonic() - started:.1f} s"
+        kind = BusLoginRefused if _is_refusal(error, why) else BusOutage
+        raise kind(f"{parts.netloc.rpartition('@')[2]}: {why}") from error
+    finally:
+        if not opened:
+            connection.drop("not connected")
+            await connection.dropped()
+    warn_of_plaintext(options, url, encrypted=connection.wire.encrypted)
+    return connection
+
+
+def _is_refusal(error: Exception, why: str) -> bool:
+    """Whether a person has to change something: the log-in, the certificates, TLS itself."""
+    if isinstance(error, ssl.SSLError):
+        return not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+    return _LOGIN_REFUSED.search(why) is not None
+
+
+def log_in(options: BusOptions) -> dict[str, Any]:
+    """Name the log-in for nats-py. All that are set are handed on; it prefers creds, then nkey."""
+    how: dict[str, Any] = {name: getattr(options, name) for name in ("user", "password", "token")}
+    if options.creds:
+        try:
+            text = Path(options.creds).read_text()
+        except (OSError, ValueError) as error:
+            raise SettingsError([f"nats creds: {options.creds}: {error}"]) from error
+        if "BEGIN NATS USER JWT" not in text or "BEGIN USER NKEY SEED" not in text:
+            raise SettingsError([f"nats creds: {options.creds} holds no user JWT with its seed"])
+        how["user_credentials"] = options.creds
+        _warn_of_readers("creds", options.creds)
+    if options.nkey_seed:
+        how["nkeys_seed_str"] = _seed(options.nkey_seed)
+    return {name: value for name, value in how.items() if value is not None}
+
+
+def _seed(given: str) -> str:
+    """Take an nkey seed, or find it in the file that ``given`` names. No error shows the value."""
+    text = given.strip()
+    if not _is_seed(text):
+        try:
+            lines = [line.strip() for line in Path(text).read_text().splitlines()]
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or type(error).__name__
+            raise SettingsError([f"nats nkey_seed: neither a seed nor a file ({why})"]) from None
+        _warn_of_readers("nkey_seed", text)
+        text = next((line for line in lines if _is_seed(line)), "")
+    import nkeys  # noqa: PLC0415 - PyNaCl is loaded only where an nkey is used
+
+    try:
+        nkeys.from_seed(bytearray(text.encode())).wipe()
+    except (nkeys.NkeysError, ValueError) as error:
+        raise SettingsError(["nats nkey_seed: not a user's seed (SU...)"]) from error
+    return text
+
+
+def _is_seed(text: str) -> bool:
+    return text.startswith("SU") and len(text) == len("SU") + 56 and text.isalnum()
+
+
+def tls_context(options: BusOptions) -> ssl.SSLContext:
+    """Make the TLS context: our own CA or the system's, and the client's certificate if given."""
+    try:
+        context = ssl.create_default_context(cafile=options.tls_ca)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError([f"nats tls_ca: {options.tls_ca}: {error}"]) from error
+    if options.tls_key and not options.tls_cert:
+        raise SettingsError(["nats tls_key: a key needs its certificate, tls_cert"])
+    if options.tls_cert:
+        try:
+            context.load_cert_chain(options.tls_cert, options.tls_key)
+        except (OSError, ssl.SSLError) as error:
+            both = f"{options.tls_cert}, {options.tls_key or 'no key'}"
+            raise SettingsError([f"nats tls_cert, tls_key: {both}: {error}"]) from error
+        _warn_of_readers("tls_key", options.tls_key or options.tls_cert)
+    return context
+
+
+def warn_of_plaintext(options: BusOptions, url: str, *, encrypted: bool) -> None:
+    """Warn if a password or token has gone to another host in the clear.
+
+    An nkey or a credentials file only signs what the server asks.
+    """
+    parts = urlsplit(url)
+    secret = parts.username or options.password or options.token
+    if encrypted or not secret or _is_loopback(parts.hostname or "") or parts.netloc in _warned:
+        return
+    _warned.add(parts.netloc)
+    log.warning(
+        "the password for NATS goes over the network in the clear: use tls://",
+        extra={"server": parts.netloc.rpartition("@")[2]},
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _warn_of_readers(option: str, path: str) -> None:
+    try:
+        open_to_all = Path(path).stat().st_mode & stat.S_IROTH
+    except OSError:
+        return
+    if open_to_all and path not in _warned:
+        _warned.add(path)
+        log.warning("nats %s: every user of this machine may read %s: chmod o-r", option, path)

@@ -1,57 +1,94 @@
-"""The configured stream at start: made if it is missing and that was asked for, else checked.
+"""A new connection is prepared, and the configured stream made, checked, or described for people.
+
+    connection ──► account: JetStream answers us ──► the configured stream ──► list of all streams
 
 An existing stream is never altered: it belongs to whoever made it. Two relays may make it at once;
-the one that comes second checks what the first one made.
+the one that comes second checks what the first one made. The stream is insisted on at the first
+connection only. Later a missing one is an outage of that stream: a person may be at work on it.
 """
 
+import logging
+from dataclasses import dataclass
+from typing import Any
+
 from relay.core.subjects import matches
-from relay.errors import BusOutage, StreamError
-from relay.jetstream.answers import Json, StreamInfo
+from relay.errors import BusLoginRefused, BusOutage, StreamError
+from relay.jetstream.answers import STREAM_NOT_FOUND, Json
 from relay.jetstream.api import (
     STREAM_NAME_IN_USE,
-    STREAM_NOT_FOUND,
+    Account,
     Api,
     DeniedError,
     NoAnswerError,
     RejectedError,
+    StreamInfo,
 )
+from relay.jetstream.connection import Connection
+from relay.jetstream.diagnosis import Diagnosis
 from relay.jetstream.options import BusOptions
-from relay.jetstream.weaknesses import MIN_DUPLICATE_WINDOW_NS
+from relay.jetstream.routing import ASK_TIMEOUT, Routing
+from relay.jetstream.servers import Servers
+from relay.jetstream.streams import MIN_DUPLICATE_WINDOW_NS, Streams
 
-FAST_INGEST_LEVEL = 4
-"""The JetStream API level (server 2.14) from which on ``allow_batched`` means fast ingest."""
+log = logging.getLogger(__name__)
 
 
-def new_stream(options: BusOptions, level: int) -> Json:
-    """Describe the stream that RELAY_STREAM_CREATE makes.
+@dataclass(slots=True)
+class Session:
+    """What belongs to one connection."""
+
+    connection: Connection
+    api: Api
+    routing: Routing
+    diagnosis: Diagnosis
+
+
+async def begin(
+    connection: Connection, options: BusOptions, streams: Streams, *, insist: bool
+) -> Session:
+    """Prove that JetStream answers us, make or check the configured stream, list all.
+
+    Where not ``insist``, a configured stream that is not as required is only logged.
 
     Raises:
-        StreamError: a name or the subjects are missing.
+        BusOutage, BusLoginRefused, StreamError: see ``JetStreamBus.connect``.
     """
-    if not options.stream or not options.stream_subjects:
-        raise StreamError(
-            "RELAY_STREAM_CREATE needs the stream's name and subjects: "
-            "set RELAY_STREAM and RELAY_STREAM_SUBJECTS"
-        )
-    config: Json = {
-        "name": options.stream,
-        "subjects": list(options.stream_subjects),
-        "storage": "file",
-        "retention": "limits",
-        "discard": "old",
-        "num_replicas": 1,
-        "duplicate_window": MIN_DUPLICATE_WINDOW_NS,
-        "allow_direct": True,
-    }
-    if level >= FAST_INGEST_LEVEL:
-        config["allow_batched"] = True
-    return config
+    api = Api(connection, options.api)
+    account = await _account(connection, api, options.ack_timeout)
+    level_of = account or Account.guess(connection.server_info.get("version"))
+    routing = Routing(connection, api, account, streams, options)
+    try:
+        info = await ensure_stream(api, options, level_of, min(options.ack_timeout, ASK_TIMEOUT))
+    except (StreamError, BusOutage) as why:
+        if insist or connection.lost is not None or options.stream is None:
+            raise
+        log.warning("the configured stream is not as required", extra={"reason": str(why)})
+    else:
+        if info is not None:
+            streams.meet(streams.learn(info, can_batch=routing.can_batch))
+    await routing.begin()
+    server = connection.server_info.get("server_name")
+    log.info("connected to NATS", extra={"server": server, "api_level": level_of.level})
+    return Session(connection, api, routing, Diagnosis(connection, api, routing))
+
+
+async def _account(connection: Connection, api: Api, timeout: float) -> Account | None:  # noqa: ASYNC109
+    """Ask JetStream what it is; None if the permissions hide that."""
+    try:
+        return await api.account(timeout)
+    except DeniedError:
+        return None
+    except (RejectedError, NoAnswerError) as why:
+        if connection.forbidden_inbox is not None:
+            remedy = "set RELAY_NATS_INBOX_PREFIX to one that is allowed"
+            raise BusLoginRefused(f"{connection.forbidden_inbox}: {remedy}") from why
+        raise BusOutage(f"JetStream does not answer: {why}") from why
 
 
 async def ensure_stream(
     api: Api,
     options: BusOptions,
-    level: int,
+    account: Account,
     ask_timeout: float,
 ) -> StreamInfo | None:
     """Return the configured stream's STREAM.INFO, making the stream first if that was asked for.
@@ -63,46 +100,61 @@ async def ensure_stream(
         StreamError: it is missing, can't be made, never acknowledges, or lacks a subject.
         BusOutage: JetStream does not answer.
     """
-    wanted = new_stream(options, level) if options.stream_create else None
-    if options.stream is None:
+    stream = options.stream
+    wanted = _new_stream(options, account) if options.stream_create else None
+    if stream is None:
         return None
     try:
-        info = await _find_or_make(api, options, options.stream, wanted, ask_timeout)
+        info = await _find(api, stream, ask_timeout)
+        if info is None and wanted is None:
+            raise StreamError(_missing(options, stream))
+        if info is None and wanted is not None:
+            try:
+                info = await api.create_stream(wanted, options.ack_timeout)
+            except (RejectedError, DeniedError) as no:
+                if not isinstance(no, RejectedError) or no.code != STREAM_NAME_IN_USE:
+                    raise StreamError(f"stream {stream} can't be made: {no}") from no
+                info = await _find(api, stream, ask_timeout)
     except DeniedError:
         return None
     except NoAnswerError as silence:
-        raise BusOutage(f"stream {options.stream}: {silence}") from silence
+        raise BusOutage(f"stream {stream}: {silence}") from silence
+    if info is None:
+        raise BusOutage(f"stream {stream}: another client made it, and it is gone again")
     _insist(info, options.stream_subjects)
     return info
 
 
-async def _find_or_make(
-    api: Api,
-    options: BusOptions,
-    stream: str,
-    wanted: Json | None,
-    timeout: float,  # noqa: ASYNC109
-) -> StreamInfo:
+async def _find(api: Api, stream: str, timeout: float) -> StreamInfo | None:  # noqa: ASYNC109
     try:
         return await api.stream_info(stream, timeout)
     except RejectedError as no:
-        if no.code != STREAM_NOT_FOUND:
-            raise BusOutage(f"stream {stream}: {no}") from no
-        if wanted is None:
-            raise StreamError(
-                f"there is no stream {stream}: create it, or set RELAY_STREAM_CREATE"
-            ) from no
-    try:
-        return await api.create_stream(wanted, options.ack_timeout)
-    except RejectedError as no:
-        if no.code != STREAM_NAME_IN_USE:
-            raise StreamError(f"stream {stream} can't be made: {no}") from no
-    except DeniedError as no:
-        raise StreamError(f"stream {stream} can't be made: {no}") from no
-    try:
-        return await api.stream_info(stream, timeout)
-    except RejectedError as no:
+        if no.code == STREAM_NOT_FOUND:
+            return None
         raise BusOutage(f"stream {stream}: {no}") from no
+
+
+def _missing(options: BusOptions, stream: str) -> str:
+    if options.stream_create:
+        return f"there is no stream {stream}, and RELAY_STREAM_CREATE has not made it: create it"
+    return f"there is no stream {stream}: create it, or set RELAY_STREAM_CREATE"
+
+
+def _new_stream(options: BusOptions, account: Account) -> Json:
+    if not options.stream or not options.stream_subjects:
+        needed = "set RELAY_STREAM and RELAY_STREAM_SUBJECTS"
+        raise StreamError(f"RELAY_STREAM_CREATE needs the stream's name and subjects: {needed}")
+    return {
+        "name": options.stream,
+        "subjects": list(options.stream_subjects),
+        "storage": "file",
+        "retention": "limits",
+        "discard": "old",
+        "num_replicas": 1,
+        "duplicate_window": MIN_DUPLICATE_WINDOW_NS,
+        "allow_direct": True,
+        **({"allow_batched": True} if account.can_batch else {}),
+    }
 
 
 def _insist(info: StreamInfo, subjects: tuple[str, ...]) -> None:
@@ -120,3 +172,37 @@ def _insist(info: StreamInfo, subjects: tuple[str, ...]) -> None:
             f"stream {name} captures {', '.join(filters) or 'nothing'} but not "
             f"{', '.join(lacking)}: add them to the stream, or mend RELAY_STREAM_SUBJECTS"
         )
+
+
+async def describe(options: BusOptions, stream: str) -> dict[str, Any]:
+    """Describe ``stream`` over a connection of its own, which publishes nothing.
+
+    Keys: name, path, messages, bytes, first_seq, last_seq, subjects, storage, replicas, consumers.
+    ``path`` is how the relay would publish to it, None if it can't.
+
+    Raises:
+        BusOutage: no server takes us, JetStream does not answer, or the permissions forbid it.
+        StreamError: there is no such stream.
+    """
+    connection = await Servers(options).connect()
+    api = Api(connection, options.api)
+    try:
+        account = await api.account(options.ack_timeout)
+        info = await _find(api, stream, options.ack_timeout)
+    except (DeniedError, NoAnswerError, RejectedError) as why:
+        raise BusOutage(f"stream {stream}: {why}") from why
+    finally:
+        connection.drop("done")
+        await connection.dropped()
+    if info is None:
+        raise StreamError(_missing(options, stream))
+    config, state = info.config, info.state
+    return {
+        "name": info.name,
+        "path": None if config.get("no_ack") else info.path(can_batch=account.can_batch),
+        **{name: state[name] for name in ("messages", "bytes", "first_seq", "last_seq")},
+        "subjects": list(info.subjects),
+        "storage": config.get("storage"),
+        "replicas": config.get("num_replicas"),
+        "consumers": state["consumer_count"],
+    }

@@ -5,21 +5,22 @@ Works with any JetStream. Up to ``window`` messages are in flight; their answers
 ``KeyChains`` (R-ORDER); what an answer proves, that of ``answers`` (R-LOSS); each chunk goes
 through ``Sender`` (R-TERM). The rest of this file is bytes and waiting.
 
-    PubAck ──new, or of an id of our own──► Stored: the next of its key may go
+    PubAck ──new, or of an id of our own──► Stored: the next event of its key may go
            └─duplicate of a producer's key─► ours? ──► Stored, as above     (R-ONCE)
-                                             └─no────► collision: its key's later ones wait
+                                             └─no────► collision: its key's later events wait
 
 On failure:
 
-* an event refused, here or by the server: those behind it of its key are never sent;
-* a subject that takes nothing, or is forbidden: what is unsent of it shares the outcome. A PubAck
-  that comes all the same beats the denial;
-* nobody takes a subject's messages: the same; if nothing else is answered, a few such end the call;
-* an answer that says "the stream takes nothing now": nothing more is sent, what is unsent shares
-  the outcome, and what is in flight still gets its own answer;
+* an event refused, here or by the server: later events of its key are never sent;
+* a subject that takes nothing, or is forbidden: its unsent events share the outcome. A PubAck that
+  comes all the same beats the denial;
+* nobody takes a subject's messages: the same; if nothing else is answered, a few such subjects end
+  the call;
+* the stream takes nothing now: nothing more is sent, unsent events share the outcome, and events in
+  flight still get their own answer;
 * two answers to one token that can't both be true: the event is Unknown;
 * no answer at all for ``ack_timeout``: see ``_Window.give_up``;
-* the connection is lost: the outcomes not yet known stay None, and the caller raises the outage.
+* the connection is lost: outcomes stay None, and the caller raises the outage.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,13 +32,20 @@ from relay.core.event import Event
 from relay.core.order import WAITS, KeyChains
 from relay.core.outcome import Held, Outcome, Refused, Stored, Unknown
 from relay.failpoints import reach
-from relay.jetstream.answers import Elsewhere, read_puback
+from relay.jetstream.answers import (
+    FORBIDDEN,
+    WHOLE_STREAM,
+    Elsewhere,
+    Kind,
+    Meaning,
+    read_puback,
+    silent,
+)
 from relay.jetstream.connection import Sender
+from relay.jetstream.diagnosis import LaneResult
 from relay.jetstream.duplicates import UNDECIDED, Concluded, Duplicates
-from relay.jetstream.error_codes import FORBIDDEN, WHOLE_STREAM, Kind, Meaning, silent
 from relay.jetstream.frames import CHUNK_BYTES, CHUNK_EVENTS, frame_of
 from relay.jetstream.options import BusOptions
-from relay.jetstream.sent import Sent
 from relay.jetstream.streams import Stream
 
 _MOST_QUIET = 8
@@ -53,14 +61,14 @@ async def publish_windowed(
     sender: Sender,
     stream: Stream,
     events: Sequence[Event],
-    *,
     max_bytes: int,
-    options: BusOptions,
     ack_timeout: float,
-) -> Sent:
+    *,
+    options: BusOptions,
+) -> LaneResult:
     """Publish ``events``, all of ``stream``, in order of each key."""
     connection = sender.connection
-    duplicates = Duplicates(stream, events, options, connection.max_payload)
+    duplicates = Duplicates(stream, events, options, connection.wire.max_payload)
     window = _Window(stream, events, max_bytes, duplicates)
     with connection.exchange(window) as token:
         window.inbox = f"{connection.inbox}.{token}."
@@ -81,33 +89,26 @@ async def publish_windowed(
                     await window.progress()
         if scope.cancelled_caught:
             window.give_up(ack_timeout)
-    return window.sent
+    return window.result
 
 
 class _Window:
-    """The exchange of one call: what was answered, what is in flight, what may go next.
-
-    ``unsent`` counts the events that may still be sent, now or once their key's turn comes.
-    """
+    """The exchange of one call: what was answered, what is in flight, what may go next."""
 
     def __init__(
-        self,
-        stream: Stream,
-        events: Sequence[Event],
-        max_bytes: int,
-        duplicates: Duplicates,
+        self, stream: Stream, events: Sequence[Event], max_bytes: int, duplicates: Duplicates
     ) -> None:
         self._outcomes: list[Outcome | None] = [None] * len(events)
-        self.sent = Sent(self._outcomes)
+        self.result = LaneResult(self._outcomes)
         self.inbox = ""
-        self.unsent = len(events)
+        self.unsent = len(events)  # those that may still be sent, now or at their key's turn
         self.answered: Callable[[bytes, bytes, bytes | None], None] = self._first_answer
         self._stream = stream
         self._name = stream.name
         self._events = events
         self._max_bytes = max_bytes
         self._duplicates = duplicates
-        self._quick = stream.asked.quick
+        self._quick = stream.expected.quick
         self._chains = KeyChains([event.key for event in events])
         self._in_flight: set[int] = set()
         self._stop: dict[str, Outcome] = {}
@@ -121,15 +122,15 @@ class _Window:
 
     @property
     def open(self) -> bool:
-        """Whether anything is left to send or to wait for."""
-        return not self._lost and bool(self._in_flight or self._chains.ready or self._duplicates)
+        undecided = self._duplicates.undecided
+        return not self._lost and bool(self._in_flight or self._chains.ready or undecided)
 
     def patience(self, usual: float) -> float | None:
         """Return the s to wait for the next answer; None if the last one settled nothing."""
-        others = self._elsewhere.keys()
-        only_others = bool(others) and self._in_flight <= others and not self._duplicates
+        others, undecided = self._elsewhere.keys(), self._duplicates.undecided
+        only_others = bool(others) and self._in_flight <= others and not undecided
         before = self._waiting
-        self._waiting = len(self._in_flight), len(self._duplicates), only_others
+        self._waiting = len(self._in_flight), len(undecided), only_others
         if self._waiting == before:
             return None
         return min(usual, _LAST_WORD) if only_others else usual
@@ -140,8 +141,8 @@ class _Window:
         """Take what may be sent now, at most a chunk, as bytes; b"" if the window is full."""
         ready, events, inbox, stop = self._chains.ready, self._events, self.inbox, self._stop
         max_bytes, in_flight = self._max_bytes, self._in_flight
-        parts = self._duplicates.questions(inbox) if self._duplicates else []
-        asked = len(parts)
+        parts = self._duplicates.questions(inbox) if self._duplicates.undecided else []
+        questions = len(parts)
         room, size = min(CHUNK_EVENTS, window - len(in_flight)), 0
         while ready and room > 0 and size < CHUNK_BYTES:
             place = ready.popleft()
@@ -157,45 +158,47 @@ class _Window:
             in_flight.add(place)
             room -= 1
             size += len(frame)
-        self.unsent -= len(parts) - asked
+        self.unsent -= len(parts) - questions
         return b"".join(parts)
 
     async def progress(self) -> None:
-        """Wait for the next answers."""
         self._changed = anyio.Event()
         await self._changed.wait()
         self._changed = None
 
     def give_up(self, seconds: float) -> None:
-        """Nothing more will come. What that means depends on what did come.
+        """Give an outcome to all that has none: no answer came for ``seconds``.
 
-        Was another event of the subject answered, this one is Unknown; if not, but another subject
-        was, the subject is silent; if nothing was, the stream is, and the caller asks why.
+        If another event of the subject was answered, Unknown; else the subject is silent. If no
+        event at all was answered, the stream is silent, and ``diagnosis`` asks why.
         """
-        self.sent.timed_out = seconds
+        self.result.timed_out = seconds
         events, outcomes = self._events, self._outcomes
-        if self.sent.verdict is not None:
-            self.sent.fill(self.sent.verdict.outcome)
+        if self.result.stream_error is not None:
+            self.result.fill(self.result.stream_error.outcome)
             return
         answered = {
             events[place].subject
             for place, outcome in enumerate(outcomes)
             if isinstance(outcome, Stored) or (outcome is not None and outcome.code)
         }
-        waiting = {*self._in_flight, *self._duplicates}
+        undecided = self._duplicates.undecided
+        waiting = {*self._in_flight, *undecided}
         self._in_flight = set()
         why = Held(silent(self._stream.name), f"no answer within {seconds:g} s")
         unknown = Unknown(f"no answer within {seconds:g} s, though others of its subject have one")
         for place in sorted(waiting):
             subject = events[place].subject
-            if place in self._duplicates or subject in answered:
-                self._settle(place, UNDECIDED if place in self._duplicates else unknown)
+            if place in undecided or subject in answered:
+                self._settle(place, UNDECIDED if place in undecided else unknown)
             else:
                 if place in self._elsewhere:
-                    self.sent.moved[subject] = self._elsewhere[place]
-                self.sent.quiet[subject] = why
+                    self.result.moved[subject] = self._elsewhere[place]
+                self.result.quiet[subject] = why
                 self._settle(place, why)
-        self.sent.fill(Unknown("not sent: others of the stream had no answer") if answered else why)
+        self.result.fill(
+            Unknown("not sent: others of the stream had no answer") if answered else why
+        )
 
     # Answers.
 
@@ -214,7 +217,7 @@ class _Window:
         if ack is not None and place in self._in_flight:
             self._stored(place, Stored(self._name, int(ack[1]), ack[2] is not None))
         else:
-            answer = read_puback(payload, headers, self._stream.asked)
+            answer = read_puback(payload, headers, self._stream.expected)
             if answer is None:
                 return
             if isinstance(answer, Elsewhere):
@@ -224,7 +227,7 @@ class _Window:
             elif isinstance(answer, Stored):
                 self._stored(place, answer)
             else:
-                self._take_verdict(place, answer)
+                self._take_error(place, answer)
         if self._changed is not None:
             self._changed.set()
 
@@ -242,9 +245,8 @@ class _Window:
             self._chains.release(place)
 
     def _note_elsewhere(self, place: int, answer: Elsewhere) -> None:
-        """Note that another stream has answered; the one that was asked may still do so."""
         if not answer.home:
-            self.sent.strangers.add(answer.stream)
+            self.result.foreign_streams.add(answer.stream)
         elif place in self._in_flight:
             self._elsewhere[place] = answer.stream
 
@@ -259,7 +261,7 @@ class _Window:
         elif (isinstance(before, Stored) and _at(before) != _at(answer)) or (
             isinstance(answer, Stored) and isinstance(before, Refused | Held)
         ):
-            self.sent.contradicted = True
+            self.result.contradicted = True
             why = "two answers that can't both be true: two streams of that name capture it"
             self._outcomes[place] = Unknown(why)
 
@@ -271,7 +273,7 @@ class _Window:
         for place in [p for p in self._in_flight if events[p].subject == subject]:
             self._in_flight.discard(place)
             self._denied.add(place)
-            self._stop[subject] = self.sent.found[subject] = outcome
+            self._stop[subject] = self.result.found[subject] = outcome
             self._settle(place, outcome)
         self._wake()
 
@@ -281,40 +283,35 @@ class _Window:
         self._wake()
 
     def _message(self, at: bytes, payload: bytes, headers: bytes | None) -> None:
-        """Take the answer to the question whose message a duplicate is."""
         place = int(at) if at.isdigit() and len(at) < _LONGEST_PLACE else -1
         self._decide(self._duplicates.answered(place, payload, headers))
         self._wake()
 
     def _decide(self, concluded: Concluded | None) -> None:
-        """Write down what a duplicate came to, if that is known."""
-        if concluded is None:
-            return
-        place, outcome = concluded
+        place, outcome = concluded or (-1, None)
         if isinstance(outcome, Stored):
             self._release(place, outcome)
-        else:
+        elif outcome is not None:
             self._settle(place, outcome)
 
     # Conclusions.
 
-    def _take_verdict(self, place: int, answer: Meaning) -> None:
-        subject, kind, outcome = self._events[place].subject, answer.kind, answer.outcome
+    def _take_error(self, place: int, error: Meaning) -> None:
+        subject, kind, outcome = self._events[place].subject, error.kind, error.outcome
         self._in_flight.discard(place)
         self._settle(place, outcome)
         if kind in {Kind.SUBJECT, Kind.NOBODY}:
             assert isinstance(outcome, Held)
             self._stop[subject] = outcome
-            (self.sent.found if kind is Kind.SUBJECT else self.sent.quiet)[subject] = outcome
-            new = self.sent.quiet.keys() - self._stream.found.keys()
+            (self.result.found if kind is Kind.SUBJECT else self.result.quiet)[subject] = outcome
+            new = self.result.quiet.keys() - self._stream.found.keys()
             if not self._stored_any and len(new) >= _MOST_QUIET:
-                self._halt(answer)
+                self._halt(error)
         elif kind in WHOLE_STREAM:
-            self.sent.changed = self.sent.changed or kind is Kind.STREAM_CHANGED
-            self._halt(answer)
+            self.result.changed = self.result.changed or kind is Kind.STREAM_CHANGED
+            self._halt(error)
 
     def _end(self, place: int, outcome: Outcome) -> None:
-        """Settle an event that is not sent at all."""
         self.unsent -= 1
         self._settle(place, outcome)
 
@@ -328,18 +325,18 @@ class _Window:
                 outcomes[each] = WAITS
             self.unsent -= len(behind)
 
-    def _halt(self, verdict: Meaning) -> None:
-        """Send nothing more: all that is not in flight shares the first such verdict."""
+    def _halt(self, error: Meaning) -> None:
+        """Send nothing more: all that is not in flight shares the first such error."""
         if self._halted:
             return
         self._halted = True
-        self.sent.verdict = verdict
+        self.result.stream_error = error
         self.unsent = 0
         self._chains.ready.clear()
-        outcomes = self._outcomes
+        outcomes, undecided = self._outcomes, self._duplicates.undecided
         for place, outcome in enumerate(outcomes):
-            if outcome is None and not (place in self._in_flight or place in self._duplicates):
-                outcomes[place] = verdict.outcome
+            if outcome is None and not (place in self._in_flight or place in undecided):
+                outcomes[place] = error.outcome
 
     def _wake(self) -> None:
         if self._changed is not None:

@@ -1,4 +1,4 @@
-"""The broker as a list of messages and a dictionary of the ids that it remembers."""
+"""The broker as a list of messages and a dict of the message ids that it remembers."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import anyio.lowlevel
 
 from relay.core.event import Event
 from relay.core.order import WAITS, KeyFence
-from relay.core.outcome import Held, Outcome, Refused, Stored, Unknown
+from relay.core.outcome import Fault, Held, Outcome, Refused, Stored, Unknown
 from relay.core.storage import StreamStorage
 from relay.errors import BusOutage
 from relay.ports import Permit
@@ -32,14 +32,15 @@ class Message:
 class MemoryBus:
     """``relay.ports.EventBus`` over a list.
 
-    What goes wrong is said by its attributes, or by overriding ``answer``:
+    Faults are set by attributes, or by overriding ``answer``. An event whose message id another
+    event has is a collision.
 
     Attributes:
         away: every call is an outage.
         refuse: subjects, each with the reason of its refusal.
         hold: subjects, each with the outage that holds it up.
-        lost_messages: so many of the next events don't arrive, and nobody can tell.
-        lost_acks: so many of the next events are stored, and nobody can tell.
+        lost_messages: so many of the next events are not stored, and the outcome is unknown.
+        lost_acks: so many of the next events are stored, and the outcome is unknown.
         window: how many of the newest message ids are remembered; None remembers all.
         sole_hold, duplicate_window: as in the port.
     """
@@ -61,7 +62,7 @@ class MemoryBus:
         self._seqs: dict[str, int] = {}
 
     async def connect(self) -> None:
-        """Be there, or not."""
+        """Raise BusOutage while ``away``."""
         await anyio.lowlevel.checkpoint()
         if self.away:
             raise BusOutage("the memory bus is away")
@@ -91,10 +92,10 @@ class MemoryBus:
         return outcomes
 
     def recall(self, streams: Mapping[str, Collection[str]]) -> None:
-        """Know of no stream but the one."""
+        """Do nothing: there is one stream."""
 
     def learnt(self) -> Mapping[str, Collection[str]]:
-        """Have nothing to remember."""
+        """Return nothing: there is one stream."""
         return {}
 
     async def storage(self) -> Sequence[StreamStorage]:
@@ -103,10 +104,10 @@ class MemoryBus:
         return [StreamStorage(STREAM, len(self.messages), size)]
 
     async def close(self) -> None:
-        """Drop nothing: there is nothing."""
+        """Do nothing: there is no connection."""
 
     def answer(self, event: Event) -> Outcome:
-        """Say what becomes of one event."""
+        """Return the outcome of one event, and store it if that says so."""
         if event.subject in self.refuse:
             return Refused(self.refuse[event.subject])
         if event.subject in self.hold:
@@ -120,22 +121,19 @@ class MemoryBus:
             return Unknown("no answer")
         return stored
 
-    def store(self, event: Event) -> Stored:
-        """Take one event, unless its message id is remembered."""
-        if event.message_id in self._seqs:
-            return Stored(STREAM, self._seqs[event.message_id], duplicate=True)
+    def store(self, event: Event) -> Stored | Refused:
+        """Store one event, unless its message id is remembered."""
+        seq = self._seqs.get(event.message_id)
+        if seq is not None and self.messages[seq - 1].event_id != event.event_id:
+            return Refused(f"another event is stored as {event.message_id}", fault=Fault.COLLISION)
+        if seq is not None:
+            return Stored(STREAM, seq, duplicate=True)
         seq = self._seqs[event.message_id] = len(self.messages) + 1
         while self.window is not None and len(self._seqs) > self.window:
             del self._seqs[next(iter(self._seqs))]
-        self.messages.append(
-            Message(
-                seq,
-                event.subject,
-                event.message_id,
-                event.event_id,
-                event.key,
-                event.payload,
-                dict(event.headers or {}),
-            )
+        id_, headers = event.event_id, dict(event.headers or {})
+        message = Message(
+            seq, event.subject, event.message_id, id_, event.key, event.payload, headers
         )
+        self.messages.append(message)
         return Stored(STREAM, seq, duplicate=False)

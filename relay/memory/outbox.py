@@ -1,40 +1,49 @@
-"""The outbox as a list: committed events in the order of their commits, one cursor, one epoch."""
+"""The outbox as a list, its parked events as a dict, its bell as an event.
 
-from collections.abc import Collection, Mapping, Sequence
+``MemoryOutbox.events`` holds the committed events in the order of their commits; the cursor is a
+count of them. Ages are by the wall clock, as in the database; when a parked event is due again is
+by anyio's clock, so that tests in virtual time need not wait.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import count
+from itertools import count, takewhile
 from uuid import uuid4
 
 import anyio
-import anyio.lowlevel
+from anyio.lowlevel import checkpoint
 
 from relay.core.event import Event
+from relay.core.order import KeyFence
 from relay.core.storage import OutboxStorage
 from relay.errors import TermLost
-from relay.memory.bell import MemoryBell
-from relay.memory.parked import MemoryParked
-from relay.ports import Backlog, Page, Report, Settlement
+from relay.ports import Backlog, Due, Page, Report, Settlement, Wake
 
 
 class MemoryOutbox:
-    """``relay.ports.Outbox`` over a list. ``emit`` commits one event, ``commit`` several."""
+    """``relay.ports.Outbox`` over a list. ``emit`` commits one event, ``commit`` several.
+
+    Attributes:
+        events: what has committed and is not pruned.
+        pruned: how many events were deleted: ``events`` begins behind these.
+        settled: how many events, in the order of their commits, are settled: the cursor.
+        leader: the store of the term that lasts, or None.
+        reported: what the leader reported last.
+        learnt: every stream that was ever learnt, with its subject filters.
+    """
 
     def __init__(self, *, dead_blocks: bool = False) -> None:
         """Begin empty, led by nobody; ``dead_blocks``: a dead event blocks its key."""
         self.events: list[Event] = []
-        """What has committed and is not pruned."""
-        self.parked = MemoryParked(dead_blocks=dead_blocks)
-        self.settled = 0
-        """How many events, in the order of their commits, are settled: the cursor."""
         self.pruned = 0
-        """How many of them are deleted again: ``events`` begins behind these."""
+        self.settled = 0
+        self.parked = MemoryParked(dead_blocks=dead_blocks)
+        self.bell = MemoryBell()
         self.epoch = 0
         self.leader: MemoryStore | None = None
-        self.bell = MemoryBell()
         self.reported: Report | None = None
-        """What the leader reported last."""
         self.learnt: dict[str, set[str]] = {}
-        """Every stream that was ever learnt, with its subject filters."""
         self._ids = count(1)
 
     def draw(
@@ -47,17 +56,9 @@ class MemoryOutbox:
         idempotency_key: str | None = None,
     ) -> Event:
         """Make an event with the next id, not committed yet: as a transaction does."""
-        event_id = str(uuid4())
-        return Event(
-            next(self._ids),
-            event_id,
-            idempotency_key or f"relay-{event_id}",
-            subject,
-            key,
-            datetime.now(UTC),
-            headers,
-            payload,
-        )
+        id_, event_id, now = next(self._ids), str(uuid4()), datetime.now(UTC)
+        message_id = idempotency_key or f"relay-{event_id}"
+        return Event(id_, event_id, message_id, subject, key, now, headers, payload)
 
     def commit(self, events: Sequence[Event]) -> None:
         """Make drawn events visible, all at once, and ring."""
@@ -82,58 +83,55 @@ class MemoryOutbox:
 
     async def campaign(self, holder: str) -> "MemoryStore | None":  # noqa: ARG002 - the port's
         """Begin a term unless one lasts."""
-        await anyio.lowlevel.checkpoint()
+        await checkpoint()
         if self.leader is not None:
             return None
         self.epoch += 1
-        self.parked.promote()
-        self.leader = MemoryStore(self, self.epoch)
+        self.leader = MemoryStore(self)
         return self.leader
 
     async def storage(self) -> OutboxStorage | None:
-        """Take up nothing that could be seen."""
+        """Return nothing: no disk is in use."""
         return None
 
     async def close(self) -> None:
-        """Have nothing to give up."""
+        """Do nothing: there is no connection."""
 
 
 class MemoryStore:
-    """One term over a ``MemoryOutbox``."""
+    """``relay.ports.OutboxStore``: one term over a ``MemoryOutbox``, until another one begins."""
 
-    def __init__(self, outbox: MemoryOutbox, epoch: int) -> None:
+    def __init__(self, outbox: MemoryOutbox) -> None:
         """Read on behind what is settled."""
-        self.epoch = epoch
+        self.epoch = outbox.epoch
         self.parked = outbox.parked
         self._outbox = outbox
         self._read = outbox.settled
 
     def granted(self) -> bool:
-        """Hold the lease until another term begins."""
+        """Say whether the term lasts."""
         return self._outbox.epoch == self.epoch
 
     async def renew(self) -> None:
-        """Find that the lease is held, or lost."""
-        await anyio.lowlevel.checkpoint()
+        """Raise TermLost if the term is over."""
+        await checkpoint()
         self._fence()
 
     async def watch(self) -> None:
-        """Need nothing."""
+        """Do nothing: a lease here needs no renewal."""
         await anyio.sleep_forever()
 
     async def read(self, limit: int) -> Page:
         """Return up to ``limit`` events in the order of their commits."""
-        await anyio.lowlevel.checkpoint()
+        await checkpoint()
         begin = self._read - self._outbox.pruned
         events = self._outbox.events[begin : begin + limit]
-        if not events:
-            return Page((), None, full=False)
         self._read += len(events)
-        return Page(events, self._read, full=len(events) == limit)
+        return Page(events, self._read if events else None, full=len(events) == limit)
 
     async def settle(self, done: Settlement) -> None:
         """Move the cursor and change the parked, while the term lasts."""
-        await anyio.lowlevel.checkpoint()
+        await checkpoint()
         self._fence()
         outbox = self._outbox
         unsettled = outbox.events[outbox.settled - outbox.pruned :]
@@ -144,53 +142,48 @@ class MemoryStore:
 
     async def look(self, position: object | None) -> Backlog:
         """Count what is not delivered."""
-        await anyio.lowlevel.checkpoint()
+        await checkpoint()
         self._fence()
-        outbox = self._outbox
-        place = outbox.settled if position is None else max(outbox.settled, _index(position))
-        waiting = outbox.events[place - outbox.pruned :]
+        assert position is None or isinstance(position, int)
+        outbox, now = self._outbox, datetime.now(UTC)
+        behind = max(outbox.settled, position or 0)
+        waiting = outbox.events[behind - outbox.pruned :]
         rows = outbox.parked.rows.values()
         live = [row for row in rows if not row.dead]
         held = [row for row in live if row.held_by]
-        now = datetime.now(UTC)
         return Backlog(
-            len(waiting),
-            _age([*waiting, *(row.event for row in live)], now),
-            len(rows),
-            len(rows) - len(live),
-            len(held),
-            _age([row.event for row in held], now),
-            outbox.parked.blocking,
+            undelivered=len(waiting),
+            lag=_age([*waiting, *(row.event for row in live)], now),
+            parked=len(rows),
+            dead=len(rows) - len(live),
+            held=len(held),
+            held_lag=_age([row.event for row in held], now),
+            blocking=outbox.parked.blocking,
         )
 
     async def tend(self, retention: float) -> int:
         """Delete what is settled and older than ``retention`` s by the wall clock."""
-        await anyio.lowlevel.checkpoint()
+        await checkpoint()
         outbox, now = self._outbox, datetime.now(UTC)
-        outbox.parked.promote()
         settled = outbox.events[: outbox.settled - outbox.pruned]
-        old = 0
-        for event in settled:
-            if (now - event.created_at).total_seconds() <= retention:
-                break
-            old += 1
-        del outbox.events[:old]
-        outbox.pruned += old
-        return old
+        old = list(takewhile(lambda event: _age([event], now) > retention, settled))
+        del outbox.events[: len(old)]
+        outbox.pruned += len(old)
+        return len(old)
 
     async def report(self, report: Report) -> None:
-        """Keep the leader's word."""
-        await anyio.lowlevel.checkpoint()
+        """Keep the leader's report."""
+        await checkpoint()
         self._outbox.reported = report
 
     async def streams(self) -> Mapping[str, Collection[str]]:
         """Return what was learnt of streams."""
-        await anyio.lowlevel.checkpoint()
+        await checkpoint()
         return self._outbox.learnt
 
     async def keep_streams(self, streams: Mapping[str, Collection[str]]) -> None:
         """Remember what was learnt of streams."""
-        await anyio.lowlevel.checkpoint()
+        await checkpoint()
         for name, subjects in streams.items():
             self._outbox.learnt.setdefault(name, set()).update(subjects)
 
@@ -200,17 +193,148 @@ class MemoryStore:
             self._outbox.leader = None
 
     def _fence(self) -> None:
-        if self._outbox.epoch != self.epoch:
+        if not self.granted():
             raise TermLost(f"epoch {self.epoch} is over")
 
 
-def _index(position: object) -> int:
-    assert isinstance(position, int)
-    return position
-
-
 def _age(events: Sequence[Event], now: datetime) -> float:
-    if not events:
-        return 0.0
-    oldest = min(event.created_at for event in events)
+    oldest = min((event.created_at for event in events), default=now)
     return max(0.0, (now - oldest).total_seconds())
+
+
+@dataclass(slots=True)
+class Row:
+    """One parked event; its times are on anyio's clock.
+
+    Attributes:
+        event: as it was read; its message id changes with a person's retry.
+        attempts, errors: how often it was refused, and every refusal's reason.
+        due_at: None is as soon as no earlier event of its key is in the way.
+        waits_since, refused_at: when it was tried last, and refused first.
+    """
+
+    event: Event
+    attempts: int = 0
+    due_at: float | None = None
+    waits_since: float = 0.0
+    refused_at: float | None = None
+    dead: bool = False
+    held_by: str = ""
+    errors: list[str] = field(default_factory=list)
+    retries: int = 0
+
+
+class MemoryParked:
+    """``relay.ports.ParkedEvents`` over a dict by event_id. A person does ``retry``, ``drop``."""
+
+    def __init__(self, *, dead_blocks: bool) -> None:
+        """Begin empty."""
+        self.rows: dict[str, Row] = {}
+        self._dead_blocks = dead_blocks
+
+    @property
+    def blocking(self) -> bool:
+        """Whether any event makes the later ones of its key queue."""
+        return bool(self._chains())
+
+    def retry(self, event_id: str) -> None:
+        """Have a dead event tried again, under a message id of its own."""
+        row = self.rows[event_id]
+        row.dead, row.attempts, row.retries, row.refused_at = False, 0, row.retries + 1, None
+        row.due_at = row.waits_since = anyio.current_time()
+        row.event = row.event._replace(message_id=f"relay-{event_id}-{row.retries}")
+
+    def drop(self, event_id: str) -> None:
+        """Forget a parked event."""
+        del self.rows[event_id]
+
+    async def blocked(self, keys: Collection[str]) -> set[str]:
+        """Return those of ``keys`` whose next event has to queue behind a parked one."""
+        await checkpoint()
+        fence = KeyFence(key for chain in self._chains() if (key := chain[0].event.key) is not None)
+        return {key for key in keys if not fence.passes(key)}
+
+    async def due(self, limit: int, *, without: Collection[str] = ()) -> Sequence[Due]:
+        """Return at most ``limit`` events that may be tried now, in the order of id."""
+        await checkpoint()
+        runs = [list(self._run(chain, without)) for chain in self._chains()]
+        # The first of each key before any that is behind one: no key keeps the others waiting.
+        places = sorted(
+            (place, self.rows[due.event.event_id].waits_since, due.event.id)
+            for run in runs
+            for place, due in enumerate(run)
+        )
+        chosen = {id_ for _, _, id_ in places[:limit]}
+        found = [due for run in runs for due in run if due.event.id in chosen]
+        return sorted(found, key=lambda due: due.event.id)
+
+    def settle(self, done: Settlement, page: Mapping[str, Event]) -> None:
+        """Park, park again, and unpark; the events of new ones are in ``page``."""
+        for parking in done.parked:
+            row = self.rows.get(parking.event_id) or Row(page[parking.event_id])
+            self.rows[parking.event_id] = row
+            row.attempts, row.dead, row.held_by = parking.attempts, parking.dead, parking.held_by
+            now = row.waits_since = anyio.current_time()
+            row.due_at = None if parking.delay is None else now + parking.delay
+            if parking.attempts and not parking.held_by:
+                row.errors.append(parking.error)
+                row.refused_at = now if row.refused_at is None else row.refused_at
+        for event_id in done.unparked:
+            self.rows.pop(event_id, None)
+
+    def _chains(self) -> list[list[Row]]:
+        """Sort the rows that count by key; one without a key stands alone."""
+        chains: dict[object, list[Row]] = {}
+        for row in sorted(self.rows.values(), key=lambda row: row.event.id):
+            if self._dead_blocks or not row.dead:
+                event = row.event
+                chains.setdefault(event.id if event.key is None else event.key, []).append(row)
+        return list(chains.values())
+
+    def _run(self, chain: list[Row], without: Collection[str]) -> Iterator[Due]:
+        """Yield a chain's events up to the first that may not be tried."""
+        now = anyio.current_time()
+        for row in chain:
+            if row.dead or (row.due_at or 0.0) > now or (row.held_by and row.held_by in without):
+                return
+            age = 0.0 if row.refused_at is None else now - row.refused_at
+            yield Due(row.event, row.attempts, row.held_by, age)
+
+
+class MemoryBell:
+    """``relay.ports.WakeSource``: rings while armed, at no cost."""
+
+    ring_seconds: float | None = 0.0
+
+    def __init__(self) -> None:
+        """Begin disarmed."""
+        self._armed = False
+        self._rung = anyio.Event()
+
+    def ring(self) -> None:
+        """Wake the relay that waits, or will."""
+        if self._armed:
+            self._rung.set()
+
+    async def arm(self) -> int | None:
+        """Listen from now on; no transaction is silent here."""
+        await checkpoint()
+        self._armed = True
+        return 0
+
+    async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - the poll interval
+        """Sleep until rung or for ``timeout`` s."""
+        with anyio.move_on_after(timeout):
+            await self._rung.wait()
+        if not self._rung.is_set():
+            return Wake.POLL
+        self._rung = anyio.Event()
+        return Wake.BELL
+
+    def disarm(self) -> None:
+        """Be silent."""
+        self._armed = False
+
+    async def run(self) -> None:
+        """Do nothing: there is no session to keep."""
+        await anyio.sleep_forever()

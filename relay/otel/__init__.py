@@ -1,1 +1,1 @@
-"""What the relay tells about itself: logs, and the facts that go into them."""
+"""Metrics and spans by OpenTelemetry's conventions; nothing of it is imported while it is off."""

@@ -28,10 +28,7 @@ class Instrument:
     """One thing that is measured.
 
     Attributes:
-        name: to OpenTelemetry.
-        kind: how its points add up.
         unit: by UCUM; a word in braces counts things.
-        help: one sentence for a person.
         attributes: which its points can carry; each from a small set of values.
         buckets: a histogram's upper bounds, in ``unit``; a view can replace them.
     """
@@ -78,15 +75,6 @@ PUBLISH_DURATION: Final = Instrument(
     (*_MESSAGING, "error.type"),
     OPERATION_SECONDS,
 )
-DATABASE_DURATION: Final = Instrument(
-    "db.client.operation.duration",
-    Kind.HISTOGRAM,
-    "s",
-    "What the relay asks of Postgres took: read, settle, blocked, due, look, tend, report, renew,"
-    " streams, keep_streams. Reads that found nothing are left out.",
-    ("db.system.name", "db.operation.name", "error.type"),
-    OPERATION_SECONDS,
-)
 DELIVERY_DURATION: Final = Instrument(
     "relay.delivery.duration",
     Kind.HISTOGRAM,
@@ -128,13 +116,6 @@ HELD_LAG: Final = Instrument(
     "s",
     "Age of the oldest event that such an outage holds up by the database's clock, 0 if there is"
     " none. Of the leader only.",
-)
-WAKES: Final = Instrument(
-    "relay.wakes",
-    Kind.COUNTER,
-    "{wake}",
-    "How often the relay went to read after it had slept, by cause: start, bell, poll.",
-    ("relay.cause",),
 )
 DUPLICATES: Final = Instrument(
     "relay.duplicates",
@@ -181,6 +162,13 @@ DEAD: Final = Instrument(
     "{event}",
     "Parked events that are not tried again by themselves. Of the leader only.",
 )
+WAKES: Final = Instrument(
+    "relay.wakes",
+    Kind.COUNTER,
+    "{wake}",
+    "How often the relay went to read after it had slept, by cause: start, bell, poll.",
+    ("relay.cause",),
+)
 LEADER: Final = Instrument(
     "relay.leader",
     Kind.GAUGE,
@@ -212,6 +200,15 @@ HOLD: Final = Instrument(
     Kind.GAUGE,
     "{hold}",
     "Streams, or parts of one, that take nothing, while the events of others flow.",
+)
+DATABASE_DURATION: Final = Instrument(
+    "db.client.operation.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "What the relay asks of Postgres took: read, settle, blocked, due, look, tend, report, renew,"
+    " streams, keep_streams. Reads that found nothing are left out.",
+    ("db.system.name", "db.operation.name", "error.type"),
+    OPERATION_SECONDS,
 )
 OUTBOX_SIZE: Final = Instrument(
     "relay.outbox.size",
@@ -255,37 +252,8 @@ STREAM_SIZE: Final = Instrument(
     ("messaging.destination.name",),
 )
 
-INSTRUMENTS: Final = (
-    SENT_MESSAGES,
-    PUBLISH_DURATION,
-    DELIVERY_DURATION,
-    BATCH_SIZE,
-    BACKLOG,
-    LAG,
-    HELD,
-    HELD_LAG,
-    DUPLICATES,
-    UNVERIFIED,
-    RETRIES,
-    REFUSALS,
-    COLLISIONS,
-    PARKED,
-    DEAD,
-    WAKES,
-    LEADER,
-    EPOCH,
-    BREAKER_STATE,
-    OUTAGE,
-    HOLD,
-    DATABASE_DURATION,
-    OUTBOX_SIZE,
-    DEAD_ROWS,
-    OLDEST_TRANSACTION,
-    SESSIONS,
-    STREAM_MESSAGES,
-    STREAM_SIZE,
-)
-"""All there are, in the order in which a person reads them."""
+INSTRUMENTS: Final = tuple(each for each in globals().values() if isinstance(each, Instrument))
+"""All there are, in the order in which a person reads them, which is that of this file."""
 
 _UNITS: Final = {"s": "_seconds", "By": "_bytes"}
 
@@ -305,14 +273,6 @@ def series(instrument: Instrument) -> tuple[str, ...]:
 def labels(instrument: Instrument) -> tuple[str, ...]:
     """Return the labels that its series can carry in Prometheus, e.g. ``error_type``."""
     return tuple(map(_sanitized, instrument.attributes))
-
-
-def table() -> list[tuple[str, str, str, str, str]]:
-    """List every instrument for people: name, kind, unit, attributes, help."""
-    return [
-        (each.name, each.kind.value, each.unit, ", ".join(each.attributes), each.help)
-        for each in INSTRUMENTS
-    ]
 
 
 def _sanitized(name: str) -> str:

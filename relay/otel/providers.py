@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from relay import __version__
-from relay.otel.plan import Plan, Scrape
+from relay.otel.export import Plan, Scrape
 
 log = logging.getLogger("relay.otel")
 
@@ -29,19 +29,21 @@ are one page of the default size."""
 
 
 def set_up(wanted: Plan, environ: Mapping[str, str]) -> tuple[list[Any], Scrape | None]:
-    """Make the providers and set them for the process."""
+    """Make the providers and set them for the process; return them, and what /metrics answers."""
     if wanted.config_file:
-        _obey(wanted.config_file)
+        _configure(wanted.config_file)
         return [trace.get_tracer_provider(), metrics.get_meter_provider()], None
-    resource, scrape = _resource(), None
-    tracers = _tracer_provider(wanted.traces, resource, environ) if wanted.traces else None
-    meters = None
+    resource, providers, scrape = _resource(), list[Any](), None
+    if wanted.traces:
+        providers.append(_tracer_provider(wanted.traces, resource, environ))
     if wanted.metrics or wanted.served:
         meters, scrape = _meter_provider(wanted, resource)
-    if tracers is not None:
-        trace.set_tracer_provider(tracers)
-    if meters is not None:
-        metrics.set_meter_provider(meters)
+        providers.append(meters)
+    for provider in providers:  # all of them, or none if one can't be made
+        if isinstance(provider, TracerProvider):
+            trace.set_tracer_provider(provider)
+        else:
+            metrics.set_meter_provider(provider)
     log.info(
         "telemetry is on",
         extra={
@@ -49,11 +51,10 @@ def set_up(wanted: Plan, environ: Mapping[str, str]) -> tuple[list[Any], Scrape 
             "metrics": ",".join((*wanted.metrics, *(["/metrics"] if scrape else []))) or "none",
         },
     )
-    return [each for each in (tracers, meters) if each is not None], scrape
+    return providers, scrape
 
 
-def _obey(config_file: str) -> None:
-    """Let OpenTelemetry's own configuration set the providers."""
+def _configure(config_file: str) -> None:
     try:
         configuration = importlib.import_module("opentelemetry.configuration")
     except ImportError:
@@ -65,16 +66,12 @@ def _obey(config_file: str) -> None:
 
 
 def _resource() -> Resource:
-    """Describe this process; what the variables say of it counts more."""
+    """Describe this process; the variables have the last word."""
     given = Resource.create()  # with an id of this process in service.instance.id
-    ours = {"service.name": SERVICE_NAME, "service.version": __version__}
-    unknown = str(given.attributes["service.name"]).startswith("unknown_service")
-    theirs = {
-        name: value
-        for name, value in given.attributes.items()
-        if not (unknown and name == "service.name")
-    }
-    return Resource({**ours, **theirs}, given.schema_url)
+    attributes = dict(given.attributes)
+    if str(attributes["service.name"]).startswith("unknown_service"):
+        attributes["service.name"] = SERVICE_NAME
+    return Resource({"service.version": __version__} | attributes, given.schema_url)
 
 
 def _tracer_provider(
@@ -91,11 +88,9 @@ def _tracer_provider(
 def _meter_provider(wanted: Plan, resource: Resource) -> tuple[MeterProvider, Scrape | None]:
     exporters = [_load("opentelemetry_metrics_exporter", name) for name in wanted.metrics]
     readers, scrape = list[MetricReader](), None
-    for make in exporters:
-        made = make()  # Prometheus' is a reader by itself
-        readers.append(
-            made if isinstance(made, MetricReader) else PeriodicExportingMetricReader(made)
-        )
+    for made in [make() for make in exporters]:  # Prometheus' is a reader by itself
+        is_reader = isinstance(made, MetricReader)
+        readers.append(made if is_reader else PeriodicExportingMetricReader(made))
     if wanted.served:
         reader, scrape = _prometheus()
         readers.append(reader)
@@ -117,5 +112,5 @@ def _load(group: str, name: str) -> Callable[[], Any]:
     for found in entry_points(group=group, name=name):
         loaded: Callable[[], Any] = found.load()
         return loaded
-    known = ", ".join(sorted(entry_points(group=group).names))
-    raise LookupError(f"no installed package offers the exporter {name}; there are: {known}")
+    installed = ", ".join(sorted(entry_points(group=group).names))
+    raise LookupError(f"no installed package offers the exporter {name}; there are: {installed}")

@@ -10,13 +10,12 @@ The consumer gets the producer's ``traceparent``, ``tracestate`` and ``baggage``
 written, so that its spans hang below the producer's, not below the relay's.
 
     no sampled producer in a batch    one span a batch; an event costs a look at its headers
-    sampled producers                 a link and a span each, 50 us with their export: as many as
-                                      ``Allowance`` lets, which is all unless the relay is busy
-                                      with a backlog; the batch's span says where it was cut short
+    sampled producers                 a link and a span each, 50 us with their export: of all
+                                      unless the relay is busy with a backlog; the batch's span
+                                      says where it was cut short
     more links than a span takes      further spans of the same name below the batch's span
 
-Everything but the batch's own span is made behind the PubAck. Reading nothing, and looking at the
-doorbell, makes no span.
+Everything but the batch's own span is made behind the PubAck. An idle relay makes no span.
 """
 
 import os
@@ -24,6 +23,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from operator import attrgetter
 from typing import Final
@@ -44,21 +44,20 @@ from opentelemetry.trace import (
     use_span,
 )
 
-from relay.core.event import Event
+from relay.core.event import Event, maybe_sampled, parent_of
 from relay.core.outcome import Outcome, Stored
-from relay.core.tracecontext import maybe_sampled, parent_of
 
 KEEPING_UP: Final = 2_000.0
 BEHIND: Final = 100.0
 AT_ONCE: Final = 1_000.0
-"""Events/s that may be traced, and how many of them may be saved up. A backlog is drained at more
-than 100,000 events/s; to trace them all would leave a tenth of that."""
+"""Events/s that are traced, without and with a backlog, and how many of them may be saved up. To
+trace every event of a backlog would drain it at a tenth of 100,000 events/s."""
 
 BACKLOG: Final = 500
-"""Events in a batch that show that there is one: pages grow only while they come back full."""
+"""Events in a batch that show a backlog: pages grow only while they come back full."""
 
 MOST_LINKS: Final = 128
-"""What the SDK keeps of a span's links unless it is told otherwise; it drops the others."""
+"""Links that the SDK keeps of a span, unless a variable says otherwise; it drops the others."""
 
 _HEADERS: Final = attrgetter("headers")
 _SYSTEM: Final = {"messaging.system": "nats"}
@@ -73,39 +72,17 @@ _MEMBER: Final = re.compile(
     r"(?P<value>[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e])"
 )
 
-Streams = Mapping[str, str]
-"""The stream of each subject; "" where it is not known."""
-
-
-class Allowance:
-    """How many events may still be traced: it grows with time, and slowly while a backlog waits."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        """Begin with all that can be saved up; ``now`` gives seconds."""
-        self._now = now
-        self._left, self._at = AT_ONCE, now()
-
-    def of(self, batch: int) -> int:
-        """Return how many of a batch of so many events may be traced."""
-        now = self._now()
-        rate = BEHIND if batch >= BACKLOG else KEEPING_UP
-        self._left = min(AT_ONCE, self._left + (now - self._at) * rate)
-        self._at = now
-        return int(self._left)
-
-    def spend(self, events: int) -> None:
-        """Take off so many."""
-        self._left -= events
-
 
 class Traces:
     """Makes the spans of batches. One batch at a time."""
 
     def __init__(self, tracer: Tracer, now: Callable[[], float] = time.monotonic) -> None:
-        """Hand spans to ``tracer``."""
+        """Hand spans to ``tracer``; ``now`` gives seconds."""
         self._tracer = tracer
-        self._allowance = Allowance(now)
-        self._most_links = _most_links()
+        self._now = now
+        self._saved, self._saved_at = AT_ONCE, now()
+        given = os.environ.get("OTEL_SPAN_LINK_COUNT_LIMIT", "")
+        self._most_links = max(1, min(MOST_LINKS, int(given))) if given.isdecimal() else MOST_LINKS
 
     @contextmanager
     def publishing(self, events: Sequence[Event]) -> Iterator["Publishing"]:
@@ -122,96 +99,93 @@ class Traces:
         try:
             with use_span(span, record_exception=False, set_status_on_exception=False):
                 yield publishing
-        except BaseException as error:
-            publishing.failed(error)
+        except BaseException as error:  # an outage is one; so is being cancelled
+            span.set_attribute("error.type", type(error).__name__)
+            span.set_status(Status(StatusCode.ERROR, str(error)))
             raise
         finally:
             traced, cut_short = self._choose(events)
             publishing.end(traced, self._most_links, cut_short=cut_short)
 
     def _choose(self, events: Sequence[Event]) -> tuple[list[int], bool]:
-        """Return the places of those to be traced, and whether that is where it had to end."""
-        left = self._allowance.of(len(events))
-        sampled = list(islice(maybe_sampled(map(_HEADERS, events)), left + 1))
-        traced = sampled[:left]
-        self._allowance.spend(len(traced))
-        return traced, len(sampled) > left
+        """Return the places of the events to trace, and whether there are more that are sampled."""
+        now = self._now()
+        rate = BEHIND if len(events) >= BACKLOG else KEEPING_UP
+        saved = min(AT_ONCE, self._saved + (now - self._saved_at) * rate)
+        most = int(saved)
+        sampled = list(islice(maybe_sampled(map(_HEADERS, events)), most + 1))
+        traced = sampled[:most]
+        self._saved, self._saved_at = saved - len(traced), now
+        return traced, len(sampled) > most
 
 
+@dataclass(slots=True)
 class Publishing:
-    """One batch on its way to the bus."""
+    """One batch on its way to the bus; made by ``Traces.publishing``."""
 
-    def __init__(self, tracer: Tracer, span: Span, events: Sequence[Event]) -> None:
-        """Begin with ``span``; use ``Traces.publishing``."""
-        self._tracer = tracer
-        self._span = span
-        self._events = events
-        self._streams: Streams = {}
-        self._name = "publish"
-        self._outcomes: Sequence[Outcome] | None = None
-        self._began_ns = time.time_ns()
-        self._ended_ns = 0
+    tracer: Tracer
+    span: Span
+    events: Sequence[Event]
+    streams: Mapping[str, str] = field(default_factory=dict)
+    outcomes: Sequence[Outcome] | None = None
+    name: str = "publish"
+    began_ns: int = field(default_factory=time.time_ns)
+    ended_ns: int = 0
 
     def came_to(self, outcomes: Sequence[Outcome]) -> None:
         """Take the outcomes: this is the moment of the PubAck."""
-        self._ended_ns = time.time_ns()
-        self._outcomes = outcomes
+        self.ended_ns = time.time_ns()
+        self.outcomes = outcomes
 
-    def went_to(self, streams: Streams, server: tuple[str, int] | None = None) -> None:
-        """Take the streams of the events' subjects, and the server, as soon as they are known."""
-        self._streams = streams
+    def went_to(self, streams: Mapping[str, str], server: tuple[str, int] | None = None) -> None:
+        """Take the stream of each subject, "" where it is not known, and the server."""
+        self.streams = streams
         if server is not None:
-            self._span.set_attributes({"server.address": server[0], "server.port": server[1]})
-
-    def failed(self, error: BaseException) -> None:
-        """Take the exception that came instead. An outage is one; so is being cancelled."""
-        self._span.set_attribute("error.type", type(error).__name__)
-        self._span.set_status(Status(StatusCode.ERROR, str(error)))
+            self.span.set_attributes({"server.address": server[0], "server.port": server[1]})
 
     def end(self, traced: Sequence[int], most_links: int, *, cut_short: bool) -> None:
-        """End the batch's span, with links to the producers of ``traced``, and make theirs."""
-        ended_ns = self._ended_ns or time.time_ns()
-        self._describe(cut_short=cut_short)
+        """End the batch's span, with links to the producers of ``traced``, and make their spans."""
+        ended_ns = self.ended_ns or time.time_ns()
+        recording = self.span.is_recording()
+        if recording:
+            self._describe(cut_short=cut_short)
         links = self._wait_spans(traced, ended_ns)
-        if self._span.is_recording():
+        if recording:
             for link in links[:most_links]:
-                self._span.add_link(link.context, link.attributes)
+                self.span.add_link(link.context, link.attributes)
             self._further_spans(links[most_links:], most_links, ended_ns)
-        self._span.end(ended_ns)
+        self.span.end(ended_ns)
 
     def _describe(self, *, cut_short: bool) -> None:
-        if not self._span.is_recording():
-            return
-        names = set(self._streams.values())
+        names = set(self.streams.values())
         stream = names.pop() if len(names) == 1 else ""
-        self._name = f"publish {stream}".rstrip()
         if stream:
-            self._span.update_name(self._name)
-            self._span.set_attribute("messaging.destination.name", stream)
+            self.name = f"publish {stream}"
+            self.span.update_name(self.name)
+            self.span.set_attribute("messaging.destination.name", stream)
         if cut_short:
-            self._span.set_attribute("relay.traces_cut_short", True)
-        if self._outcomes is not None:
-            others = sum(not isinstance(outcome, Stored) for outcome in self._outcomes)
-            if others:
-                self._span.set_attribute("relay.not_stored", others)
+            self.span.set_attribute("relay.traces_cut_short", True)
+        not_stored = sum(not isinstance(outcome, Stored) for outcome in self.outcomes or ())
+        if not_stored:
+            self.span.set_attribute("relay.not_stored", not_stored)
 
     def _wait_spans(self, traced: Sequence[int], ended_ns: int) -> list[Link]:
         """Make the ``outbox wait`` of those stored; return a link to each producer."""
-        own = (Link(self._span.get_span_context()),) if self._span.is_recording() else ()
+        own = (Link(self.span.get_span_context()),) if self.span.is_recording() else ()
         links = []
         for place in traced:
-            event = self._events[place]
+            event = self.events[place]
             context = _context_of(event)
             if context is None:
                 continue
             about = {"messaging.message.id": event.message_id}
-            if stream := self._streams.get(event.subject):
+            if stream := self.streams.get(event.subject):
                 about["messaging.destination.name"] = stream
             links.append(Link(context, about))
-            if self._outcomes is None or not isinstance(self._outcomes[place], Stored):
+            if self.outcomes is None or not isinstance(self.outcomes[place], Stored):
                 continue
             began_ns = int(event.created_at.timestamp() * 1e9)
-            self._tracer.start_span(
+            self.tracer.start_span(
                 "outbox wait",
                 set_span_in_context(NonRecordingSpan(context), Context()),
                 attributes=_SYSTEM | about,
@@ -222,14 +196,14 @@ class Publishing:
 
     def _further_spans(self, links: Sequence[Link], most_links: int, ended_ns: int) -> None:
         """Keep the links that the batch's own span does not take."""
-        below = set_span_in_context(self._span, Context())
+        below = set_span_in_context(self.span, Context())
         for begin in range(0, len(links), most_links):
-            self._tracer.start_span(
-                self._name,
+            self.tracer.start_span(
+                self.name,
                 below,
                 attributes=_PUBLISH,
                 links=links[begin : begin + most_links],
-                start_time=self._began_ns,
+                start_time=self.began_ns,
             ).end(ended_ns)
 
 
@@ -251,7 +225,7 @@ def _context_of(event: Event) -> SpanContext | None:
 def _state_of(header: str) -> TraceState | None:
     """Read a producer's tracestate; None if it is not as W3C wants it.
 
-    Read here, for OpenTelemetry logs what it can't read, and that is a part of an event.
+    OpenTelemetry's own reader logs what it can't read, and that is a part of an event.
     """
     members = [member.strip(" \t") for member in header.split(",")]
     found = [_MEMBER.fullmatch(member) for member in members if member]
@@ -259,9 +233,3 @@ def _state_of(header: str) -> TraceState | None:
     if not pairs or len(pairs) < len(found) or len(pairs) > _MOST_STATES:
         return None
     return TraceState(list(pairs.items()))
-
-
-def _most_links() -> int:
-    """Return how many links of a span are kept, as OTEL_SPAN_LINK_COUNT_LIMIT says."""
-    given = os.environ.get("OTEL_SPAN_LINK_COUNT_LIMIT", "")
-    return max(1, min(MOST_LINKS, int(given))) if given.isdecimal() else MOST_LINKS

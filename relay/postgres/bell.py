@@ -12,7 +12,7 @@ wait to be rung. Somebody who is just asking makes one try for the lock fail: it
 
 One session, the *listener*, holds the lock and listens. It is never in a transaction, is asked
 something every second, and the server ends it when it is silent for the lease's lifetime: then
-writers are silent again. While the bell is on, a commit of our own (see ``trial``) tells how long a
+writers are silent again. Every second a commit of our own (see ``trial``) tells how long a
 ring takes; it is heard by the listener as well, which shows that notifications arrive.
 
 On failure: nothing here is needed for correctness. Without a working bell ``arm`` returns None and
@@ -49,6 +49,9 @@ HEARTBEAT: Final = 1.0
 HEARTBEAT_DEADLINE: Final = 3.0
 SELF_TEST_DEADLINE: Final = 2.0
 RETRY_FIRST, RETRY_MOST = 0.1, 30.0
+TRIAL_RETRY_FIRST = 0.2
+"""Seconds before a trial commit that took too long is repeated, the first time."""
+
 ASK_AGAIN: Final = (0.001, 0.002, 0.004)
 """Seconds between tries for the lock: a writer that is just asking has gone by then."""
 
@@ -76,7 +79,9 @@ class PostgresBell:
         self._outbox = outbox
         self._channel = f"{schema}.outbox"
         self._token = f"trial {secrets.token_hex(8)}"
-        self._trial = Trial(outbox.pool, self._channel, self._token, now=now)
+        self._trial = Trial(
+            outbox.pool, self._channel, self._token, now=now, too_long=self._cant_ring
+        )
         self._now, self._jitter = now, jitter
         self._lock = load("queries/bell_lock", schema)
         self._next_xid = load("queries/next_xid", schema)
@@ -94,9 +99,9 @@ class PostgresBell:
         self._leaving = False
         self._enabled = False
         self._heard = anyio.Event()
-        self._trial_wanted = anyio.Event()
-        self._quiet_until = float("-inf")
-        self._trials = Backoff(base=HEARTBEAT, cap=RETRY_MOST)
+        self._trial_again = HEARTBEAT
+        self._trials = Backoff(base=TRIAL_RETRY_FIRST, cap=RETRY_MOST)
+        self._rings_since_trial = False
         self._retry = Backoff(base=RETRY_FIRST, cap=RETRY_MOST)
         self._complaint = self._intruder = self._named = ""
         self._looked_at = float("-inf")
@@ -105,7 +110,7 @@ class PostgresBell:
 
     async def arm(self) -> int | None:
         """Take the bell's lock; return N, or None if only the timeout is left."""
-        if not self._works():
+        if self.ring_seconds is None:
             self.disarm()
             return None
         if self._held is not None:
@@ -178,7 +183,7 @@ class PostgresBell:
                 self._trial.forget()
 
     async def _listen(self, listener: Session) -> None:
-        listener.connection.add_notify_handler(self._notified)
+        listener.connection.add_notify_handler(lambda notify: self._notified(notify.payload))
         try:
             with anyio.fail_after(HEARTBEAT_DEADLINE):
                 await listener.connection.execute(
@@ -189,20 +194,30 @@ class PostgresBell:
         except psycopg.Error as error:  # of any kind: a standby's, a pooler's, an old server's bug
             raise StoreOutage(f"LISTEN is refused: {translated(error)}") from error
 
-    def _notified(self, notify: psycopg.Notify) -> None:
-        if notify.payload == self._token:
+    def _notified(self, payload: str) -> None:
+        if payload == self._token:
             self._heard.set()
         else:
+            self._rings_since_trial = True
             self._ring(Wake.BELL)
 
     async def _self_test(self) -> None:
-        """Make a commit of our own, which the listener has to hear."""
+        """Make a commit of our own, which the listener has to hear.
+
+        A flush of ours holds up those who ring: armed and not rung lately, there is none.
+        """
         self._heard = anyio.Event()
-        await self._trial.once()
+        failed_before = self._trial.seconds is None
+        whole = failed_before or self._rings_since_trial or self._held is None
+        self._rings_since_trial = False
+        await self._trial.once(whole=whole)
         if self._trial.seconds is None:
-            self._quiet_until = self._now() + self._trials.failed(1.0)
+            self._trial_again = self._trials.failed(1.0)
             return  # that it was too slow, or failed, is another matter
         self._trials.succeeded()
+        self._trial_again = HEARTBEAT
+        if failed_before:
+            self._ring(Wake.START)  # who waits may arm again
         with anyio.move_on_after(SELF_TEST_DEADLINE):
             await self._heard.wait()
             return
@@ -224,7 +239,7 @@ class PostgresBell:
                     self._hearing = None
                     libpq.consume_input()
                     while notify := libpq.notifies():
-                        self._notified(_decoded(notify))
+                        self._notified(notify.extra.decode())
                 except psycopg.Error as error:
                     raise StoreOutage(f"the bell's session is gone: {error}") from error
                 if self._now() >= asked_at + HEARTBEAT:
@@ -234,17 +249,20 @@ class PostgresBell:
     def _look(self, row: tuple[Any, ...] | None) -> None:
         """Take in whether writers would ring now."""
         enabled = row is not None and row[0] and row[1] < FULL
-        if self._enabled and not enabled and self._held is not None:
-            self._ring(Wake.START)  # who waits must arm again, and learns that it can't
+        if self._enabled and not enabled:
+            self._cant_ring()
         self._enabled = enabled
 
+    def _cant_ring(self) -> None:
+        if self._held is not None:
+            self._ring(Wake.START)  # who waits must arm again, and learns that it can't
+            self.disarm()  # whoever should wait may be long at something else
+
     async def _try_commits(self) -> None:
-        """Make a trial commit every heartbeat while armed, and when one is wanted."""
+        """Make a trial commit every heartbeat, armed or not: what rings cost may have changed."""
         while True:
-            self._trial_wanted = anyio.Event()
-            with anyio.move_on_after(HEARTBEAT):
-                await self._trial_wanted.wait()
-            if self._held is not None or self._trial_wanted.is_set():
+            await anyio.sleep(self._trial_again)
+            if self._enabled or self._trial.seconds is None:
                 await self._self_test()
 
     @asynccontextmanager
@@ -263,15 +281,6 @@ class PostgresBell:
             turn.release()
 
     # The lock.
-
-    def _works(self) -> bool:
-        if self._listener is None or not self._enabled:
-            return False
-        if self._trial.seconds is None:
-            if self._now() >= self._quiet_until:
-                self._trial_wanted.set()
-            return False
-        return True
 
     async def _take(self, listener: Session) -> int | None:
         """Take the lock, then note N in a statement that begins afterwards."""
@@ -350,7 +359,3 @@ class PostgresBell:
         if self._complaint:
             log.info("the bell works again", extra={"channel": self._channel})
         return ""
-
-
-def _decoded(notify: psycopg.pq.PGnotify) -> psycopg.Notify:
-    return psycopg.Notify(notify.relname.decode(), notify.extra.decode(), notify.be_pid)

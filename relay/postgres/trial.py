@@ -1,12 +1,18 @@
 """Trial commits: how long a ring holds up whoever rings (R-FIRST).
 
 A commit with a NOTIFY in it holds a cluster-wide lock through its flush, and through its wait for a
-synchronous standby; every other one queues behind it. So while the relay asks to be rung it commits
-one of its own now and then, as producers do by default, and takes the time. What takes too long is
-cancelled, for others wait behind it.
+synchronous standby; every other one queues behind it. So the relay commits one of its own now and
+then, as producers do by default, and takes the time. What takes too long is cancelled, for others
+wait behind it.
+
+A commit of nothing but a NOTIFY waits for that lock, but neither flushes nor waits for a standby.
+So a *whole* trial writes a logical message as well, which replication slots ignore. The way to the
+server and back holds no lock; it is measured in the same transaction, and taken off.
 """
 
+from collections import deque
 from collections.abc import Callable
+from statistics import median
 from typing import Any, Final
 
 import anyio
@@ -20,51 +26,84 @@ TOO_LONG: Final = 0.05
 """Seconds; a producer's commit is not to wait longer for the bell."""
 
 GIVE_UP: Final = 2.0
+MEDIAN_OF: Final = 5
+"""Whole trials that decide together: on a busy machine a single one may take ten times as long."""
+
+SHORTEST: Final = 1e-5
+"""Seconds: less than this is the clock's noise."""
+
+_BEGIN: Final = sql.SQL("begin; set local synchronous_commit to default").format()
+_WRITE: Final = sql.SQL(
+    ", pg_catalog.pg_logical_emit_message(true, 'relay', 'trial commit')"
+).format()
 
 
 class Trial:
     """Times NOTIFY commits of our own on ``channel``. One task calls ``once``."""
 
-    def __init__(self, pool: Pool, channel: str, payload: str, *, now: Callable[[], float]) -> None:
-        """Send ``payload``, by which a listener knows ours from a ring."""
+    def __init__(
+        self,
+        pool: Pool,
+        channel: str,
+        payload: str,
+        *,
+        now: Callable[[], float],
+        too_long: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Send ``payload``, by which a listener knows ours from a ring.
+
+        ``too_long`` is called as soon as a trial is not back within ``TOO_LONG``.
+        """
         self._pool = pool
         self._now = now
+        self._too_long = too_long
         self._began: float | None = None
-        self._seconds: float | None = None
-        self._notify = sql.SQL(
-            "begin; set local synchronous_commit to default; select pg_notify({}, {})"
-        ).format(sql.Literal(channel), sql.Literal(payload))
+        self._works = False
+        self._took = deque[float](maxlen=MEDIAN_OF)
+        self._notify = sql.SQL("select pg_catalog.pg_notify({}, {})").format(
+            sql.Literal(channel), sql.Literal(payload)
+        )
 
     @property
     def seconds(self) -> float | None:
-        """How long the last one took; None if that is not known, or too long already."""
+        """How long a ring takes; None if that is not known, or if the last trial took too long."""
         if self._began is not None and self._now() - self._began > TOO_LONG:
             return None
-        return self._seconds
+        return median(self._took) if self._works and self._took else None
 
     def forget(self) -> None:
         """Know nothing, as before the first one."""
-        self._seconds = None
+        self._works = False
+        self._took.clear()
 
-    async def once(self) -> None:
-        """Make one; afterwards ``seconds`` speaks of it.
+    async def once(self, *, whole: bool = True) -> None:
+        """Make one; afterwards ``seconds`` speaks of it. Only a ``whole`` one flushes, and counts.
 
         Raises:
             StoreOutage: there is no session to make it on.
         """
         async with self._pool.session() as session:
+            connection = session.connection
+            began = self._now()
             try:
                 with anyio.fail_after(GIVE_UP):
-                    await session.connection.execute(self._notify, prepare=False)
+                    await connection.execute(_BEGIN, prepare=False)
+                    way = self._now() - began
+                    await connection.execute(
+                        self._notify + _WRITE if whole else self._notify, prepare=False
+                    )
             except (TimeoutError, psycopg.Error) as error:
-                self._seconds = None
+                self._works = False
                 session.drop()
                 raise StoreOutage(f"no NOTIFY of our own: {error}") from error
             self._began = self._now()
             try:
-                self._seconds = await self._commit(session.connection)
+                took = await self._commit(connection)
             finally:
                 self._began = None
+            self._works = took is not None
+            if took is not None and whole:
+                self._took.append(max(took - way, SHORTEST))
 
     async def _commit(self, connection: psycopg.AsyncConnection[Any]) -> float | None:
         """Commit; the seconds that took, or None if it took too long, or failed."""
@@ -85,7 +124,8 @@ class Trial:
             took = self._now() - began
             if not done.is_set():
                 failed = True
-                self._seconds = None
+                self._works = False
+                self._too_long()
                 try:
                     await connection.cancel_safe(timeout=GIVE_UP)
                     with anyio.move_on_after(GIVE_UP):

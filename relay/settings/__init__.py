@@ -3,10 +3,10 @@
     flags > environment > TOML file > defaults          Settings.load(flags, environ)
     values of an application                            Settings(poll_interval="100ms")
 
-``Settings`` in ``model`` is authoritative: names, kinds, bounds, defaults and descriptions are said
-there once; the command line's flags and every table of settings are made from it. Whatever is
-wrong, all of it is said at once by ``relay.errors.SettingsError``, one line a fault. No secret is
-ever part of a fault, a warning or a repr.
+``Settings`` in ``model`` is authoritative: it holds each name, kind, bound, default and
+description once; the command line's flags and every table of settings are made from it.
+``relay.errors.SettingsError`` says all faults at once, one line a fault. No secret is ever part of
+a fault, a warning or a repr.
 """
 
 from relay.settings.model import Settings

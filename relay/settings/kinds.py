@@ -5,18 +5,17 @@ A refusal is a ValueError that goes on after the setting's name and value: "is n
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 from relay.core import durations
-
-_Number = TypeVar("_Number", int, float)
 
 _SIZE: Final = re.compile(r"(?P<number>[0-9]{1,15}) ?(?P<unit>[a-zA-Z]*)")
 _SIZE_UNITS: Final = {
@@ -29,27 +28,45 @@ _SIZE_UNITS: Final = {
     "B": 1,
     "": 1,
 }
-_SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,39}")
-_STREAM: Final = re.compile(r"[^\s.*>/\\\x00-\x1f\x7f]{1,255}")
-_TOKENS: Final = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(?:\.[^\s.*>\x00-\x1f\x7f]+)*")
-_PATTERN: Final = re.compile(r"(?:(?:[^\s.*>\x00-\x1f\x7f]+|\*)\.)*(?:[^\s.*>\x00-\x1f\x7f]+|\*|>)")
+_PART: Final = r"[^\s.*>\x00-\x1f\x7f]+"
+_PATTERN: Final = re.compile(rf"(?:(?:{_PART}|\*)\.)*(?:{_PART}|\*|>)")
 _URI: Final = ("postgresql://", "postgres://")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|%00")
 _KEYWORDS: Final = re.compile(
     r"\s*(?:[a-z_]+\s*=\s*(?:'(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)*)(?:\s+|$))*", re.DOTALL
 )
-_DOMAIN: Final = re.compile(_TOKENS.pattern + r"\.?")
-_ID_PREFIX: Final = re.compile(r"[!-9;-~]{1,63}:")
 _HEADER_TOKEN: Final = re.compile(r"[!-~]{16,512}")
-_SCHEMES: Final = ("nats", "tls")
+_ADDRESS: Final = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]{2,45})\]|(?P<host>[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?))"
+    r":(?P<port>[0-9]{1,5})"
+)
+_NO_ADDRESS: Final = (
+    "is no address: write 127.0.0.1:8080, [::1]:8080, 0.0.0.0:8080 for all interfaces, or off"
+)
+_MOST_PORT: Final = 65_535
+_EMPTY: Final = "is empty: set it, or leave it out"
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """How people write a kind: its values as text, and the word for one of them in ``--help``."""
+class Word:
+    """What stands for a value of this kind in ``--help``."""
 
-    text: Callable[[Any], str]
-    word: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a name or an IP address without brackets, and a TCP port.
+
+    Port 0 lets the system choose one.
+    """
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Write it as it stands in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def write_size(size: int) -> str:
@@ -60,17 +77,53 @@ def write_size(size: int) -> str:
     return f"{size}B"
 
 
-def between(
-    low: _Number, high: _Number, text: Callable[[_Number], str] = str
-) -> Callable[[_Number], _Number]:
-    """Return a check that a number is within [``low``, ``high``]."""
+def write(value: object, word: str) -> str:
+    """Write a default, whose kind has this word, as people write it."""
+    match value:
+        case bool():
+            return "on" if value else "off"
+        case float():
+            return durations.format(value)
+        case int() if word == "SIZE":
+            return write_size(value)
+        case tuple():
+            return ",".join(value)
+        case _:
+            return "" if value is None else str(value)
 
-    def check(value: _Number) -> _Number:
+
+def between(low: float, high: float, text: Callable[[Any], str] = str) -> AfterValidator:
+    """Refuse a number outside of [``low``, ``high``]; ``text`` writes the bounds."""
+
+    def check(value: float) -> float:
         if not low <= value <= high:
             raise ValueError(f"is out of bounds: from {text(low)} to {text(high)}")
         return value
 
-    return check
+    return AfterValidator(check)
+
+
+def at_home(path: Path) -> Path:
+    """Put a home directory in the place of ``~`` or ``~user``.
+
+    Raises:
+        ValueError: there is no such user, or no home.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("begins with ~, but there is no such home: write the whole path") from None
+
+
+def _matching(pattern: str, fault: str) -> AfterValidator:
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if compiled.fullmatch(value) is None:
+            raise ValueError(fault)
+        return value
+
+    return AfterValidator(check)
 
 
 def _seconds(value: object) -> float:
@@ -97,6 +150,16 @@ def _items(value: object) -> object:
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _servers(urls: tuple[str, ...]) -> tuple[str, ...]:
+    if not urls:
+        raise ValueError("names no server: write nats://host:4222")
+    return tuple(_server(number, url) for number, url in enumerate(urls, 1))
+
+
 def _server(number: int, text: str) -> str:
     # Nothing of the URL may stand in the fault: it can hold a password.
     url = text if "://" in text else f"nats://{text}"
@@ -111,32 +174,9 @@ def _server(number: int, text: str) -> str:
         raise ValueError(
             f"has credentials in URL {number}: set nats_user and nats_password, or nats_token"
         )
-    if parts.scheme not in _SCHEMES:
+    if parts.scheme not in ("nats", "tls"):
         raise ValueError(f"has an unknown scheme in URL {number}: use nats:// or tls://")
     return url
-
-
-def _servers(urls: tuple[str, ...]) -> tuple[str, ...]:
-    if not urls:
-        raise ValueError("names no server: write nats://host:4222")
-    return tuple(_server(number, url) for number, url in enumerate(urls, 1))
-
-
-def _matching(pattern: re.Pattern[str], says: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        if pattern.fullmatch(value) is None:
-            raise ValueError(says)
-        return value
-
-    return check
-
-
-def _schema(value: str) -> str:
-    if _SCHEMA.fullmatch(value) is None or value.startswith("pg_"):
-        raise ValueError(
-            "is no schema name: use at most 40 of a-z, 0-9 and _, no digit first, no pg_ first"
-        )
-    return value
 
 
 def _patterns(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -150,7 +190,7 @@ def _secret(value: SecretStr) -> SecretStr:
     # A secret read from a file often ends in a line feed, which no server forgives.
     text = value.get_secret_value().rstrip("\r\n")
     if not text:
-        raise ValueError("is empty: set it, or leave it out")
+        raise ValueError(_EMPTY)
     return SecretStr(text)
 
 
@@ -163,18 +203,6 @@ def _header_token(value: SecretStr) -> SecretStr:
     return value
 
 
-def at_home(path: Path) -> Path:
-    """Put a home directory in the place of ``~`` or ``~user``.
-
-    Raises:
-        ValueError: there is no such user, or no home.
-    """
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ValueError("begins with ~, but there is no such home: write the whole path") from None
-
-
 def _conninfo(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if not (text.startswith(_URI) or _KEYWORDS.fullmatch(text)):
@@ -182,7 +210,7 @@ def _conninfo(value: SecretStr) -> SecretStr:
             "is no connection string: write postgresql://user@host/database"
             " or host=... dbname=... user=..."
         )
-    # libpq quotes what it stumbles over, and that may be a part of the password.
+    # libpq quotes the part that it can't read, and that may be a part of the password.
     authority, _, rest = text.partition("://")[2].partition("/")
     if text.startswith(_URI) and (
         _BAD_ESCAPE.search(text) or ("@" in rest and "@" not in authority)
@@ -191,109 +219,107 @@ def _conninfo(value: SecretStr) -> SecretStr:
     return value
 
 
-def _text(value: str) -> str:
-    if not value.strip():
-        raise ValueError("is empty: set it, or leave it out")
-    return value
+def _address(value: object) -> Address | None:
+    if value is None or value is False or isinstance(value, Address):
+        return value or None
+    text = value.strip() if isinstance(value, str) else ""
+    if text.lower() == "off":
+        return None
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        raise ValueError(_NO_ADDRESS)
+    if int(found["port"]) > _MOST_PORT:
+        raise ValueError(f"has a port that is out of bounds: from 0 to {_MOST_PORT}")
+    if found["six"]:
+        try:
+            IPv6Address(found["six"])
+        except ValueError:
+            raise ValueError(_NO_ADDRESS) from None
+    return Address(found["six"] or found["host"], int(found["port"]))
 
 
-def _message_id_prefix(value: str) -> str:
-    if value and (_ID_PREFIX.fullmatch(value) is None or value.startswith("relay-")):
-        raise ValueError(
-            "is no prefix of message ids: write printable ASCII without spaces that ends in its"
-            " only colon, at most 64 bytes, such as shop:, and does not begin with relay-"
-        )
-    return value
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _join(values: Iterable[str]) -> str:
-    return ",".join(values)
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds), Written(durations.format, "DURATION")]
+Seconds = Annotated[float, BeforeValidator(_seconds), Word("DURATION")]
 """Float seconds, written ``100ms``."""
 
-Size = Annotated[int, BeforeValidator(_size), Written(write_size, "SIZE")]
+Size = Annotated[int, BeforeValidator(_size), Word("SIZE")]
 """Bytes, written ``8MiB``."""
 
-Switch = Annotated[bool, Written(lambda on: "on" if on else "off", "on|off")]
+Switch = Annotated[bool, Word("on|off")]
 
-Secret = Annotated[SecretStr, AfterValidator(_secret), Written(lambda _: "", "SECRET")]
+Secret = Annotated[SecretStr, AfterValidator(_secret), Word("SECRET")]
 
 HttpToken = Annotated[Secret, AfterValidator(_header_token)]
 """A secret that can stand in an HTTP header and can't be guessed."""
 
-Conninfo = Annotated[
-    SecretStr,
-    AfterValidator(_secret),
-    AfterValidator(_conninfo),
-    Written(lambda _: "", "DSN"),
-]
-"""A connection string or URI of libpq, without a look at its keywords."""
+Conninfo = Annotated[SecretStr, AfterValidator(_secret), AfterValidator(_conninfo), Word("DSN")]
+"""A connection string or URI of libpq; its keywords are not looked at."""
 
-Text = Annotated[str, AfterValidator(_text), Written(str, "TEXT")]
+Text = Annotated[str, _matching(r"(?s:.*\S.*)", _EMPTY), Word("TEXT")]
 
-File = Annotated[Path, AfterValidator(at_home), Written(str, "FILE")]
+File = Annotated[Path, AfterValidator(at_home), Word("FILE")]
 
 Servers = Annotated[
-    tuple[str, ...], BeforeValidator(_items), AfterValidator(_servers), Written(_join, "URL,...")
+    tuple[str, ...], BeforeValidator(_items), AfterValidator(_servers), Word("URL,...")
 ]
 """NATS URLs with their scheme and without credentials."""
 
 Subjects = Annotated[
-    tuple[str, ...],
-    BeforeValidator(_items),
-    AfterValidator(_patterns),
-    Written(_join, "SUBJECT,..."),
+    tuple[str, ...], BeforeValidator(_items), AfterValidator(_patterns), Word("SUBJECT,...")
 ]
 """Subjects in which wildcards are allowed."""
 
-SchemaName = Annotated[str, AfterValidator(_schema), Written(str, "NAME")]
+SchemaName = Annotated[
+    str,
+    _matching(
+        r"(?!pg_)[a-z_][a-z0-9_]{0,39}",
+        "is no schema name: use at most 40 of a-z, 0-9 and _, no digit first, no pg_ first",
+    ),
+    Word("NAME"),
+]
 
 StreamName = Annotated[
     str,
-    AfterValidator(
-        _matching(_STREAM, "is no stream name: leave out spaces and . * > / \\, and keep to 255")
+    _matching(
+        r"[^\s.*>/\\\x00-\x1f\x7f]{1,255}",
+        "is no stream name: leave out spaces and . * > / \\, and keep to 255",
     ),
-    Written(str, "NAME"),
+    Word("NAME"),
 ]
 
 Domain = Annotated[
     str,
-    AfterValidator(
-        _matching(_DOMAIN, "is no JetStream domain: write its name, or its API, as $JS.hub.API")
+    _matching(
+        rf"{_PART}(?:\.{_PART})*\.?",
+        "is no JetStream domain: write its name, or its API, as $JS.hub.API",
     ),
-    Written(str, "DOMAIN|PREFIX"),
+    Word("DOMAIN|PREFIX"),
 ]
 """A JetStream domain, or the subject prefix of its API."""
 
 MessageIdPrefix = Annotated[
     str,
-    AfterValidator(_message_id_prefix),
-    Written(str, "PREFIX"),
+    _matching(
+        r"(?!relay-)[!-9;-~]{1,63}:|",
+        "is no prefix of message ids: write printable ASCII without spaces that ends in its"
+        " only colon, at most 64 bytes, such as shop:, and does not begin with relay-",
+    ),
+    Word("PREFIX"),
 ]
-"""What stands before message ids; empty, or ends in its only colon."""
 
 InboxPrefix = Annotated[
     str,
-    AfterValidator(
-        _matching(_TOKENS, "is no subject prefix: write tokens without wildcards, such as _INBOX")
+    _matching(
+        rf"{_PART}(?:\.{_PART})*",
+        "is no subject prefix: write tokens without wildcards, such as _INBOX",
     ),
-    Written(str, "PREFIX"),
+    Word("PREFIX"),
 ]
 
-LogFormat = Annotated[
-    Literal["auto", "text", "json"], BeforeValidator(_lower), Written(str, "auto|text|json")
-]
+Listen = Annotated[Address | None, BeforeValidator(_address), Word("HOST:PORT|off")]
+"""An address to listen on; None if it is off."""
 
-OnDead = Annotated[Literal["skip", "block"], BeforeValidator(_lower), Written(str, "skip|block")]
+LogFormat = Annotated[Literal["auto", "text", "json"], BeforeValidator(_lower)]
 
-LogLevel = Annotated[
-    Literal["debug", "info", "warning", "error"],
-    BeforeValidator(_lower),
-    Written(str, "debug|info|warning|error"),
-]
+OnDead = Annotated[Literal["skip", "block"], BeforeValidator(_lower)]
+
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]

@@ -6,35 +6,36 @@ dashes and the name with dashes. A combination that can't work is refused like a
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self, get_args
 
 from pydantic import (
-    AfterValidator,
+    BaseModel,
+    ConfigDict,
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
+    SecretStr,
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from relay.core import durations
 from relay.errors import SettingsError
-from relay.settings import files, kinds, sources
-from relay.settings.addresses import Address, Listen
-from relay.settings.combinations import at_odds
-from relay.settings.described import CONFIG_FILE, describe
-from relay.settings.faults import Fault, FaultsError, of_pydantic
-from relay.settings.kinds import Written, between
+from relay.settings import kinds, sources
+from relay.settings.faults import Fault, FaultsError, at_odds, of_pydantic
+from relay.settings.kinds import Address, Word, between, write
+
+_Events = Annotated[int, between(1, 10_000), Word("EVENTS")]
 
 
-def _time(low: float, high: float) -> AfterValidator:
-    return AfterValidator(between(low, high, durations.format))
+def _time(low: float, high: float) -> Any:
+    return between(low, high, durations.format)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """How a relay works. Immutable; the attributes' units: float seconds, int bytes.
 
     ``Settings(...)`` takes Python values or their text and looks at nothing else: no environment,
@@ -44,9 +45,7 @@ class Settings(BaseSettings):
         SettingsError: every fault at once.
     """
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", validate_default=False, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     postgres_dsn: kinds.Conninfo | None = Field(
         default=None,
@@ -113,15 +112,13 @@ class Settings(BaseSettings):
     poll_interval: Annotated[kinds.Seconds, _time(0.001, 600.0)] = Field(
         default=0.1, description="How often to look for events when nothing wakes the relay."
     )
-    batch_size: Annotated[int, AfterValidator(between(1, 10_000)), Written(str, "EVENTS")] = Field(
-        default=100, description="Events in the first page after a wake."
+    batch_size: _Events = Field(default=100, description="Events in the first page after a wake.")
+    max_batch_size: _Events = Field(
+        default=2000, description="Events in a page at most; full pages double up to this."
     )
-    max_batch_size: Annotated[int, AfterValidator(between(1, 10_000)), Written(str, "EVENTS")] = (
-        Field(default=2000, description="Events in a page at most; full pages double up to this.")
+    max_batch_bytes: Annotated[kinds.Size, between(2**10, 2**30, kinds.write_size)] = Field(
+        default=8 * 2**20, description="Bytes in a page at most; bounds the memory in use."
     )
-    max_batch_bytes: Annotated[
-        kinds.Size, AfterValidator(between(2**10, 2**30, kinds.write_size))
-    ] = Field(default=8 * 2**20, description="Bytes in a page at most; bounds the memory in use.")
     shutdown_timeout: Annotated[kinds.Seconds, _time(0.1, 600.0)] = Field(
         default=8.0, description="How long a stop may wait for what is in flight."
     )
@@ -130,11 +127,9 @@ class Settings(BaseSettings):
         default=30.0,
         description="Longest pause between tries of what was refused or not answered.",
     )
-    max_attempts: Annotated[int, AfterValidator(between(1, 1_000_000)), Written(str, "TIMES")] = (
-        Field(
-            default=10,
-            description="How often an event may be refused before it is dead; outages don't count.",
-        )
+    max_attempts: Annotated[int, between(1, 1_000_000), Word("TIMES")] = Field(
+        default=10,
+        description="How often an event may be refused before it is dead; outages don't count.",
     )
     on_dead: kinds.OnDead = Field(
         default="skip",
@@ -145,7 +140,7 @@ class Settings(BaseSettings):
         description="Age of the oldest undelivered event above which the lag breaker opens.",
     )
 
-    http: Listen = Field(
+    http: kinds.Listen = Field(
         default=Address("127.0.0.1", 8080),
         description="Where health, metrics and the status page are served, or off.",
     )
@@ -164,18 +159,6 @@ class Settings(BaseSettings):
     _warnings: tuple[str, ...] = PrivateAttr(default=())
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take the constructor's arguments alone: pydantic's own sources forget their origin."""
-        return (init_settings,)
-
-    @classmethod
     def load(
         cls,
         flags: Mapping[str, object] = MappingProxyType({}),
@@ -187,16 +170,22 @@ class Settings(BaseSettings):
 
         Args:
             flags: by public name, ``config`` included; None means not given.
-            environ: the environment; the process's own unless given.
-            check_files: say at once which credentials, certificates or files of secrets can't be
-                read. The database's is looked at in any case.
+            environ: the process's own environment unless given.
+            check_files: a file of credentials, of a certificate or of a secret that can't be read
+                is a fault; that of the database's secret always is.
 
         Raises:
             SettingsError: every fault at once, each with the source it came from.
         """
-        described = describe(cls)
-        environ = os.environ if environ is None else environ
-        given = sources.gather(described, flags, environ, all_files=check_files)
+        secrets = [setting.name for setting in SETTINGS if setting.secret]
+        given = sources.gather(
+            [setting.name for setting in SETTINGS],
+            flags,
+            os.environ if environ is None else environ,
+            secrets=secrets,
+            timed=[setting.name for setting in SETTINGS if setting.timed],
+            required=secrets if check_files else ["postgres_dsn"],
+        )
         found = list[Fault]()
         try:
             settings = cls(**given.values)
@@ -204,12 +193,11 @@ class Settings(BaseSettings):
             found = list(error.found)
         if check_files:
             faulty = {fault.name for fault in found}
-            unreadable = files.unreadable(given.values)
-            found += [fault for fault in unreadable if fault.name not in faulty]
+            found += [fault for fault in given.unreadable() if fault.name not in faulty]
         faults = given.faults + [fault.line(given.origin(fault.name)) for fault in found]
         if faults:
             raise SettingsError(faults)
-        settings._warnings = tuple(files.open_to_all(given.secret_files, given.origin))
+        settings._warnings = tuple(given.warnings())
         return settings
 
     @property
@@ -235,7 +223,7 @@ class Settings(BaseSettings):
         """List every setting as (variable, flag, default as text, description), in their order."""
         return [
             (setting.variable, setting.flag, setting.default, setting.description)
-            for setting in (*describe(cls), CONFIG_FILE)
+            for setting in (*SETTINGS, CONFIG_FILE)
         ]
 
     @model_validator(mode="wrap")
@@ -245,7 +233,8 @@ class Settings(BaseSettings):
         try:
             settings = handler(data)
         except ValidationError as error:
-            found = list(of_pydantic(error, describe(cls)))
+            secrets = [setting.name for setting in SETTINGS if setting.secret]
+            found = list(of_pydantic(error, [setting.name for setting in SETTINGS], secrets))
             # Look at the combinations of what is left, with defaults for the rest.
             faulty = {fault.name for fault in found}
             data = {name: value for name, value in data.items() if name not in faulty}
@@ -254,3 +243,82 @@ class Settings(BaseSettings):
         if found:
             raise FaultsError(found)
         return settings
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as people see it; its name is also its key in a TOML file.
+
+    ``word`` stands for a value, such as DURATION; ``default`` is text, empty if there is none.
+    """
+
+    name: str
+    topic: str
+    word: str
+    default: str
+    description: str
+    secret: bool = False
+    switch: bool = False
+    timed: bool = False
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return sources.variable(self.name)
+
+    @property
+    def flag(self) -> str:
+        """Its flag, without the ``--no-`` form of a switch."""
+        return sources.flag(self.name)
+
+
+_FIRST_OF_TOPIC: Final = {
+    "postgres_dsn": "Postgres",
+    "nats_url": "NATS",
+    "stream": "Stream",
+    "poll_interval": "Pace",
+    "max_retry_delay": "Failure",
+    "http": "HTTP",
+    "log_format": "Logs",
+}
+
+
+def _described() -> Iterator[Setting]:
+    topic = ""
+    for attribute, field in Settings.model_fields.items():
+        name = field.alias or attribute
+        topic = _FIRST_OF_TOPIC.get(name, topic)
+        markers = [*_markers(field.annotation), *field.metadata]
+        words = [marker.text for marker in markers if isinstance(marker, Word)]
+        word = words[0] if words else "|".join(get_args(field.annotation))  # of a Literal
+        yield Setting(
+            name,
+            topic,
+            word,
+            write(field.default, word),
+            field.description or "",
+            secret=SecretStr in markers,
+            switch=bool in markers,
+            timed=float in markers,
+        )
+
+
+def _markers(annotation: Any) -> Iterator[Any]:
+    """Yield the parts of a kind: a setting that may be None has them one level down."""
+    yield annotation
+    for part in get_args(annotation):
+        yield part
+        yield from getattr(part, "__metadata__", ())
+        yield from get_args(part)[:1]
+
+
+SETTINGS: Final = tuple(_described())
+"""All settings, in the order in which people meet them, without ``config``."""
+
+CONFIG_FILE: Final = Setting(
+    sources.CONFIG,
+    "Settings",
+    "FILE",
+    "",
+    "TOML file of settings: these names in lower case, no dashes.",
+)

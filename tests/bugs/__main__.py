@@ -5,7 +5,8 @@
                                     all pass              missed: exit 1
 
 A bug that stops the tests from being collected, or that hangs for longer than ``PATIENCE``, counts
-as missed: it is a bad seed. Only Postgres 18 is used.
+as missed: it is a bad seed. Only Postgres 18 is used. Several bugs are tried at the same time, each
+in a copy of its own: a run mostly waits.
 """
 
 import argparse
@@ -17,8 +18,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 from tests.bugs.bug import Bug
 from tests.bugs.catalogue import BUGS
@@ -38,32 +41,50 @@ def main() -> int:
     )
     parser.add_argument("words", nargs="*", help="only bugs whose name holds one of these")
     parser.add_argument("--no-control", action="store_true", help="skip the run without a bug")
+    parser.add_argument("--workers", type=int, default=3, help="how many bugs at the same time")
     chosen = parser.parse_args()
     bugs = [bug for bug in BUGS if not chosen.words or any(w in bug.name for w in chosen.words)]
     if not bugs:
         parser.error(f"no bug's name holds any of {chosen.words}")
-    with _tree() as tree:
-        if not chosen.no_control and not _control(tree, bugs):
+    with _trees(min(chosen.workers, len(bugs))) as trees:
+        if not chosen.no_control and not _control(trees[0], bugs, len(trees)):
             return 1
-        missed = [bug.name for bug in bugs if not _caught(tree, bug)]
+        free = SimpleQueue[Path]()
+        for tree in trees:
+            free.put(tree)
+
+        def caught(bug: Bug) -> bool:
+            tree = free.get()
+            try:
+                return _caught(tree, bug)
+            finally:
+                free.put(tree)
+
+        with ThreadPoolExecutor(len(trees)) as pool:
+            missed = [
+                bug.name for bug, each in zip(bugs, pool.map(caught, bugs), strict=True) if not each
+            ]
+    for name in missed:
+        print(f"missed: {name}")  # noqa: T201
     print(f"\n{len(bugs) - len(missed)} of {len(bugs)} seeded bugs caught")  # noqa: T201 - a command
     return 1 if missed else 0
 
 
 @contextmanager
-def _tree() -> Iterator[Path]:
+def _trees(count: int) -> Iterator[list[Path]]:
     with tempfile.TemporaryDirectory(prefix="relay-bugs-") as folder:
-        tree = Path(folder) / "tree"
-        shutil.copytree(TOP, tree, ignore=_LEFT_OUT)
-        yield tree
+        trees = [Path(folder) / f"tree-{number}" for number in range(count)]
+        for tree in trees:
+            shutil.copytree(TOP, tree, ignore=_LEFT_OUT)
+        yield trees
 
 
-def _control(tree: Path, bugs: Sequence[Bug]) -> bool:
+def _control(tree: Path, bugs: Sequence[Bug], workers: int) -> bool:
     tests = dict.fromkeys(test for bug in bugs for test in bug.tests)
-    code, output, seconds = _run(tree, tuple(tests))
+    code, output, seconds = _run(tree, ("-n", str(workers), "--dist", "loadscope", *tests))
     _say("no bug", "all tests pass" if code == 0 else f"exit {code}", seconds)
     if code != 0:
-        print(output)  # noqa: T201
+        print(output)  # noqa: T201 - a command
     return code == 0
 
 

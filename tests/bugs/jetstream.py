@@ -7,6 +7,8 @@ PATHS = "tests/jetstream/test_jetstream_paths.py"
 IDENTITY = "tests/jetstream/test_jetstream_identity.py"
 ROUTING = "tests/jetstream/test_jetstream_routing.py"
 OUTAGES = "tests/jetstream/test_jetstream_outages.py"
+NOISE = "tests/jetstream/test_jetstream_noise.py"
+HIDDEN = "tests/jetstream/test_jetstream_hidden.py"
 READ = "tests/jetstream/test_jetstream_answers.py"
 FRAMES = "tests/jetstream/test_jetstream_frames.py"
 PERMIT = "tests/jetstream/test_jetstream_permit.py"
@@ -15,15 +17,15 @@ FAULTS = "tests/jetstream/test_jetstream_faults.py"
 ANSWERS = "relay/jetstream/answers.py"
 WINDOWED = "relay/jetstream/windowed.py"
 DUPLICATES = "relay/jetstream/duplicates.py"
-ERRORS = "relay/jetstream/error_codes.py"
-DELIVERY = "relay/jetstream/delivery.py"
+BUS = "relay/jetstream/bus.py"
+DIAGNOSIS = "relay/jetstream/diagnosis.py"
 
 LOSS = (
     Bug(
         "an error answer is taken for an ack",
         ANSWERS,
-        "        return read_error(error, _name(answer) if by else asked.stream, asked.stream)\n",
-        "        return Stored(asked.stream, 1)\n",
+        "        return read_error(error, name, expected.stream)\n",
+        "        return Stored(expected.stream, 1)\n",
         (PROOF, PATHS),
     ),
     Bug(
@@ -36,9 +38,9 @@ LOSS = (
     Bug(
         "another domain's answer is proof",
         ANSWERS,
-        "        home = self.domain is None or domain == self.domain or unsaid\n",
+        "        home = self.domain is None or domain == self.domain or is_error\n",
         "        home = True\n",
-        (PROOF,),
+        (NOISE,),
     ),
     Bug(
         "an answer without a sequence is proof",
@@ -86,7 +88,7 @@ LOSS = (
     Bug(
         "two answers that can't both be true prove something",
         WINDOWED,
-        "            self.sent.contradicted = True\n",
+        "            self.result.contradicted = True\n",
         "            return\n",
         (PROOF,),
     ),
@@ -95,7 +97,7 @@ LOSS = (
 ORDER = (
     Bug(
         "a key's event for one stream passes its earlier one for another",
-        DELIVERY,
+        BUS,
         "            turn += before != lane\n",
         "            turn += 0\n",
         (OUTAGES, ROUTING),
@@ -109,7 +111,7 @@ ORDER = (
     ),
     Bug(
         "behind a probe a key goes on past what the probe did not store",
-        DELIVERY,
+        BUS,
         "        fence.note(events[:PROBE], [outcome for outcome in outcomes"
         " if outcome is not None])\n",
         "",
@@ -134,9 +136,9 @@ ONCE = (
     ),
     Bug(
         "events with a producer's key go by batches, where duplicates have no name",
-        DELIVERY,
-        "            or not event.message_id.startswith(self._options.own_ids)\n",
-        "",
+        BUS,
+        "        return stream, apart or not event.message_id.startswith(self._own_ids)\n",
+        "        return stream, apart\n",
         (IDENTITY,),
     ),
 )
@@ -151,7 +153,7 @@ TERM = (
     ),
     Bug(
         "what was buffered goes out when the connection is closed",
-        "relay/jetstream/wire.py",
+        "relay/jetstream/connection.py",
         "    transport.abort()\n",
         "    transport.close()\n",
         (FAULTS, "tests/jetstream/test_jetstream_connection.py"),
@@ -172,23 +174,23 @@ FATE = (
     ),
     Bug(
         "an error that nobody knows is a refusal",
-        ERRORS,
+        ANSWERS,
         "    kind = KINDS.get(code, Kind.NOT_NOW)\n",
         "    kind = KINDS.get(code, Kind.THIS_EVENT)\n",
         (FRAMES,),
     ),
     Bug(
         "a full subject holds up its stream",
-        ERRORS,
+        ANSWERS,
         '    if code == _FULL and "per subject" in text:\n',
         '    if code == 0 and "per subject" in text:\n',
         (FRAMES,),
     ),
     Bug(
         "an event is refused by a limit that was raised since",
-        DELIVERY,
-        "        if ours and (limit < stream.max_bytes or not stream.max_bytes):\n",
-        "        if ours and limit < 0:\n",
+        DIAGNOSIS,
+        "        if stream.doubted and (limit < stream.max_bytes or not stream.max_bytes):\n",
+        "        if stream.doubted and limit < 0:\n",
         (PATHS + "::test_a_limit_that_was_raised_behind_the_bus_s_back_refuses_nothing",),
     ),
     Bug(
@@ -203,20 +205,20 @@ FATE = (
         "relay/jetstream/routing.py",
         "            if only is None or stream.name == only:\n",
         "            if only is None or stream.name:\n",
-        (ROUTING,),
+        (HIDDEN,),
     ),
     Bug(
         "the streams are asked for once a subject",
         "relay/jetstream/routing.py",
         "            await self.look()\n            for subject in unsure:\n"
-        "                routes[subject] = self._resolve(subject)\n",
+        "                routes[subject] = self.resolve(subject)\n",
         "            for subject in unsure:\n                await self.look()\n"
-        "                routes[subject] = self._resolve(subject)\n",
+        "                routes[subject] = self.resolve(subject)\n",
         (ROUTING, "tests/jetstream/test_jetstream_streams.py"),
     ),
     Bug(
         "a stream that took nothing is sent all there is",
-        DELIVERY,
+        BUS,
         "        if stream.held is None or len(events) <= PROBE:\n",
         "        if True:\n",
         (OUTAGES,),
@@ -226,7 +228,7 @@ FATE = (
         WINDOWED,
         "            self._denied.discard(place)\n            self._outcomes[place] = answer\n",
         "            self._denied.discard(place)\n",
-        (PROOF,),
+        (NOISE,),
     ),
 )
 

@@ -24,8 +24,8 @@ LOSS = (
     Bug(
         "it reads on behind the last id, not behind the last snapshot",
         "relay/postgres/reading.py",
-        "        # Even an empty read moves the position: a base with no transactions in flight reads"
-        " faster.\n",
+        "        # Even an empty read moves the position: a base with no transactions in flight"
+        " reads faster.\n",
         "        last = getattr(self, 'last', 0)\n"
         "        events = [event for event in events if event.id > last]\n"
         "        self.last = events[-1].id if events else last\n",

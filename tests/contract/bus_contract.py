@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from relay.core.event import Event
-from relay.core.outcome import Refused, Stored, Unknown
+from relay.core.outcome import Fault, Refused, Stored, Unknown
 from relay.errors import BusOutage, TermLost
 from relay.ports import EventBus
 from tests.contract.permits import Always, Never
@@ -67,6 +67,18 @@ class BusContract:
         again = await harness.bus.publish([*events, event(3, key="k")], Always())
         assert all(isinstance(outcome, Stored) for outcome in again)
         assert payloads(await harness.stored()) == [b"1", b"2", b"3"]
+
+    async def test_a_message_id_that_another_event_has_is_a_collision(
+        self, harness: BusHarness
+    ) -> None:
+        # R-ONCE
+        first, second = (event(n)._replace(message_id="order-1") for n in (1, 2))
+        assert isinstance((await harness.bus.publish([first], Always()))[0], Stored)
+        assert isinstance((await harness.bus.publish([first], Always()))[0], Stored)
+        (outcome,) = await harness.bus.publish([second], Always())
+        assert isinstance(outcome, Refused)
+        assert outcome.fault is Fault.COLLISION
+        assert payloads(await harness.stored()) == [b"1"]
 
     async def test_a_refused_event_holds_up_its_key_and_nothing_else(
         self, harness: BusHarness

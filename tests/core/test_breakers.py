@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.breakers import LagBreaker, State
+from relay.core.backoff import LagBreaker, State
 
 lags = st.floats(0, 1e9)
 

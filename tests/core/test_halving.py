@@ -4,7 +4,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.halving import CUTS_ALONE, Halving
+from relay.core.pace import CUTS_ALONE, Halving
 
 
 def deliver(events: int, bad: set[int], chance_cuts: list[bool]) -> tuple[list[int], int]:

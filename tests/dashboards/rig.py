@@ -24,7 +24,7 @@ import psycopg
 import yaml
 
 from relay import dashboards, devstack
-from relay.devstack.port import free_port
+from relay.devstack.sandbox import free_port
 from relay.postgres import migrations
 from tests.dashboards.tools import Prometheus, prometheus, tool
 from tests.system.harness import STREAM, Load, RelayProcess, until

@@ -9,9 +9,8 @@ import promql_parser
 import pytest
 import yaml
 
-from relay import dashboards
-from relay.core.breakers import State
-from relay.otel import factlog
+from relay import dashboards, factlog
+from relay.core.backoff import State
 from relay.settings import Settings
 from tests.dashboards import shown
 from tests.dashboards.faults import HISTORIES
@@ -71,7 +70,7 @@ def expected(ringing: Ringing) -> dict[str, Any]:
     said = {"summary": ringing.summary, "description": ringing.description}
     return {
         "exp_labels": {"severity": ringing.severity, **dict(ringing.labels)},
-        "exp_annotations": {**said, "runbook": RULES[ringing.alert]["annotations"]["runbook"]},
+        "exp_annotations": {**RULES[ringing.alert]["annotations"], **said},
     }
 
 
@@ -96,7 +95,7 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do(rule: dict[str, Any]) -> 
     assert rule["labels"]["severity"] in {"critical", "warning", "info"}
     assert rule["for"]
     said = rule["annotations"]
-    assert set(said) == {"summary", "description", "runbook"}
+    assert set(said) == {"summary", "description", "runbook", "runbook_url"}
     assert len(said["summary"]) < 120
     parts = [line.split()[0] for line in said["runbook"].splitlines()]
     assert [part for part in parts if part in {"Means:", "Look", "Do:"}] == [

@@ -90,6 +90,7 @@ def test_the_wheel_brings_the_files(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         prefix = "relay/dashboards/files/"
+        assert not [name for name in archive.namelist() if "grafana/" in name]
         brought = {
             name.removeprefix(prefix): archive.read(name)
             for name in archive.namelist()

@@ -19,8 +19,7 @@ from typing import Any
 
 import pytest
 
-from relay.devstack.nest import Nest
-from relay.devstack.port import free_port
+from relay.devstack.sandbox import Sandbox, free_port
 from tests.system.harness import until
 
 
@@ -103,11 +102,11 @@ def _is(found: float | None, value: float | None) -> bool:
 def prometheus(config: Path) -> Iterator[Prometheus]:
     """Run a Prometheus on loopback with this configuration, in a folder that goes with it."""
     program, port = tool("prometheus"), free_port()
-    with Nest("prometheus") as nest:
-        command = [program, f"--config.file={config}", f"--storage.tsdb.path={nest.folder}/data"]
+    with Sandbox("prometheus") as sandbox:
+        command = [program, f"--config.file={config}", f"--storage.tsdb.path={sandbox.folder}/data"]
         command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
-        log = nest.folder / "prometheus.log"
-        process = nest.spawn(command, log=log, tidy_end=signal.SIGTERM)
+        log = sandbox.folder / "prometheus.log"
+        process = sandbox.spawn(command, log=log, tidy_end=signal.SIGTERM)
         server = Prometheus(f"http://127.0.0.1:{port}")
         until(lambda: server.is_ready() or process.poll() is not None, 30)
         assert process.poll() is None, log.read_text()

@@ -1,5 +1,6 @@
 """The demo as a newcomer runs it: one command, and nothing is left of it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.devstack.nest import wait_until
+from relay.devstack.sandbox import wait_until
 
 NUMBERS = {
     "committed",
@@ -93,6 +94,35 @@ def test_an_interrupt_ends_the_workload_and_the_rest_is_judged(place, number):
     assert demo.returncode == (0 if result["committed"] else 1), err
     assert result["committed"] == result["stored"]
     assert_nothing_is_left(place)
+
+
+def test_on_a_terminal_its_figures_are_shown_while_it_runs(place):
+    ours, its = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "relay", "demo", "--seconds", "2"],
+        env={**os.environ, "TMPDIR": str(place), "TERM": "xterm", "COLUMNS": "120"},
+        stdout=its,
+        stderr=its,
+    ) as demo:
+        os.close(its)
+        shown = read_terminal(ours)
+    assert demo.returncode == 0, shown
+    for figure in ("events committed", "stored in the stream", "lag", "rate", "latency p99"):
+        assert figure in shown
+    assert "wake-ups by bell" in shown
+    assert "wake-ups by poll" in shown
+    assert "Every committed event is in the stream exactly once" in shown
+    assert_nothing_is_left(place)
+
+
+def read_terminal(terminal):
+    """Everything that is written to a terminal until nobody holds it any more."""
+    parts = []
+    with contextlib.suppress(OSError):  # Linux: the other end is closed
+        while part := os.read(terminal, 65536):
+            parts.append(part)
+    os.close(terminal)
+    return b"".join(parts).decode()
 
 
 def test_nothing_is_left_of_a_demo_that_was_killed(place):

@@ -6,8 +6,7 @@ import nats
 import pytest
 from nats.js.errors import NotFoundError
 
-from relay.demo.oracle import digest
-from relay.demo.readback import read_stream
+from relay.demo.check import digest, read_stream
 
 pytestmark = pytest.mark.anyio
 

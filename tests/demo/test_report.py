@@ -3,8 +3,8 @@
 import json
 from datetime import UTC, datetime, timedelta
 
-from relay.demo.oracle import StreamMessage, Verdict
-from relay.demo.report import latency_ms, summarize
+from relay.demo.check import Findings, StreamMessage
+from relay.demo.view import latency_ms, summarize
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -31,7 +31,7 @@ def test_percentiles_are_nearest_ranks_in_milliseconds():
 
 def test_the_object_has_the_promised_names_and_only_numbers():
     stream = [message(seq, latency_ms=2) for seq in range(101)]
-    result = summarize(101, stream, Verdict())
+    result = summarize(101, stream, Findings())
     assert json.loads(result.as_json()) == {
         "committed": 101,
         "stored": 101,
@@ -47,16 +47,16 @@ def test_the_object_has_the_promised_names_and_only_numbers():
 
 
 def test_faults_are_counted_and_make_it_bad():
-    result = summarize(3, [message(1, 1)], Verdict(lost=("a", "b"), corrupt=("c",)))
+    result = summarize(3, [message(1, 1)], Findings(lost=("a", "b"), corrupt=("c",)))
     found = json.loads(result.as_json())
     assert (found["lost"], found["corrupt"], found["duplicates"]) == (2, 1, 0)
     assert not result.is_good
 
 
 def test_a_demo_that_committed_nothing_is_bad():
-    assert not summarize(0, [], Verdict()).is_good
+    assert not summarize(0, [], Findings()).is_good
 
 
 def test_messages_without_our_headers_do_not_break_the_figures():
-    result = summarize(1, [StreamMessage(1, "message 1", None, "")], Verdict())
+    result = summarize(1, [StreamMessage(1, "message 1", None, "")], Findings())
     assert (result.p50_ms, result.p99_ms, result.events_per_second) == (0, 0, 0)

@@ -6,8 +6,8 @@ import anyio
 import psycopg
 import pytest
 
-from relay.demo.oracle import digest
-from relay.demo.workload import Ledger, produce
+from relay.demo.check import digest
+from relay.demo.producer import Workload
 from relay.devstack import DevstackError
 
 pytestmark = pytest.mark.anyio
@@ -30,20 +30,18 @@ def rows(dsn, query):
         return connection.execute(query).fetchall()
 
 
-async def run(dsn, *, events, stop=None):
-    ledger = Ledger()
+async def run(dsn, *, events):
+    workload = Workload(dsn, producers=3, rate=5000, events=events)
     with anyio.fail_after(60):
-        await produce(
-            dsn, producers=3, rate=5000, events=events, ledger=ledger, stop=stop or anyio.Event()
-        )
-    return ledger
+        await workload.run()
+    return workload
 
 
 async def test_producers_report_exactly_what_they_committed(dsn):
-    ledger = await run(dsn, events=601)
-    assert len(ledger.events) == 601
+    workload = await run(dsn, events=601)
+    assert len(workload.events) == 601
     stored = rows(dsn, _OUTBOX)
-    assert {(event.event_id, event.key, event.digest) for event in ledger.events} == {
+    assert {(event.event_id, event.key, event.digest) for event in workload.events} == {
         (event_id, key, digest(payload)) for event_id, key, payload in stored
     }
     assert len(stored) == 601
@@ -56,8 +54,8 @@ async def test_some_transactions_roll_back_and_leave_gaps_in_the_ids(dsn):
 
 
 async def test_the_order_of_a_key_is_the_same_for_orders_and_events(dsn):
-    ledger = await run(dsn, events=600)
-    sequence = {event.event_id: event.sequence for event in ledger.events}
+    workload = await run(dsn, events=600)
+    sequence = {event.event_id: event.sequence for event in workload.events}
     by_key = {}
     for event_id, key, _ in rows(dsn, _OUTBOX):
         by_key.setdefault(key, []).append(sequence[event_id])
@@ -79,20 +77,19 @@ async def test_events_are_emitted_as_json_as_bytes_and_by_plain_insert(dsn):
 
 
 async def test_producers_without_an_end_stop_when_told_and_report_their_last_commit(dsn):
-    stop = anyio.Event()
-    ledger = Ledger()
+    workload = Workload(dsn, producers=2, rate=500, events=None)
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(stop_after_some, ledger, stop)
-            await produce(dsn, producers=2, rate=500, events=None, ledger=ledger, stop=stop)
-    assert [(len(ledger.events),)] == rows(dsn, "select count(*) from relay.outbox")
-    assert 0 < ledger.producing_for < 60
+            tasks.start_soon(stop_after_some, workload)
+            await workload.run()
+    assert [(len(workload.events),)] == rows(dsn, "select count(*) from relay.outbox")
+    assert 0 < workload.seconds < 60
 
 
-async def stop_after_some(ledger, stop):
-    while len(ledger.events) < 50:
+async def stop_after_some(workload):
+    while len(workload.events) < 50:
         await anyio.sleep(0.01)
-    stop.set()
+    workload.stop()
 
 
 async def test_a_failing_producer_is_an_error(capfd):

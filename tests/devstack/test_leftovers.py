@@ -16,10 +16,10 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from relay import devstack
-from relay.devstack import identity, port
-from relay.devstack.nest import Nest, wait_until
-from relay.devstack.pgserver import standby
+from relay.devstack import programs, sandbox
 from relay.devstack.reaper import runs
+from relay.devstack.sandbox import Sandbox, wait_until
+from tests.devstack.standby import standby
 
 HOLD = """
 import threading
@@ -66,12 +66,12 @@ def test_a_process_that_ignores_its_signal_is_killed(tmp_path):
         "import signal, threading; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
         "print('deaf', flush=True); threading.Event().wait()"
     )
-    with Nest("test") as nest:
+    with Sandbox("test") as sandbox:
         log = tmp_path / "log"
-        process = nest.spawn([sys.executable, "-c", script], log=log, tidy_end=signal.SIGTERM)
+        process = sandbox.spawn([sys.executable, "-c", script], log=log, tidy_end=signal.SIGTERM)
         assert within(10, lambda: log.exists() and "deaf" in log.read_text())
         process.terminate()
-        assert nest.reap(process, 0.2) == -signal.SIGKILL
+        assert sandbox.reap(process, 0.2) == -signal.SIGKILL
 
 
 def test_a_server_moves_on_from_a_port_that_somebody_took(monkeypatch):
@@ -80,9 +80,9 @@ def test_a_server_moves_on_from_a_port_that_somebody_took(monkeypatch):
         taken.listen()
         busy = taken.getsockname()[1]
         for start in (devstack.postgres, devstack.nats_server):
-            free = port.free_port()
+            free = sandbox.free_port()
             answers = iter([busy, free])
-            monkeypatch.setattr(port, "free_port", lambda answers=answers: next(answers))
+            monkeypatch.setattr(sandbox, "free_port", lambda answers=answers: next(answers))
             with start() as server:
                 assert server.port == free
             monkeypatch.undo()
@@ -105,9 +105,9 @@ def test_root_runs_postgres_as_nobody_and_opens_no_folder(tmp_path):
 def test_root_reaches_programs_in_a_closed_folder_and_is_nobody_all_the_same(tmp_path):
     real = devstack.find_postgres()[0]
     closed = tmp_path / "closed"
-    programs = identity.copied(real.bin_dir, closed)
+    copy = programs.copied(real.bin_dir, closed)
     closed.chmod(0o700)
-    hidden = devstack.Installation(programs, real.major)
+    hidden = devstack.Installation(copy, real.major)
     with devstack.postgres(hidden) as server:
         assert server.create_database("works")
         assert (server.log_path.parent / "install").exists()
@@ -123,9 +123,9 @@ def test_a_superuser_of_the_database_reads_none_of_root_s_files(closed, tmp_path
     secret.chmod(0o600)
     real = devstack.find_postgres()[0]
     if closed:
-        programs = identity.copied(real.bin_dir, tmp_path / "closed")
+        copy = programs.copied(real.bin_dir, tmp_path / "closed")
         (tmp_path / "closed").chmod(0o700)
-        real = devstack.Installation(programs, real.major)
+        real = devstack.Installation(copy, real.major)
     with devstack.postgres(real) as server, psycopg.connect(server.dsn) as person:
         person.execute("create temp table told (line text)")
         with pytest.raises(psycopg.Error):
@@ -201,7 +201,7 @@ def test_the_password_is_in_no_command_line_and_no_file_that_others_can_read(ser
 
 @root_only
 def test_root_without_any_way_is_told_what_to_do(monkeypatch):
-    monkeypatch.setattr(identity, "_reaches", lambda *_: False)
+    monkeypatch.setattr(programs, "_reaches", lambda *_: False)
     with pytest.raises(devstack.DevstackError, match="ordinary user"), devstack.postgres():
         pass
 

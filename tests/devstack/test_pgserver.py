@@ -23,8 +23,7 @@ def rows(dsn):
 @pytest.fixture(scope="module")
 def own_server(postgres_server):
     """A server that may be stopped: the shared one is in use elsewhere."""
-    found = {installation.major: installation for installation in devstack.find_postgres()}
-    with devstack.postgres(found[postgres_server.major]) as server:
+    with devstack.postgres(postgres_server.installation) as server:
         yield server
 
 

@@ -7,6 +7,7 @@ import pytest
 from relay.engine.bell import UNSURE_MOST, Bell
 from relay.facts import Fact
 from relay.ports import Page, Wake
+from tests.contract.bus_contract import event
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +25,7 @@ class Source:
 
     async def arm(self) -> int | None:
         self.asked.append(None)
-        return self._silent_below
+        return self._silent_below if self.ring_seconds is not None else None
 
     async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - the port's
         self.asked.append(timeout)
@@ -62,3 +63,71 @@ async def test_while_a_silent_writer_may_run_reads_follow_each_other_soon(reads:
     assert waits == sorted(waits)
     await bell.rest(Page((), None, full=False, xmin=10))
     assert source.asked[-1] == POLL
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def fed(bell: Bell, clock: Clock, rate: int, seconds: float = 3.0) -> None:
+    """Let ``bell`` rest after reads that each found one event, ``rate`` of them a second."""
+    events = (event(1),)
+    for _ in range(int(rate * seconds)):
+        clock.now += 1 / rate
+        await bell.rest(Page(events, None, full=False, xmin=20))
+
+
+class Instant(Source):
+    """Waits for nothing, and keeps on what it noted; ``on`` says whether writers would ring."""
+
+    on = False
+
+    async def arm(self) -> int | None:
+        self.on = self.ring_seconds is not None
+        return await super().arm()
+
+    async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - the port's
+        self.asked.append(timeout)
+        return Wake.POLL
+
+    def disarm(self) -> None:
+        self.on = False
+
+
+@pytest.mark.parametrize(
+    ("rate", "ring_seconds", "on"),
+    [(100, 0.0001, True), (400, 0.0004, True), (100, 0.004, False), (400, 0.001, False)],
+)
+async def test_the_bell_is_on_while_rings_take_no_more_than_a_fifth_of_all_time(
+    rate: int, ring_seconds: float, on: bool
+) -> None:
+    source, clock = Instant(10), Clock()
+    source.ring_seconds = ring_seconds
+    bell = Bell(source, poll_interval=POLL, idle=lambda: None, record=[].append, now=clock)
+    await fed(bell, clock, rate)
+    assert source.on is on
+
+
+async def test_a_source_that_can_be_armed_again_is_armed_soon() -> None:
+    source, clock = Instant(10), Clock()
+    source.ring_seconds = None
+    bell = Bell(source, poll_interval=POLL, idle=lambda: None, record=[].append, now=clock)
+    await fed(bell, clock, 100, 1.0)
+    assert not source.on
+    source.ring_seconds = 0.0001
+    await fed(bell, clock, 100, 0.2)
+    assert source.on
+
+
+async def test_while_more_is_known_to_wait_nobody_rings() -> None:
+    """However slowly it is read: with a full page the relay is awake, and has no use for a ring."""
+    source, clock = Instant(10), Clock()
+    bell = Bell(source, poll_interval=POLL, idle=lambda: None, record=[].append, now=clock)
+    await fed(bell, clock, 100)
+    assert source.on
+    await bell.rest(Page((event(1),), None, full=True, xmin=20))
+    assert not source.on

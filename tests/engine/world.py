@@ -5,9 +5,8 @@ from typing import Any
 
 import anyio
 
-from relay.core.breakers import State
-from relay.engine.lead import Engine
-from relay.engine.term import Policy
+from relay.core.backoff import State
+from relay.engine.lead import Engine, Policy
 from relay.facts import BreakerChanged, Fact
 from relay.memory import MemoryBus, MemoryOutbox, MemoryStore
 from relay.ports import Settlement
@@ -50,8 +49,10 @@ async def running(world: World, work: Callable[[], Awaitable[None]]) -> None:
 
 
 async def until(fact: Callable[[], bool]) -> None:
+    """Wait in virtual time, to a hundredth of how long it takes: each look costs real time."""
+    began = anyio.current_time()
     while not fact():
-        await anyio.sleep(0.01)
+        await anyio.sleep(max(0.01, (anyio.current_time() - began) / 100))
 
 
 def settle_once(outbox: MemoryOutbox, may: Callable[[], bool], error: Exception) -> None:

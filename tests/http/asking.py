@@ -44,7 +44,7 @@ class Answer:
         return json.loads(self.text)
 
 
-class Site:
+class Served:
     """What listens on one port of 127.0.0.1."""
 
     def __init__(self, port: int, relay: RelayProcess) -> None:
@@ -115,13 +115,13 @@ def _snapshots(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def site(dsn: str, nats_url: str, log: Path, **settings: str) -> Iterator[Site]:
+def serving(dsn: str, nats_url: str, log: Path, **settings: str) -> Iterator[Served]:
     """Run a relay that shows its page on a port of its own."""
     with RelayProcess(dsn, nats_url, log, **{"http": "127.0.0.1:0"} | settings) as relay:
         until(lambda: port_of(log) is not None or relay.process.poll() is not None, 20)
         port = port_of(log)
         assert port is not None, log.read_text()
-        yield Site(port, relay)
+        yield Served(port, relay)
 
 
 def port_of(log: Path) -> int | None:
@@ -165,3 +165,19 @@ def settled(dsn: str, events: int) -> bool:
         " - (select count(*) from relay.parked)"
     )
     return asked_for(dsn, statement) == [(events,)]
+
+
+def listening(pid: int) -> list[str]:
+    """Return the process's own listening sockets, as Linux knows them."""
+    inodes = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        target = str(each.readlink())
+        if target.startswith("socket:["):
+            inodes.add(target[8:-1])
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A" and columns[9] in inodes:
+                found.append(columns[1])
+    return found

@@ -15,7 +15,7 @@ from typing import Literal
 
 from relay import devstack
 from relay.postgres import migrations
-from tests.http.asking import TOKEN, Site, park, site
+from tests.http.asking import TOKEN, Served, park, serving
 from tests.http.browsing import PHONE, chromium, looking_at
 from tests.http.pngs import smaller
 from tests.system.harness import Load, until
@@ -26,14 +26,14 @@ ERROR = "message size exceeds maximum allowed: 1,310,720 bytes of 1,048,576"
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[tuple[str, devstack.NatsServer, Site]]:
+def running(folder: Path) -> Iterator[tuple[str, devstack.NatsServer, Served]]:
     with devstack.postgres(settings={"fsync": "off"}) as postgres, devstack.nats_server() as nats:
         dsn = postgres.create_database("shop")
         asyncio.run(migrations.migrate(dsn, "relay"))
         settings = {"http_token": TOKEN, "stream": "ORDERS", "max_attempts": "1000"}
-        with site(dsn, nats.url, folder / "one.log", **settings) as one:
+        with serving(dsn, nats.url, folder / "one.log", **settings) as one:
             until(lambda: one.is_role("leader"), 20)
-            with site(dsn, nats.url, folder / "two.log", stream="ORDERS"):
+            with serving(dsn, nats.url, folder / "two.log", stream="ORDERS"):
                 yield dsn, nats, one
 
 
@@ -52,7 +52,7 @@ async def take(url: str, size: tuple[int, int], scheme: Literal["light", "dark"]
         chromium() as browser,
         looking_at(browser, url, size=size, scheme=scheme) as seen,
     ):
-        await seen.has("document.querySelectorAll('#dead-table tbody tr').length > 0")
+        await seen.has("document.querySelectorAll('#dead-table .event').length > 0")
         await seen.has("document.querySelectorAll('#keys-table tbody tr').length > 0")
         await seen.has("document.querySelectorAll('#relays li').length === 2")
         await asyncio.sleep(3)
@@ -68,9 +68,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as (dsn, nats, one):
         some_life(dsn, nats, args.seconds)
         with Load(dsn, producers=2, pause=0.012):
-            for id_, key in ((900_001, "order-1744"), (900_002, "order-1809")):
+            for id_, key in ((900_001, "order-1744"), (910_001, "order-1809")):
                 park(dsn, id_, key=key, subject="orders.placed", error=ERROR)
-            park(dsn, 900_003, 900_004, dead=False, key="order-1911", subject="refunds.asked")
+            park(dsn, 920_001, 920_002, dead=False, key="order-1911", subject="refunds.asked")
             args.file.write_bytes(asyncio.run(take(one.url, SIZE, "light")))
             if args.all:
                 beside = args.file.with_suffix("")

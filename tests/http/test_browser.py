@@ -1,6 +1,6 @@
 """The page in a real Chromium, on a real relay: what a person sees, does, and is refused."""
 
-from collections.abc import AsyncIterator, Iterator
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -8,15 +8,13 @@ import pytest
 from playwright.async_api import Browser
 
 from relay import devstack
-from relay.devstack.port import free_port
+from relay.devstack.sandbox import free_port
 from relay.http.feed import MOST_WATCHERS
-from tests.http.asking import TOKEN, Site, asked_for, park, site
+from tests.http.asking import Served, park, serving
 from tests.http.browsing import (
     DESKTOP,
     PHONE,
     REQUIRED,
-    Seen,
-    chromium,
     find_chromium,
     looking_at,
 )
@@ -24,35 +22,13 @@ from tests.system.harness import Load, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
-EVIL = '<img src=x onerror="pwned=1"><script>pwned=1</script>\u202egnp\x1b[2J'
 LONG = "x" * 400
 
 
-@pytest.fixture(scope="module")
-async def browser(anyio_backend: object) -> AsyncIterator[Browser]:
-    async with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def shown(dsn: str, own_nats: devstack.NatsServer, tmp_path: Path) -> Iterator[Site]:
-    """The page of a relay that leads."""
-    log = tmp_path / "relay.log"
-    settings = {"http_token": TOKEN, "max_attempts": "3", "max_retry_delay": "100ms"}
-    with site(dsn, own_nats.url, log, **settings) as found:
-        until(lambda: found.is_role("leader") and found.reason("nats") == "connected", 20)
-        yield found
-    assert "Traceback" not in log.read_text()
-
-
-def left(dsn: str) -> list[int]:
-    return [id_ for (id_,) in asked_for(dsn, "select id from relay.parked order by id")]
-
-
-async def test_it_renders_and_asks_nobody_else(browser: Browser, shown: Site) -> None:
+async def test_it_renders_and_asks_nobody_else(browser: Browser, shown: Served) -> None:
     async with looking_at(browser, shown.url) as seen:
         await seen.headline("Healthy")
-        assert await seen.page.get_attribute("#verdict", "data-level") == "healthy"
+        assert await seen.page.get_attribute("#summary", "data-level") == "healthy"
         assert await seen.page.title() == "Healthy · relay"
         assert await seen.text("#contact") == "live"
         assert f":{shown.relay.process.pid}" in await seen.text("#who")
@@ -70,7 +46,7 @@ async def test_it_renders_and_asks_nobody_else(browser: Browser, shown: Site) ->
     assert [path for path in paths if not path.startswith("data:")] == ["", "events"]
 
 
-async def test_it_is_live_while_events_flow(browser: Browser, shown: Site, dsn: str) -> None:
+async def test_it_is_live_while_events_flow(browser: Browser, shown: Served, dsn: str) -> None:
     async with looking_at(browser, shown.url) as seen:
         await seen.headline("Healthy")
         with Load(dsn, producers=1):
@@ -96,14 +72,54 @@ async def test_it_is_live_while_events_flow(browser: Browser, shown: Site, dsn: 
         assert cells[5] in {"healthy", "starting"}
 
 
+async def test_each_chart_has_an_axis_with_round_values(
+    browser: Browser, shown: Served, dsn: str
+) -> None:
+    async with looking_at(browser, shown.url) as seen:
+        await seen.headline("Healthy")
+        rounds = await seen.page.evaluate(
+            "[[0.001, 0.1, 3, 47, 5e4].map(roundUp), [0.003, 7, 55, 130, 4000].map(roundTimeUp)]"
+        )
+        assert rounds[0] == pytest.approx([0.001, 0.1, 5, 50, 5e4])
+        assert rounds[1] == pytest.approx([0.005, 10, 60, 300, 6000])
+        with Load(dsn, producers=1):
+            await seen.has("+document.querySelector('[data-series=rate] .now b').textContent > 10")
+            labels = await seen.page.locator("[data-series=rate] .scale span").all_text_contents()
+            top = int(labels[0].replace(",", ""))
+            assert re.fullmatch(r"[125]0*", str(top))
+            assert labels[1:] == [f"{top / 2:g}", "0"]
+        lag = await seen.page.locator("[data-series=lag] .scale span").all_text_contents()
+        assert re.fullmatch(r"(100|200|500) ms|\d+ (s|min)", lag[0])
+        assert lag[2] == "0"
+        # The uppermost line of the grid is where its label is.
+        place = "document.querySelector('[data-series=rate] {}').getBoundingClientRect()"
+        label = await seen.page.evaluate(place.format(".scale span"))
+        grid = await seen.page.evaluate(place.format(".grid"))
+        assert (label["top"] + label["bottom"]) / 2 == pytest.approx(grid["top"], abs=2)
+
+
+async def test_a_degraded_page_keeps_its_ground_and_marks_the_charts_along_the_edge(
+    browser: Browser, shown: Served, dsn: str
+) -> None:
+    park(dsn, 5)
+    ground = "getComputedStyle(document.querySelector('{}')).backgroundColor"
+    async with looking_at(browser, shown.url) as seen:
+        await seen.headline("Degraded: dead events wait for you")
+        card = await seen.page.evaluate(ground.format(".card"))
+        assert await seen.page.evaluate(ground.format("#summary")) == card
+        mark = "document.querySelector('[data-series=lag] .degraded')"
+        await seen.has(f"{mark}.getAttribute('d') !== ''")
+        assert await seen.page.evaluate(f"{mark}.getBoundingClientRect().height") <= 4
+
+
 async def test_it_shows_an_outage_and_its_recovery(
-    browser: Browser, shown: Site, own_nats: devstack.NatsServer
+    browser: Browser, shown: Served, own_nats: devstack.NatsServer
 ) -> None:
     async with looking_at(browser, shown.url, size=PHONE) as seen:
         await seen.headline("Healthy")
         own_nats.stop()
         await seen.headline("Outage: NATS is away", 10)
-        assert await seen.page.get_attribute("#verdict", "data-level") == "outage"
+        assert await seen.page.get_attribute("#summary", "data-level") == "outage"
         assert (await seen.page.title()).startswith("✕ Outage: NATS is away")
         reasons = await seen.text("#reasons")
         assert "NATS is away for " in reasons
@@ -112,7 +128,7 @@ async def test_it_shows_an_outage_and_its_recovery(
         # The live region changes with the state, not with every second of it.
         watch = (
             "changes = 0; new MutationObserver(() => changes++).observe("
-            "document.querySelector('#verdict [role=status]'),"
+            "document.querySelector('#summary [role=status]'),"
             " {childList: true, subtree: true, characterData: true})"
         )
         await seen.page.evaluate(watch)
@@ -126,81 +142,11 @@ async def test_it_shows_an_outage_and_its_recovery(
         )
 
 
-async def test_a_dead_event_is_retried_by_keyboard_alone(
-    browser: Browser, shown: Site, dsn: str
-) -> None:
-    park(dsn, 5, 7, error="too [bold]large")
-    async with looking_at(browser, shown.url) as seen:
-        await seen.headline("Degraded: dead events wait for you")
-        await seen.has("document.querySelectorAll('#dead-table tbody tr').length === 2")
-        row = await seen.text("#dead-table tbody tr")
-        assert "too [bold]large (10054)" in row
-        assert "c4n4ry" not in await seen.page.content(), "a payload is on the page"
-        await seen.tab_to("[aria-label='Retry event 5']")
-        assert await seen.page.evaluate("document.activeElement.matches(':focus-visible')")
-        outline = "parseFloat(getComputedStyle(document.activeElement).outlineWidth)"
-        assert await seen.page.evaluate(outline) >= 2
-        await seen.page.keyboard.press("Enter")
-        await seen.has("document.activeElement.id === 'token'")
-        await seen.page.keyboard.type(TOKEN)
-        await seen.page.keyboard.press("Enter")
-        await seen.has("document.getElementById('said').textContent === 'Event 5 is tried again.'")
-        await seen.has("document.querySelectorAll('#dead-table tbody tr').length === 1")
-        until(lambda: left(dsn) == [7], 10)
-        # The focus goes on to the next one, and the token need not be given again.
-        await seen.has("document.activeElement.getAttribute('aria-label') === 'Retry event 7'")
-        await seen.page.keyboard.press("Enter")
-        await seen.headline("Healthy")
-        assert await seen.text("#dead-note") == "None."
-        until(lambda: left(dsn) == [], 10)
-        assert TOKEN not in await seen.page.content()
-        assert TOKEN not in " ".join(seen.requests)
-
-
-async def test_it_refuses_without_the_token_and_with_a_wrong_one(
-    browser: Browser, shown: Site, dsn: str
-) -> None:
-    park(dsn, 5)
-
-    def refused(said: str) -> bool:
-        return "401" in said
-
-    async with looking_at(browser, shown.url, size=PHONE, may_complain=refused) as seen:
-        retry = seen.page.locator("[aria-label='Retry event 5']")
-        await retry.click()
-        await seen.has("document.activeElement.id === 'token'")
-        await seen.page.keyboard.press("Enter")
-        assert await seen.page.locator("dialog[open]").count() == 1, "an empty token is none"
-        await seen.page.keyboard.type("wrong-token-wrong-token")
-        await seen.page.keyboard.press("Enter")
-        await seen.has("document.getElementById('ask-error').textContent === 'the token is wrong'")
-        await seen.page.keyboard.press("Escape")
-        await seen.has("!document.getElementById('ask').open")
-        assert await seen.page.evaluate("document.activeElement.getAttribute('aria-label')") == (
-            "Retry event 5"
-        )
-        assert left(dsn) == [5]
-        assert asked_for(dsn, "select count(*) from relay.decision") == [(0,)]
-
-
-async def test_a_relay_without_a_token_has_a_page_that_only_shows(
-    browser: Browser, dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
-) -> None:
-    park(dsn, 5)
-    with site(dsn, own_nats.url, tmp_path / "relay.log") as shown:
-        async with looking_at(browser, shown.url) as seen:
-            await seen.has("document.querySelectorAll('#dead-table tbody tr').length === 1")
-            assert not await seen.page.locator("#dead-table button").is_visible()
-            note = await seen.text("#dead-note")
-            assert "RELAY_HTTP_TOKEN" in note
-            assert "python -m relay dead retry" in note
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE, (320, 568)])
 async def test_it_can_be_read_at_any_width_in_dark_and_light(
     browser: Browser,
-    shown: Site,
+    shown: Served,
     dsn: str,
     size: tuple[int, int],
     scheme: Literal["light", "dark"],
@@ -256,22 +202,8 @@ def luminance(color: str) -> float:
     return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255
 
 
-async def test_what_others_wrote_is_shown_as_text_and_steers_nothing(
-    browser: Browser, shown: Site, dsn: str
-) -> None:
-    park(dsn, 5, key=EVIL, error=EVIL)
-    park(dsn, 8, dead=False, key=f"{EVIL}2", subject="nobody.listens", error=EVIL)
-    async with looking_at(browser, shown.url) as seen:
-        await seen.has("document.querySelectorAll('#dead-table tbody tr').length > 0")
-        told = await seen.text("#dead-table .error")
-        assert told.startswith('<img src=x onerror="pwned=1"><script>pwned=1</script>\\u{202e}gnp')
-        assert "\\u{1b}[2J" in told
-        assert await seen.page.locator("table img, table script").count() == 0
-        assert await seen.page.evaluate("typeof pwned") == "undefined"
-
-
 async def test_the_browser_itself_holds_the_page_to_its_policy(
-    browser: Browser, shown: Site
+    browser: Browser, shown: Served
 ) -> None:
     def told_off(said: str) -> bool:
         return "Content Security Policy" in said or "Trusted" in said
@@ -300,23 +232,23 @@ async def test_without_news_it_says_so_itself_until_a_relay_answers_again(
     def cut(said: str) -> bool:
         return "Failed to load resource" in said
 
-    with site(dsn, own_nats.url, tmp_path / "one.log", **address) as first:
+    with serving(dsn, own_nats.url, tmp_path / "one.log", **address) as first:
         url = first.url
         async with looking_at(browser, url, may_complain=cut) as seen:
             await seen.headline("Healthy")
             first.relay.kill()
             await seen.headline("No contact with this relay", 10)
-            assert await seen.page.get_attribute("#verdict", "data-level") == "unknown"
+            assert await seen.page.get_attribute("#summary", "data-level") == "unknown"
             assert "What is below is old" in await seen.text("#reasons")
-            with site(dsn, own_nats.url, tmp_path / "two.log", **address):
+            with serving(dsn, own_nats.url, tmp_path / "two.log", **address):
                 await seen.headline("Healthy", 30)
                 assert await seen.text("#contact") == "live"
 
 
 async def test_a_standby_says_that_it_is_one_and_who_leads(
-    browser: Browser, shown: Site, dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
+    browser: Browser, shown: Served, dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
-    with site(dsn, own_nats.url, tmp_path / "standby.log") as standby:
+    with serving(dsn, own_nats.url, tmp_path / "standby.log") as standby:
         until(lambda: standby.is_role("standby"), 20)
         async with looking_at(browser, standby.url) as seen:
             await seen.headline("Standing by")
@@ -328,7 +260,7 @@ async def test_a_standby_says_that_it_is_one_and_who_leads(
 
 
 async def test_two_pages_are_told_the_same_and_a_closed_one_makes_room(
-    browser: Browser, shown: Site
+    browser: Browser, shown: Served
 ) -> None:
     async with looking_at(browser, shown.url) as one, looking_at(browser, shown.url) as two:
         for seen in (one, two):
@@ -338,27 +270,9 @@ async def test_two_pages_are_told_the_same_and_a_closed_one_makes_room(
             await seen.headline("Healthy")
 
 
-async def test_without_scripts_it_says_where_else_to_look(browser: Browser, shown: Site) -> None:
+async def test_without_scripts_it_says_where_else_to_look(browser: Browser, shown: Served) -> None:
     async with looking_at(browser, shown.url, scripts=False) as seen:
         assert "python -m relay status --watch" in await seen.text("noscript")
-
-
-async def test_its_focus_stays_where_it_is_while_the_page_is_told_news(
-    browser: Browser, shown: Site, dsn: str
-) -> None:
-    park(dsn, 5, 7)
-    async with looking_at(browser, shown.url) as seen:
-        await seen.has("document.querySelectorAll('#dead-table tbody tr').length === 2")
-        await seen.tab_to("[aria-label='Retry event 7']")
-        park(dsn, 6)
-        await seen.has("document.querySelectorAll('#dead-table tbody tr').length === 3")
-        assert await focused(seen) == "Retry event 7"
-        order = await seen.page.locator("#dead-table tbody td:first-child").all_text_contents()
-        assert order == ["5", "6", "7"]
-
-
-async def focused(seen: Seen) -> str:
-    return str(await seen.page.evaluate("document.activeElement.getAttribute('aria-label')"))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
-"""What the facts add up to: conditions, reasons, and the verdict for a person."""
+"""What the facts add up to: conditions, reasons, and the summary for a person."""
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.facts import (
     BacklogSeen,
     BreakerChanged,
@@ -21,12 +22,23 @@ from relay.facts import (
     TermBegan,
     TermEnded,
 )
-from relay.http import wording
-from relay.http.health import Health
-from relay.http.heartbeat import STALE_AFTER, Heartbeat
-from relay.http.history import POINTS, Latency, Past, Point
-from relay.http.verdict import Elsewhere, Level, judge
+from relay.http.database import Database
+from relay.http.feed import Feed
+from relay.http.health import (
+    LEASE,
+    SCHEMA,
+    STALE_AFTER,
+    UNKNOWN,
+    Health,
+    Latency,
+    reason_of,
+)
+from relay.http.page_state import POINTS, PageState
+from relay.http.summary import LeaderReport, Level, summarize
 from relay.ports import Backlog
+from relay.settings import Settings
+from relay.state import RelayState
+from tests.http.test_parts import Idle
 
 LEADS = (TermBegan("me:1:x", 3), BusConnected())
 STANDS_BY = (StandingBy("me:1:x"),)
@@ -45,10 +57,14 @@ class Clock:
 
 
 def healthy(*facts: Fact) -> Health:
-    health = Health(Clock())
+    return health_at(Clock(), *facts)
+
+
+def health_at(clock: Clock, *facts: Fact) -> Health:
+    state = RelayState(clock)
     for fact in facts:
-        health.record(fact)
-    return health
+        state.record(fact)
+    return Health(state, clock)
 
 
 def failing(health: Health) -> dict[str, str]:
@@ -58,7 +74,7 @@ def failing(health: Health) -> dict[str, str]:
 @pytest.mark.parametrize("facts", [LEADS, STANDS_BY, (*LEADS, TermEnded(3, ""), *STANDS_BY)])
 def test_a_leader_at_work_and_a_standby_are_ready(facts: tuple[Fact, ...]) -> None:
     health = healthy(*facts)
-    assert health.ready
+    assert health.is_ready
     assert failing(health) == {}
 
 
@@ -91,13 +107,13 @@ def test_a_leader_at_work_and_a_standby_are_ready(facts: tuple[Fact, ...]) -> No
                 *STANDS_BY,
                 OutageBegan("postgres", "schema x lacks 1: run `python -m relay migrate`"),
             ),
-            {"schema": wording.SCHEMA},
+            {"schema": SCHEMA},
         ),
     ],
 )
 def test_who_is_not_ready_says_why(facts: tuple[Fact, ...], reasons: dict[str, str]) -> None:
     health = healthy(*facts)
-    assert not health.ready
+    assert not health.is_ready
     assert failing(health) == reasons
 
 
@@ -114,26 +130,26 @@ def test_a_stranger_who_holds_the_lease_makes_it_not_ready_and_is_named(
     before: tuple[Fact, ...], reason: str
 ) -> None:
     health = healthy(*before, OutageBegan("postgres", reason))
-    assert not health.ready
+    assert not health.is_ready
     checks = {check.name: check for check in health.checks()}
     assert checks["postgres"].ok
-    assert checks["lease"].reason == f"for 0 s {wording.LEASE}"
-    verdict = judge(health, dead=0)
-    assert (verdict.level, verdict.headline) == (
+    assert checks["lease"].reason == f"for 0 s {LEASE}"
+    summary = summarize(health, dead=0)
+    assert (summary.level, summary.headline) == (
         Level.OUTAGE,
         "Outage: a stranger holds the lease",
     )
-    assert verdict.reasons[0] == f"Nobody can lead: {wording.LEASE}."
-    assert not any("away" in each for each in verdict.reasons)
-    health.record(OutageEnded("postgres", 3.0, 2))
-    health.record(StandingBy("me"))
-    assert health.ready
+    assert summary.reasons[0] == f"Nobody can lead: {LEASE}."
+    assert not any("away" in each for each in summary.reasons)
+    health.state.record(OutageEnded("postgres", 3.0, 2))
+    health.state.record(StandingBy("me"))
+    assert health.is_ready
 
 
 def test_both_a_taken_lease_and_nats_away_are_told() -> None:
     health = healthy(*LEADS, OutageBegan("nats", "x"), OutageBegan("postgres", TAKEN[0]))
     assert set(failing(health)) == {"lease", "nats"}
-    assert "NATS is away" in judge(health, dead=0).reasons[1]
+    assert "NATS is away" in summarize(health, dead=0).reasons[1]
 
 
 @pytest.mark.parametrize(
@@ -146,30 +162,28 @@ def test_another_outage_of_postgres_is_no_taken_lease(reason: str) -> None:
 
 def test_an_outage_counts_its_time_and_is_over_when_it_ends() -> None:
     clock = Clock()
-    health = Health(clock)
-    for fact in (*LEADS, OutageBegan("nats", "did not answer")):
-        health.record(fact)
+    health = health_at(clock, *LEADS, OutageBegan("nats", "did not answer"))
     told = []
     for clock.now in (1012.9, 1075.0, 1000.0 + 2 * 3600 + 5 * 60):
         told.append(failing(health)["nats"].partition(":")[0])
     assert told == ["away for 12 s", "away for 1 min 15 s", "away for 2 h 5 min"]
-    health.record(OutageEnded("nats", 75.0, 3))
-    assert health.ready
+    health.state.record(OutageEnded("nats", 75.0, 3))
+    assert health.is_ready
 
 
 def test_a_standby_does_not_ask_nats_and_a_new_term_has_to_connect_anew() -> None:
     health = healthy(*LEADS, OutageBegan("nats", "x"), TermEnded(3, ""), *STANDS_BY)
-    assert health.ready
-    health.record(TermBegan("me", 5))
+    assert health.is_ready
+    health.state.record(TermBegan("me", 5))
     assert failing(health) == {"nats": "connecting"}
 
 
 def test_who_is_told_to_stop_is_not_ready_whatever_comes_after() -> None:
     health = healthy(*LEADS)
-    health.stop()
-    health.record(TermEnded(3, ""))
+    health.state.stop()
+    health.state.record(TermEnded(3, ""))
     assert failing(health) == {"lease": "stopping"}
-    assert judge(health, dead=0).headline == "Stopping"
+    assert summarize(health, dead=0).headline == "Stopping"
 
 
 @pytest.mark.parametrize(
@@ -209,28 +223,28 @@ def test_who_is_told_to_stop_is_not_ready_whatever_comes_after() -> None:
 def test_the_verdict_is_one_word_and_the_reasons(
     facts: tuple[Fact, ...], level: Level, headline: str, reason: str
 ) -> None:
-    verdict = judge(healthy(*facts), dead=0)
-    assert (verdict.level, verdict.headline) == (level, headline)
-    assert any(reason in said for said in verdict.reasons), verdict.reasons
+    summary = summarize(healthy(*facts), dead=0)
+    assert (summary.level, summary.headline) == (level, headline)
+    assert any(reason in said for said in summary.reasons), summary.reasons
 
 
 def test_dead_events_are_a_person_s_affair_and_parked_ones_are_not() -> None:
-    verdict = judge(healthy(*LEADS), dead=0, parked=2)
-    assert verdict.level is Level.HEALTHY
-    assert "2 parked events are tried again" in verdict.reasons[-1]
-    verdict = judge(healthy(*LEADS), dead=1, parked=1)
-    assert (verdict.level, verdict.headline) == (
+    summary = summarize(healthy(*LEADS), dead=0, parked=2)
+    assert summary.level is Level.HEALTHY
+    assert "2 parked events are tried again" in summary.reasons[-1]
+    summary = summarize(healthy(*LEADS), dead=1, parked=1)
+    assert (summary.level, summary.headline) == (
         Level.DEGRADED,
         "Degraded: dead events wait for you",
     )
-    assert verdict.reasons[-1] == "1 event is dead and waits for a person: retry or drop."
+    assert summary.reasons[-1] == "1 event is dead and waits for a person: retry or drop."
 
 
 def test_a_standby_tells_what_the_leader_reports() -> None:
     health = healthy(*STANDS_BY)
-    late, away = Elsewhere(lag_is_high=True), Elsewhere(lag_is_high=True, nats_is_away=True)
-    assert judge(health, dead=0, elsewhere=late).headline == "Degraded: the leader is late"
-    assert judge(health, dead=0, elsewhere=away).level is Level.OUTAGE
+    late, away = LeaderReport(lag_is_high=True), LeaderReport(lag_is_high=True, nats_is_away=True)
+    assert summarize(health, dead=0, report=late).headline == "Degraded: the leader is late"
+    assert summarize(health, dead=0, report=away).level is Level.OUTAGE
 
 
 def test_what_is_over_is_not_told_any_more() -> None:
@@ -242,11 +256,11 @@ def test_what_is_over_is_not_told_any_more() -> None:
         *LATE,
         BreakerChanged("lag", State.OPEN, State.CLOSED, "x"),
     )
-    assert judge(health, dead=0).headline == "Healthy"
-    health.record(HoldBegan("stream S", "x"))
-    health.record(TermEnded(3, ""))
-    health.record(TermBegan("me", 4))
-    assert judge(health, dead=0).headline == "Healthy"
+    assert summarize(health, dead=0).headline == "Healthy"
+    health.state.record(HoldBegan("stream S", "x"))
+    health.state.record(TermEnded(3, ""))
+    health.state.record(TermBegan("me", 4))
+    assert summarize(health, dead=0).headline == "Healthy"
 
 
 SECRET = "s3cr3t-name"
@@ -274,23 +288,25 @@ SECRET = "s3cr3t-name"
         (f"SSL error: certificate of {SECRET}", "no encrypted connection comes about"),
         (f"permission denied for table {SECRET}: grant this login", "its login may not do this"),
         ("terminating connection due to administrator command", "the connection was cut"),
-        (f"nobody knows {SECRET}", wording.UNKNOWN),
-        ("", wording.UNKNOWN),
+        (f"nobody knows {SECRET}", UNKNOWN),
+        ("", UNKNOWN),
     ],
 )
 def test_a_driver_s_text_becomes_words_of_our_own(said: str, words: str) -> None:
-    assert wording.why(said) == words
+    assert reason_of(said) == words
     assert SECRET not in words
 
 
 def test_the_loop_is_alive_as_long_as_it_turns() -> None:
     clock = Clock()
-    heartbeat = Heartbeat(clock)
+    health = health_at(clock)
     clock.now += STALE_AFTER - 0.1
-    assert heartbeat.alive
+    assert health.is_alive
     clock.now += 0.2
-    assert not heartbeat.alive
-    assert heartbeat.age == pytest.approx(STALE_AFTER + 0.1)
+    assert not health.is_alive
+    assert health.last_turn_ago == pytest.approx(STALE_AFTER + 0.1)
+    health.turn()
+    assert health.is_alive
 
 
 def delivered(age: float, events: int = 1) -> PageDelivered:
@@ -315,8 +331,14 @@ def test_many_pages_a_second_and_a_long_life_take_no_more_memory() -> None:
     for _ in range(5_000):
         latency.record(delivered(0.0))
     assert len(latency._samples) == 1_000
-    past = Past()
-    for at in range(2 * POINTS):
-        past.add(Point(float(at), 0.0, 0.0, None, None, Level.HEALTHY))
-    assert len(past.points()) == POINTS
-    assert past.points()[-1].as_list() == [599.0, 0.0, 0.0, None, None, "healthy"]
+    clock, feed = Clock(-1.0), Feed()
+    database = Database("", "relay", feed)
+    parts = {"database": database, "feed": feed, "settings": Settings()}
+    state = PageState(Idle(), healthy(*LEADS), latency, clock=clock, **parts)
+    for _ in range(2 * POINTS):
+        clock.now += 1.0
+        state.tick()
+    history = state.greeting().decode().split("\n")[1].removeprefix("data: ")
+    points = json.loads(history)["history"]
+    assert len(points) == POINTS
+    assert points[-1] == [599.0, 0.0, 0.0, None, None, "healthy"]

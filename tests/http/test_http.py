@@ -14,17 +14,17 @@ import pytest
 from starlette.responses import Response
 
 from relay import devstack
-from tests.http.asking import TOKEN, Site, asked_for, emit, park, settled, site
+from tests.http.asking import TOKEN, Served, asked_for, emit, park, serving, settled
 from tests.system.harness import RelayProcess, connected, until
 
 pytestmark = pytest.mark.timeout(120)
 
 
-def leads(shown: Site) -> bool:
+def leads(shown: Served) -> bool:
     return shown.is_role("leader") and shown.reason("nats") == "connected"
 
 
-def first(shown: Site, fact: str, wanted: Any = True) -> dict[str, Any]:
+def first(shown: Served, fact: str, wanted: Any = True) -> dict[str, Any]:
     """Return the first snapshot of which the expression ``fact`` over it is as wanted."""
     deadline = time.monotonic() + 20
     with shown.watching() as snapshots:
@@ -38,7 +38,7 @@ def first(shown: Site, fact: str, wanted: Any = True) -> dict[str, Any]:
 def test_the_probes_of_a_leader_say_that_it_is_well_and_why(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
-    with site(dsn, own_nats.url, tmp_path / "relay.log") as shown:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log") as shown:
         until(lambda: leads(shown), 20)
         assert shown.ready == (
             200,
@@ -65,7 +65,7 @@ def test_a_standby_is_ready_shows_the_page_and_knows_the_leader(
 ) -> None:
     with RelayProcess(dsn, own_nats.url, tmp_path / "leader.log") as leader, ExitStack() as stack:
         until(lambda: '"leading"' in leader.log.read_text(), 20)
-        shown = stack.enter_context(site(dsn, own_nats.url, tmp_path / "standby.log"))
+        shown = stack.enter_context(serving(dsn, own_nats.url, tmp_path / "standby.log"))
         until(lambda: shown.is_role("standby"), 20)
         assert shown.ready[0] == 200
         emit(dsn, count=3)
@@ -82,7 +82,7 @@ def test_a_standby_is_ready_shows_the_page_and_knows_the_leader(
 def test_the_snapshots_tell_of_events_streams_and_the_path(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
-    with site(dsn, own_nats.url, tmp_path / "relay.log") as shown:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log") as shown:
         until(lambda: leads(shown), 20)
         emit(dsn, count=40)
         state = first(shown, "state['figures']['delivered']", 40)
@@ -103,7 +103,7 @@ def test_the_snapshots_tell_of_events_streams_and_the_path(
 def test_every_answer_forbids_what_a_page_does_not_need(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
-    with site(dsn, own_nats.url, tmp_path / "relay.log") as shown:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log") as shown:
         for path in ("/", "/livez", "/readyz", "/metrics", "/nothing", "/retry"):
             answer = shown.ask(path)
             assert "default-src 'none'" in answer.headers["content-security-policy"], path
@@ -127,7 +127,7 @@ def test_metrics_are_served_where_their_library_is_installed(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
     pytest.importorskip("opentelemetry.exporter.prometheus")
-    with site(dsn, own_nats.url, tmp_path / "relay.log") as shown:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log") as shown:
         until(lambda: leads(shown), 20)
         emit(dsn, count=7)
         until(lambda: settled(dsn, 7), 20)
@@ -141,7 +141,7 @@ def test_metrics_that_are_off_are_answered_with_the_remedy() -> None:
     from relay.http.routes import Routes
 
     async def ask() -> Response:
-        routes = Routes(seen=None, doorman=None, retry=None, scrape=None)  # type: ignore[arg-type]
+        routes = Routes(health=None, token=None, retry=None, scrape=None)  # type: ignore[arg-type]
         return await routes.metrics(None)  # type: ignore[arg-type]
 
     answer = asyncio.run(ask())
@@ -152,7 +152,7 @@ def test_metrics_that_are_off_are_answered_with_the_remedy() -> None:
 def test_a_stranger_s_name_gets_no_page_but_the_probes_answer(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
-    with site(dsn, own_nats.url, tmp_path / "relay.log", http_token=TOKEN) as shown:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log", http_token=TOKEN) as shown:
         evil = {"Host": f"evil.example:{shown.port}"}
         for path in ("/", "/events"):
             answer = shown.ask(path, headers=evil)
@@ -168,19 +168,19 @@ def test_a_dead_event_is_retried_with_the_token_and_the_audit_knows(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
     park(dsn, 5, 7)
-    with site(dsn, own_nats.url, tmp_path / "relay.log", http_token=TOKEN) as shown:
-        state = first(shown, "len(state['letters']['dead'])", 2)
-        letter = state["letters"]["dead"][0]
-        assert (letter["id"], letter["subject"], letter["error"]) == ("5", "orders.placed", "no")
-        assert (letter["key"], letter["attempts"], letter["code"]) == ("k", 10, 10054)
+    with serving(dsn, own_nats.url, tmp_path / "relay.log", http_token=TOKEN) as shown:
+        state = first(shown, "len(state['parked']['dead'])", 2)
+        dead = state["parked"]["dead"][0]
+        assert (dead["id"], dead["subject"], dead["error"]) == ("5", "orders.placed", "no")
+        assert (dead["key"], dead["attempts"], dead["code"]) == ("k", 10, 10054)
         answer = shown.retry({"id": "5"})
         assert (answer.status, answer.json) == (200, {"says": "event 5 is tried again"})
         until(lambda: asked_for(dsn, "select id from relay.parked") == [(7,)], 20)
         [(by, action)] = asked_for(dsn, "select decided_by, action from relay.decision")
         assert action == "retry"
         assert by.endswith("(status page, from 127.0.0.1)")
-        state = first(shown, "state['letters']['total']", 1)
-        assert [each["id"] for each in state["letters"]["dead"]] == ["7"]
+        state = first(shown, "state['parked']['total_dead']", 1)
+        assert [each["id"] for each in state["parked"]["dead"]] == ["7"]
 
 
 def test_a_retry_is_refused_unless_everything_is_right(
@@ -189,7 +189,7 @@ def test_a_retry_is_refused_unless_everything_is_right(
     park(dsn, 5)
     park(dsn, 6, dead=False, subject="nobody.listens", key="other")
     settings = {"http_token": TOKEN, "max_attempts": "1000"}
-    with site(dsn, own_nats.url, tmp_path / "relay.log", **settings) as shown:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log", **settings) as shown:
         right = {"id": "5"}
         assert shown.retry(right, token=None).status == 401
         assert shown.retry(right, token=None).headers["www-authenticate"] == "Bearer"
@@ -218,13 +218,13 @@ def test_wrong_tokens_are_limited_and_no_token_means_read_only(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
     park(dsn, 5)
-    with site(dsn, own_nats.url, tmp_path / "first.log", http_token=TOKEN) as shown:
+    with serving(dsn, own_nats.url, tmp_path / "first.log", http_token=TOKEN) as shown:
         told = [shown.retry({"id": "5"}, token="wrong-token").status for _ in range(11)]
         assert told == [401] * 10 + [429]
         assert int(shown.retry({"id": "5"}, token="wrong").headers["retry-after"]) == 10
         assert asked_for(dsn, "select count(*) from relay.decision") == [(0,)]
         assert shown.retry({"id": "5"}).status == 200, "the right one is let in all the same"
-    with site(dsn, own_nats.url, tmp_path / "second.log") as shown:
+    with serving(dsn, own_nats.url, tmp_path / "second.log") as shown:
         answer = shown.retry({"id": "5"}, token="wrong-token")
         assert answer.status == 403
         assert "RELAY_HTTP_TOKEN" in answer.json["says"]
@@ -239,9 +239,9 @@ def test_a_login_that_may_not_decide_is_told_what_it_lacks(
     with connected(dsn) as owner:
         owner.execute(f"create role only_relay_{name} login in role relay_relay")
     limited = server.dsn_of(str(name)).replace("user=postgres", f"user=only_relay_{name}")
-    with site(limited, own_nats.url, tmp_path / "relay.log", http_token=TOKEN) as shown:
+    with serving(limited, own_nats.url, tmp_path / "relay.log", http_token=TOKEN) as shown:
         until(lambda: leads(shown), 20)
-        assert first(shown, "state['letters']['total']", 1)["letters"]["dead"][0]["id"] == "5"
+        assert first(shown, "state['parked']['total_dead']", 1)["parked"]["dead"][0]["id"] == "5"
         answer = shown.retry({"id": 5})
         assert answer.status == 403
         assert "operator" in answer.json["says"]
@@ -265,7 +265,7 @@ def test_no_answer_holds_a_secret_the_configuration_or_a_payload(
     log = tmp_path / "relay.log"
     said: list[str] = []
 
-    def look(shown: Site) -> None:
+    def look(shown: Served) -> None:
         for path in ("/", "/livez", "/readyz", "/metrics", "/nothing"):
             answer = shown.ask(path)
             said.append(f"{answer.headers} {answer.text}")
@@ -276,7 +276,7 @@ def test_no_answer_holds_a_secret_the_configuration_or_a_payload(
             for _, state in zip(range(5), snapshots, strict=False):
                 said.append(json.dumps(state))
 
-    with site(f"{secret} password={canary}-dsn", own_nats.url, log, **settings) as shown:
+    with serving(f"{secret} password={canary}-dsn", own_nats.url, log, **settings) as shown:
         until(lambda: leads(shown), 20)
         look(shown)
         own_nats.stop()
@@ -302,7 +302,7 @@ def test_no_answer_holds_a_secret_the_configuration_or_a_payload(
 def test_who_takes_nothing_and_who_opens_many_connections_does_not_hurt(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
-    with site(dsn, own_nats.url, tmp_path / "relay.log") as shown:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log") as shown:
         until(lambda: leads(shown), 20)
         watchers = [socket.create_connection(("127.0.0.1", shown.port)) for _ in range(16)]
         for each in watchers:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from relay import devstack
-from relay.http import wording
-from tests.http.asking import Site, emit, port_of, settled, site
+from relay.http.health import LEASE
+from tests.http.asking import Served, emit, listening, port_of, serving, settled
 from tests.system.harness import RelayProcess, connected, until
 
 pytestmark = pytest.mark.timeout(120)
@@ -28,15 +28,15 @@ def own_postgres() -> Iterator[devstack.Postgres]:
         yield found
 
 
-def leads(shown: Site) -> bool:
+def leads(shown: Served) -> bool:
     return shown.is_role("leader") and shown.reason("nats") == "connected"
 
 
-def is_ready(shown: Site) -> bool:
+def is_ready(shown: Served) -> bool:
     return bool(shown.ready[0] == 200)
 
 
-def headline(shown: Site) -> str:
+def headline(shown: Served) -> str:
     with shown.watching() as snapshots:
         return str(next(snapshots)["headline"])
 
@@ -45,7 +45,7 @@ def test_an_idle_leader_tells_that_nats_is_away_and_that_it_is_back(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
     """Nothing is published, so nothing but a look of its own can tell."""
-    with site(dsn, own_nats.url, tmp_path / "relay.log") as shown:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log") as shown:
         until(lambda: leads(shown), 20)
         own_nats.stop()
         until(lambda: not is_ready(shown), 10)
@@ -65,7 +65,7 @@ def test_an_idle_leader_tells_that_nats_is_away_and_that_it_is_back(
 def test_a_loop_that_does_not_turn_answers_no_probe(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
-    with site(dsn, own_nats.url, tmp_path / "relay.log") as shown:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log") as shown:
         until(lambda: leads(shown), 20)
         shown.relay.process.send_signal(signal.SIGSTOP)
         with socket.create_connection(("127.0.0.1", shown.port)) as probe:
@@ -83,7 +83,7 @@ def test_the_lag_breaker_makes_it_not_ready_until_the_lag_is_gone(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
     settings = {"circuit_breaker_lag": "1s"}
-    with site(dsn, own_nats.url, tmp_path / "relay.log", **settings) as shown:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log", **settings) as shown:
         until(lambda: leads(shown), 20)
         own_nats.stop()
         emit(dsn, count=3)
@@ -100,8 +100,8 @@ def test_postgres_away_and_back_is_told_by_leader_and_standby(
     dsn = own_postgres.create_database("shop")
     assert migrate(dsn) == 0
     with (
-        site(dsn, own_nats.url, tmp_path / "one.log") as one,
-        site(dsn, own_nats.url, tmp_path / "two.log") as two,
+        serving(dsn, own_nats.url, tmp_path / "one.log") as one,
+        serving(dsn, own_nats.url, tmp_path / "two.log") as two,
     ):
         until(lambda: is_ready(one) and is_ready(two), 20)
         own_postgres.stop()
@@ -128,7 +128,7 @@ def test_a_stranger_who_holds_the_lease_is_told_and_ends_with_it(
         else:
             stranger = stack.enter_context(connected(dsn))
             stranger.execute(lease)
-        shown = stack.enter_context(site(dsn, own_nats.url, tmp_path / "relay.log"))
+        shown = stack.enter_context(serving(dsn, own_nats.url, tmp_path / "relay.log"))
         if before == "while it stands by":
             until(lambda: shown.is_role("standby"), 20)
             stranger = stack.enter_context(connected(dsn))
@@ -140,7 +140,7 @@ def test_a_stranger_who_holds_the_lease_is_told_and_ends_with_it(
             stranger.execute(lease)
             leader.kill()
         until(lambda: not is_ready(shown), 20)
-        until(lambda: wording.LEASE in shown.reason("lease"), 20)
+        until(lambda: LEASE in shown.reason("lease"), 20)
         checks = shown.ready[1]["checks"]
         unseen = ["schema"] if before == "at the start" else []
         assert [name for name, check in checks.items() if not check["ok"]] == [*unseen, "lease"]
@@ -155,7 +155,7 @@ def test_a_stranger_who_holds_the_lease_is_told_and_ends_with_it(
 def test_a_schema_that_changes_under_a_relay_is_told_with_the_remedy(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
-    with site(dsn, own_nats.url, tmp_path / "relay.log") as shown:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log") as shown:
         until(lambda: leads(shown), 20)
         with connected(dsn) as owner:
             owner.execute("alter schema relay rename to elsewhere")
@@ -171,7 +171,7 @@ def test_before_the_first_term_it_is_alive_and_not_ready(
     dsn = own_postgres.create_database("shop")
     assert migrate(dsn) == 0
     own_postgres.stop()
-    with site(dsn, own_nats.url, tmp_path / "relay.log") as shown:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log") as shown:
         until(lambda: shown.reason("postgres").startswith("away for"), 20)
         assert shown.ready[1]["role"] == "starting"
         assert shown.ask("/livez").status == 200
@@ -183,7 +183,7 @@ def test_the_page_of_a_stream_that_takes_nothing_says_which(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
     nats_settings = {"stream_create": "true"}
-    with site(dsn, own_nats.url, tmp_path / "relay.log", **nats_settings) as shown:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log", **nats_settings) as shown:
         until(lambda: leads(shown), 20)
         emit(dsn)
         until(lambda: settled(dsn, 1), 10)
@@ -217,7 +217,7 @@ def test_a_taken_default_port_is_a_warning_and_events_flow(
             taken.close()
             if ours:
                 until(lambda: port_of(log) == 8080, 20)
-                until(lambda: is_ready(Site(8080, relay)), 20)
+                until(lambda: is_ready(Served(8080, relay)), 20)
             assert relay.terminate() == 0
     assert "Traceback" not in log.read_text()
     assert "set RELAY_HTTP" in log.read_text()
@@ -262,7 +262,7 @@ def test_off_listens_nowhere_and_loads_no_web_server(
 def test_who_watches_does_not_delay_the_stop_and_a_second_signal_still_counts(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
-    with site(dsn, own_nats.url, tmp_path / "relay.log") as shown:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log") as shown:
         until(lambda: leads(shown), 20)
         with shown.watching() as snapshots:
             next(snapshots)
@@ -270,7 +270,7 @@ def test_who_watches_does_not_delay_the_stop_and_a_second_signal_still_counts(
             assert shown.relay.terminate() == 0
             assert time.monotonic() - began < 2
     own_nats.stop()
-    with site(dsn, own_nats.url, tmp_path / "two.log", shutdown_timeout="30s") as shown:
+    with serving(dsn, own_nats.url, tmp_path / "two.log", shutdown_timeout="30s") as shown:
         until(lambda: shown.is_role("leader"), 20)
         shown.relay.process.send_signal(signal.SIGTERM)
         shown.relay.process.send_signal(signal.SIGTERM)
@@ -339,19 +339,3 @@ def delete_stream(server: devstack.NatsServer) -> None:
         await client.close()
 
     asyncio.run(delete())
-
-
-def listening(pid: int) -> list[str]:
-    """Return the process's own listening sockets, as Linux knows them."""
-    inodes = set()
-    for each in Path(f"/proc/{pid}/fd").iterdir():
-        target = str(each.readlink())
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
-    found = []
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            columns = line.split()
-            if columns[3] == "0A" and columns[9] in inodes:
-                found.append(columns[1])
-    return found

@@ -5,6 +5,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,17 +14,13 @@ import pytest
 
 from relay.errors import SchemaError
 from relay.facts import BusConnected, OutageBegan, StandingBy, TermBegan
-from relay.http.doorman import FORGIVEN_EVERY, MOST_FAILURES, Doorman
+from relay.http.access import FORGIVEN_EVERY, MOST_FAILURES, Token, is_private, page
 from relay.http.feed import MOST_WATCHERS, Feed
-from relay.http.guard import Guard
 from relay.http.health import Health
-from relay.http.listening import listen
-from relay.http.page import page
-from relay.http.station import Station
-from relay.http.systemd import Manager
-from relay.meter import Meter, Metrics
+from relay.http.service import Manager, Service, listen
 from relay.settings import Settings
-from relay.settings.addresses import Address
+from relay.settings.kinds import Address
+from relay.state import Metrics, RelayState
 from tests.http.asking import TOKEN
 
 
@@ -34,9 +31,9 @@ class Clock:
         return self.now
 
 
-def status(doorman: Doorman, given: str | None, address: str = "1.2.3.4") -> int:
-    refusal = doorman.check(address, given)
-    return 200 if refusal is None else refusal.status
+def status(token: Token, given: str | None, address: str = "1.2.3.4") -> int:
+    refusal = token.refuse(address, given)
+    return 200 if refusal is None else refusal.status_code
 
 
 @pytest.mark.parametrize(
@@ -54,61 +51,61 @@ def status(doorman: Doorman, given: str | None, address: str = "1.2.3.4") -> int
     ],
 )
 def test_only_the_token_lets_in(given: str | None, code: int) -> None:
-    assert status(Doorman(TOKEN), given) == code
+    assert status(Token(TOKEN), given) == code
 
 
 def test_without_a_token_nobody_is_let_in() -> None:
     for given in (None, "Bearer ", "Bearer None"):
-        assert status(Doorman(None), given) == 403
+        assert status(Token(None), given) == 403
 
 
 def test_who_guesses_has_to_wait_and_others_need_not() -> None:
     clock = Clock()
-    doorman = Doorman(TOKEN, clock)
+    token = Token(TOKEN, clock)
     right, wrong = f"Bearer {TOKEN}", "Bearer wrong"
-    told = [status(doorman, wrong) for _ in range(MOST_FAILURES + 2)]
+    told = [status(token, wrong) for _ in range(MOST_FAILURES + 2)]
     assert told == [401] * MOST_FAILURES + [429] * 2
-    assert status(doorman, right) == 200, "whatever came before from this address"
-    assert status(doorman, None) == 429
-    assert status(doorman, right, "5.6.7.8") == 200
+    assert status(token, right) == 200, "whatever came before from this address"
+    assert status(token, None) == 429
+    assert status(token, right, "5.6.7.8") == 200
     clock.now += FORGIVEN_EVERY
-    assert [status(doorman, wrong), status(doorman, wrong)] == [401, 429]
+    assert [status(token, wrong), status(token, wrong)] == [401, 429]
     clock.now += FORGIVEN_EVERY + 1
-    assert status(doorman, right) == 200
-    assert status(doorman, wrong) == 401, "one is forgiven by time, and none by the right token"
-    assert status(doorman, wrong) == 429
+    assert status(token, right) == 200
+    assert status(token, wrong) == 401, "one is forgiven by time, and none by the right token"
+    assert status(token, wrong) == 429
     clock.now += FORGIVEN_EVERY * MOST_FAILURES
-    assert [status(doorman, wrong) for _ in range(MOST_FAILURES)] == [401] * MOST_FAILURES
+    assert [status(token, wrong) for _ in range(MOST_FAILURES)] == [401] * MOST_FAILURES
 
 
 @pytest.mark.parametrize("every", [1.0, 0.1, 60.0])
 def test_who_guesses_from_a_proxy_s_address_shuts_nobody_out(every: float) -> None:
     clock = Clock()
-    doorman = Doorman(TOKEN, clock)
+    token = Token(TOKEN, clock)
     for _ in range(100):
         clock.now += every
-        assert status(doorman, "Bearer wrong") in {401, 429}
-        assert status(doorman, f"Bearer {TOKEN}") == 200
+        assert status(token, "Bearer wrong") in {401, 429}
+        assert status(token, f"Bearer {TOKEN}") == 200
 
 
 def test_a_request_without_a_token_is_no_guess_and_guessers_take_no_memory() -> None:
-    doorman = Doorman(TOKEN, Clock())
-    assert {status(doorman, None) for _ in range(100)} == {401}
+    token = Token(TOKEN, Clock())
+    assert {status(token, None) for _ in range(100)} == {401}
     for number in range(2_000):
-        status(doorman, "Bearer x", f"10.0.{number // 256}.{number % 256}")
-    assert len(doorman._failures) == 1_000
+        status(token, "Bearer x", f"10.0.{number // 256}.{number % 256}")
+    assert len(token._wrong._each) == 1_000
 
 
 @pytest.mark.anyio
 async def test_who_watches_gets_the_newest() -> None:
     feed = Feed()
-    slow = feed.join("1.2.3.4")
-    for number in range(1000):
-        feed.send(b"%d" % number)
-    assert await slow.next() == b"999"
-    with anyio.move_on_after(0.05) as nothing:
-        await slow.next()
-    assert nothing.cancelled_caught
+    with feed.join("1.2.3.4") as slow:
+        for number in range(1000):
+            feed.send(b"%d" % number)
+        assert await slow.next() == b"999"
+        with anyio.move_on_after(0.05) as nothing:
+            await slow.next()
+        assert nothing.cancelled_caught
 
 
 @pytest.mark.anyio
@@ -126,15 +123,22 @@ async def test_a_newcomer_takes_the_oldest_place_of_the_most_crowded_address(
     there: str, newcomer: str, leaving: int
 ) -> None:
     feed = Feed()
-    watchers = [feed.join(address) for address in there]
+    places = [ExitStack() for _ in (*there, newcomer)]
+    watchers = [
+        place.enter_context(feed.join(address))
+        for place, address in zip(places, there, strict=False)
+    ]
     assert len(watchers) == MOST_WATCHERS
-    watchers.append(feed.join(newcomer))
+    watchers.append(places[-1].enter_context(feed.join(newcomer)))
     feed.send(b"news")
     with anyio.fail_after(1):
-        told = [await each.next() for each in watchers]
-    assert told == [None if number == leaving else b"news" for number in range(len(watchers))]
-    feed.leave(watchers[leaving])
+        messages = [await each.next() for each in watchers]
+    assert messages == [None if number == leaving else b"news" for number in range(len(watchers))]
+    places[leaving].close()
     assert len(feed._watchers) == MOST_WATCHERS
+    for place in places:
+        place.close()
+    assert not feed.watched
 
 
 @pytest.mark.anyio
@@ -173,8 +177,7 @@ async def test_it_is_known_whether_anybody_watches() -> None:
     ],
 )
 def test_the_page_answers_to_names_that_no_stranger_can_have(host: str, ours: bool) -> None:
-    guard = Guard(lambda *_: None, own_name="named.example", any_name=())  # type: ignore[arg-type, return-value]
-    assert guard._is_ours(host) is ours
+    assert is_private(host, "named.example") is ours
 
 
 @pytest.fixture
@@ -206,17 +209,17 @@ def test_the_service_manager_is_told_what_changes_and_that_we_live(
     manager_socket: socket.socket,
 ) -> None:
     environ = {"NOTIFY_SOCKET": named(manager_socket), "WATCHDOG_USEC": "3000000"}
-    manager, health = Manager(environ), Health()
+    manager, health = Manager(environ), Health(RelayState())
     assert manager.watchdog_every == 1.5
     manager.report(health)
     assert received(manager_socket) == ["WATCHDOG=1", "STATUS=Starting"]
-    health.record(TermBegan("me", 1))
-    health.record(BusConnected())
+    health.state.record(TermBegan("me", 1))
+    health.state.record(BusConnected())
     manager.report(health)
     assert received(manager_socket) == ["WATCHDOG=1", "READY=1", "STATUS=Healthy"]
     manager.report(health)
     assert received(manager_socket) == ["WATCHDOG=1"]
-    health.record(OutageBegan("nats", "host:4222 refused"))
+    health.state.record(OutageBegan("nats", "host:4222 refused"))
     manager.report(health)
     assert received(manager_socket) == ["WATCHDOG=1", "STATUS=Outage: NATS is away"]
     manager.stopping()
@@ -231,8 +234,8 @@ def test_a_standby_is_ready_and_a_watchdog_of_another_process_is_not_ours(
         {"NOTIFY_SOCKET": named(manager_socket), "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}
     )
     assert manager.watchdog_every is None
-    health = Health()
-    health.record(StandingBy("me"))
+    health = Health(RelayState())
+    health.state.record(StandingBy("me"))
     manager.report(health)
     assert received(manager_socket) == ["READY=1", "STATUS=Standing by"]
 
@@ -240,7 +243,7 @@ def test_a_standby_is_ready_and_a_watchdog_of_another_process_is_not_ours(
 @pytest.mark.parametrize("address", ["", "/not/there", "@nobody-listens"])
 def test_a_service_manager_that_is_not_there_is_no_reason_to_fail(address: str) -> None:
     manager = Manager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "junk"})
-    manager.report(Health())
+    manager.report(Health(RelayState()))
     manager.stopping()
     assert manager.watchdog_every is None
 
@@ -265,7 +268,7 @@ def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
 
 
 def test_the_page_is_one_document_that_names_no_other_place() -> None:
-    html = page().html
+    html, _ = page()
     assert "<!-- s" not in html
     found = set(re.findall(r"https?://[^\s\"'`)]+", html))
     assert found == {"http://www.w3.org/2000/svg"}, "names of a language, not places"
@@ -274,9 +277,10 @@ def test_the_page_is_one_document_that_names_no_other_place() -> None:
 
 
 def test_the_policy_lets_nothing_in_but_the_page_s_own_parts() -> None:
-    rules = dict(rule.split(" ", 1) for rule in page().policy.split("; "))
+    _, policy = page()
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
     assert rules["default-src"] == "'none'"
-    assert "unsafe" not in page().policy
+    assert "unsafe" not in policy
     assert all(rules[name].startswith("'sha256-") for name in ("script-src", "style-src"))
     assert rules["connect-src"] == "'self'"
 
@@ -286,8 +290,11 @@ class Idle:
 
     paths: ClassVar[dict[str, str]] = {}
 
+    def __init__(self) -> None:
+        self.state = RelayState()
+
     def metrics(self) -> Metrics:
-        return Meter().metrics()
+        return self.state.metrics()
 
 
 @pytest.mark.anyio
@@ -297,10 +304,10 @@ async def test_what_fails_beside_the_relay_is_logged_and_the_relay_goes_on(
     async def broken(*_: object, **__: object) -> None:
         raise KeyError("a bug of the page")
 
-    monkeypatch.setattr("relay.http.site.run_site", broken)
-    station = Station(Settings(http="127.0.0.1:0"))
+    monkeypatch.setattr("relay.http.routes.serve_page", broken)
+    service = Service(Settings(http="127.0.0.1:0"))
     with anyio.fail_after(20):
-        async with station.attend(Idle()):
+        async with service.attend(Idle()):
             while "delivery goes on without it" not in caplog.text:
                 await anyio.sleep(0.01)
     assert "a bug of the page" in caplog.text
@@ -308,7 +315,7 @@ async def test_what_fails_beside_the_relay_is_logged_and_the_relay_goes_on(
 
 @pytest.mark.anyio
 async def test_an_error_of_the_relay_comes_through_as_itself() -> None:
-    station = Station(Settings(http="127.0.0.1:0"))
+    service = Service(Settings(http="127.0.0.1:0"))
     with pytest.raises(SchemaError, match="no schema"), anyio.fail_after(20):
-        async with station.attend(Idle()):
+        async with service.attend(Idle()):
             raise SchemaError("no schema")

@@ -18,10 +18,9 @@ import anyio
 import pytest
 from rich.console import Console
 
-from relay import devstack
-from relay.commands.status_watch import _draw
-from relay.otel import logs
-from tests.http.asking import park, site
+from relay import devstack, logs
+from relay.cli.watch import _draw
+from tests.http.asking import park, serving
 from tests.system.harness import connected
 
 pytestmark = pytest.mark.timeout(120)
@@ -62,7 +61,7 @@ def test_in_a_pipe_it_writes_a_line_a_second_until_it_is_interrupted(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
     park(dsn, 1)
-    with site(dsn, own_nats.url, tmp_path / "relay.log"), piped(dsn) as process:
+    with serving(dsn, own_nats.url, tmp_path / "relay.log"), piped(dsn) as process:
         line = line_with(process, "leader .*:")
         assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ leader \S+, epoch 1, ", line)
         assert "parked 0, held 0, dead 1, breakers closed closed" in line

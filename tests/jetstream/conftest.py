@@ -133,3 +133,35 @@ def certificates(tmp_path_factory):
     folder = tmp_path_factory.mktemp("certificates")
     folder.chmod(0o755)
     return Certificates(folder)
+
+
+@pytest.fixture(params=[True, False], ids=["fast ingest", "windowed"])
+def batched(request):
+    return request.param
+
+
+@pytest.fixture
+def two_streams(nats_server, look, open_bus, name, batched):
+    """Make the streams ``<name>A`` and ``<name>B``, a look at them and a bus."""
+
+    @asynccontextmanager
+    async def make(**options):
+        async with (
+            look(nats_server.url) as seen,
+            open_bus(nats_server.url, **options) as bus,
+        ):
+            for each in "AB":
+                await seen.make_stream(name + each, [f"{name}.{each}.>"], allow_batched=batched)
+            yield seen, bus
+
+    return make
+
+
+@pytest.fixture
+def events(make_event, name):
+    """Make events for one of the two streams, without a key unless one is given."""
+
+    def make(stream, count=1, **how):
+        return [make_event(f"{name}.{stream}.x", **how) for _ in range(count)]
+
+    return make

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from relay.core.outcome import Stored
 from relay.jetstream import answers
 from relay.jetstream.answers import (
-    Asked,
     BatchAck,
     Elsewhere,
+    Expected,
     decode,
     read_batch,
     read_puback,
-    read_stream_info,
 )
-from relay.jetstream.connection import unquoted
+from relay.jetstream.api import read_stream_info
 from relay.jetstream.duplicates import read_message
+from relay.jetstream.frames import unquoted
 
 ANYTHING = st.recursive(
     st.none()
@@ -53,7 +53,7 @@ HEADERS = st.none() | st.sampled_from([b"", b"NATS/1.0 503\r\n\r\n", b"x"]) | st
 @example("{}".encode("utf-16"), b"\xff")
 def test_no_answer_makes_the_reading_raise(payload, headers):
     # R-LOSS
-    for asked in (Asked("S", "hub"), Asked("S", ""), Asked("S", None), Asked("", None)):
+    for asked in (Expected("S", "hub"), Expected("S", ""), Expected("S", None), Expected("", None)):
         asked.quick(payload)
         single = read_puback(payload, headers, asked)
         if isinstance(single, Stored):
@@ -74,7 +74,7 @@ def test_a_stream_has_a_name_that_a_stream_can_have(name):
     # R-FATE: where the streams are hidden, anybody's answer names the hold, which is written down
     error = {"err_code": 10077, "description": "full"}
     for answer in ({"stream": name, "seq": 1}, {"stream": name, "error": error}):
-        read = read_puback(json.dumps(answer).encode(), None, Asked("", None))
+        read = read_puback(json.dumps(answer).encode(), None, Expected("", None))
         assert read is None or read.outcome.by == "streams"
     assert read_stream_info({"config": {"name": name}}) is None
 
@@ -90,7 +90,7 @@ def test_a_stream_has_a_name_that_a_stream_can_have(name):
 )
 def test_every_shape_of_puback_is_read(payload, headers, answer):
     # R-LOSS
-    for asked in (Asked("S", ""), Asked("S", None), Asked("", "")):
+    for asked in (Expected("S", ""), Expected("S", None), Expected("", "")):
         assert read_puback(payload, headers, asked) == answer
 
 
@@ -119,7 +119,7 @@ def test_every_shape_of_puback_is_read(payload, headers, answer):
 )
 def test_what_is_no_puback_says_nothing(payload, headers):
     # R-LOSS
-    asked = Asked("S", "")
+    asked = Expected("S", "")
     assert asked.quick(payload) is None
     assert read_puback(payload, headers, asked) is None
 
@@ -127,7 +127,7 @@ def test_what_is_no_puback_says_nothing(payload, headers):
 @pytest.mark.parametrize("domain", [None, "hub", "leaf"])
 def test_only_the_stream_and_the_domain_that_were_asked_prove_anything(domain):
     # R-LOSS
-    asked = Asked("S", "hub")
+    asked = Expected("S", "hub")
     payload = {"stream": "S", "seq": 7, **({"domain": domain} if domain else {})}
     several = {**payload, "batch": "B", "count": 3}
     for shape in (
@@ -145,7 +145,7 @@ def test_only_the_stream_and_the_domain_that_were_asked_prove_anything(domain):
 
 def test_a_domain_is_learnt_from_the_first_answer_that_names_one():
     # R-LOSS
-    asked = Asked("S", None)
+    asked = Expected("S", None)
     assert isinstance(read_puback(b'{"stream":"S","domain":"hub","seq":1}', None, asked), Stored)
     assert read_puback(b'{"stream":"S","domain":"leaf","seq":2}', None, asked) == Elsewhere(
         "S", home=False
@@ -172,7 +172,7 @@ def test_a_domain_is_learnt_from_the_first_answer_that_names_one():
 def test_a_batch_is_proven_by_its_own_final_answer_only(change, proof):
     # R-LOSS
     answer = {"stream": "S", "seq": 9, "batch": "B", "count": 3, **change}
-    assert read_batch(json.dumps(answer).encode(), None, Asked("S", ""), "B", 3) == proof
+    assert read_batch(json.dumps(answer).encode(), None, Expected("S", ""), "B", 3) == proof
 
 
 @pytest.mark.parametrize(

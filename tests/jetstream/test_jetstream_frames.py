@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from relay.core.event import Event
 from relay.core.outcome import Held, Refused, Unknown
-from relay.jetstream.error_codes import KINDS, Kind, judge
+from relay.jetstream.answers import KINDS, Kind, judge
 from relay.jetstream.frames import frame_of, instant, line_fault
-from relay.jetstream.weaknesses import weaknesses
+from relay.jetstream.streams import weaknesses
 
 AT = datetime(2026, 3, 14, 15, 9, 26, 5, tzinfo=UTC)
 NASTY = st.text(alphabet=st.sampled_from("ab: \r\n\0ä€\ud800-"), max_size=12)
@@ -158,6 +158,11 @@ GOOD = {"storage": "file", "num_replicas": 3, "duplicate_window": 120_000_000_00
         ({"max_msgs": 5, "discard": "old"}, ["limits that delete"]),
         ({"max_msgs": 5, "discard": "new"}, []),
         ({"max_age": 5, "discard": "new"}, ["limits that delete"]),
+        (
+            {"max_age": 3_600_000_000_000, "max_msgs": 5},
+            ["limits that delete old messages (max_msgs 5, max_age 1h)"],
+        ),
+        ({"max_age": 2**62}, ["limits that delete old messages (max_age 10000d)"]),
         (
             {"max_msgs_per_subject": 1},
             ["limits that delete", "max_msgs_per_subject: after a server's restart"],

@@ -13,11 +13,6 @@ from relay.jetstream.duplicates import Duplicates, Found, read_message
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=[True, False], ids=["fast ingest", "windowed"])
-def batched(request):
-    return request.param
-
-
 @pytest.fixture(params=[True, False], ids=["direct get", "asked of the leader"])
 def direct(request):
     return request.param

@@ -1,63 +1,16 @@
 """Streams that take nothing: which of them, why, that the others flow, and when they are back."""
 
-import time
-from contextlib import asynccontextmanager
-
 import anyio
 import pytest
 
 from relay.core.order import WAITS
 from relay.core.outcome import Held, Refused, Stored
 from relay.errors import BusLoginRefused, BusOutage
-from relay.jetstream import batch, delivery, fast_ingest, windowed
-from relay.jetstream.api import Api, NoAnswerError
+from relay.jetstream import bus as jetstream_bus
+from relay.jetstream import fast_ingest, windowed
+from tests.jetstream.helpers import all_stored, back_after
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=[True, False], ids=["fast ingest", "windowed"])
-def batched(request):
-    return request.param
-
-
-@pytest.fixture
-def two_streams(nats_server, look, open_bus, name, batched):
-    """Make the streams ``<name>A`` and ``<name>B``, a look at them and a bus."""
-
-    @asynccontextmanager
-    async def make(**options):
-        async with (
-            look(nats_server.url) as seen,
-            open_bus(nats_server.url, **options) as bus,
-        ):
-            for each in "AB":
-                await seen.make_stream(name + each, [f"{name}.{each}.>"], allow_batched=batched)
-            yield seen, bus
-
-    return make
-
-
-@pytest.fixture
-def events(make_event, name):
-    """Make events for one of the two streams, without a key unless one is given."""
-
-    def make(stream, count=1, **how):
-        return [make_event(f"{name}.{stream}.x", **how) for _ in range(count)]
-
-    return make
-
-
-def all_stored(outcomes):
-    return all(isinstance(outcome, Stored) for outcome in outcomes)
-
-
-async def back_after(bus, page):
-    """Publish until it is stored, as often as the engine would; return how long it took, in s."""
-    began = time.monotonic()
-    while not all_stored(await bus.publish(page)):
-        assert time.monotonic() - began < 10
-        await anyio.sleep(0.01)
-    return time.monotonic() - began
 
 
 async def test_a_full_stream_does_not_hold_up_another_and_is_back_within_a_second(
@@ -103,7 +56,7 @@ async def test_a_stream_that_takes_nothing_is_asked_by_small_probes_and_not_whil
             outcomes = await bus.publish(waiting, closed={"stream other"})
             assert {outcome.by for outcome in outcomes} == closed
             probes = b"".join(sent).count(f"HPUB {name}.A".encode())
-            assert calls <= probes <= calls * delivery.PROBE
+            assert calls <= probes <= calls * jetstream_bus.PROBE
 
 
 async def test_behind_a_probe_a_key_waits_for_what_the_probe_did_not_store(
@@ -201,116 +154,6 @@ async def test_a_subject_taken_out_of_its_stream_waits_and_the_streams_other_sub
         assert await back_after(bus, extra) < 1
 
 
-async def test_a_stream_without_a_leader_is_told_from_one_that_is_gone(
-    two_streams, events, name, monkeypatch
-):
-    """A real 503, for the stream is gone; that it still has a name and no leader is made up."""
-    info, listed = Api.stream_info, Api.streams
-
-    async def silent(api, stream, timeout):  # noqa: ASYNC109
-        if stream == name + "A":
-            raise NoAnswerError("no answer")
-        return await info(api, stream, timeout)
-
-    async def missing(api, timeout):  # noqa: ASYNC109
-        return (await listed(api, timeout))[0], {name + "A"}
-
-    async with two_streams() as (seen, bus):
-        assert all_stored(await bus.publish(events("A") + events("B")))
-        await seen.ask(f"STREAM.DELETE.{name}A")
-        with monkeypatch.context() as patched:
-            patched.setattr(Api, "stream_info", silent)
-            patched.setattr(Api, "streams", missing)
-            leaderless = Held(f"stream {name}A", f"stream {name}A has no leader: no answer", 503)
-            for _ in range(3):
-                outcomes = await bus.publish(events("A", 50) + events("B", 5))
-                assert set(outcomes[:50]) == {leaderless}
-                assert all_stored(outcomes[50:])
-                # A new connection believes what is known of it.
-                await bus.close()
-        await seen.make_stream(name + "A", [f"{name}.A.>"])
-        assert await back_after(bus, events("A", 50)) < 1
-
-
-async def test_a_stream_that_no_leader_describes_holds_what_it_may_capture(
-    nats_server, look, open_bus, make_event, name, *, batched, monkeypatch
-):
-    listed = Api.streams
-
-    async def missing(api, timeout):  # noqa: ASYNC109
-        found, _ = await listed(api, timeout)
-        return [info for info in found if info.name != name], {name}
-
-    async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
-        await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
-        page = [make_event(f"{name}.{i % 3}") for i in range(100)]
-        with monkeypatch.context() as patched:
-            patched.setattr(Api, "streams", missing)
-            outcomes = await bus.publish(page)
-            assert {outcome.by for outcome in outcomes} == {"streams"}
-            assert name in outcomes[0].reason
-        assert await back_after(bus, page) < 1
-        await bus.publish(page)
-        assert bus.paths == {name: "fast ingest" if batched else "windowed"}
-        assert await seen.count(name) == 100
-
-
-async def test_a_stream_that_does_not_answer_leaves_the_others_their_connection(
-    two_streams, events, name, batched, monkeypatch
-):
-    """A stream that is stuck answers nothing; here its answers are overheard on the way."""
-    # R-FATE
-    overheard = []
-    exchanges = [batch.Batch, windowed._Window]
-
-    def deaf(make):
-        def init(exchange, *args, **how):
-            make(exchange, *args, **how)
-            if exchange._stream.name == name + "A":
-                exchange.answered = lambda *answer: overheard.append(answer)
-
-        return init
-
-    async with two_streams(ack_timeout=0.4) as (seen, bus):
-        assert all_stored(await bus.publish(events("A") + events("B")))
-        connection = bus._open.connection
-        with monkeypatch.context() as patched:
-            for exchange in exchanges:
-                patched.setattr(exchange, "__init__", deaf(exchange.__init__))
-            page = [event for key in "kl" for event in events("A", 20, key=key)]
-            page = [each._replace(subject=f"{each.subject}.{each.key}") for each in page]
-            for _ in range(3):
-                outcomes = await bus.publish(page + events("B", 5))
-                assert outcomes[0].by == f"stream {name}A"
-                assert "no answer within 0.4 s" in outcomes[0].reason
-                assert outcomes[1:20] == [WAITS] * 19
-                assert all_stored(outcomes[40:])
-        assert overheard
-        assert bus._open.connection is connection
-        assert connection.lost is None
-        await back_after(bus, page)
-        assert await seen.count(name + "A") == 1 + 40
-
-
-@pytest.mark.parametrize("batched", [False], indirect=True)
-async def test_a_stream_that_is_told_never_to_acknowledge_is_held_with_the_reason(
-    two_streams, events, name
-):
-    async with two_streams(ack_timeout=0.4) as (seen, bus):
-        assert all_stored(await bus.publish(events("A") + events("B")))
-        await seen.change_stream(name + "A", no_ack=True)
-        page = events("A", 40, key="k")
-        for _ in range(3):
-            outcomes = await bus.publish(page + events("B", 5))
-            assert not any(isinstance(outcome, Stored) for outcome in outcomes[:40])
-            assert all_stored(outcomes[40:])
-        assert outcomes[0].by == f"stream {name}A"
-        assert "no_ack" in outcomes[0].reason
-        await seen.change_stream(name + "A", no_ack=False)
-        await back_after(bus, page)
-        assert await seen.count(name + "A") == 1 + 40
-
-
 async def test_the_configured_stream_may_be_missing_at_a_later_connection(
     two_streams, events, name, batched, caplog
 ):
@@ -349,7 +192,6 @@ async def test_a_key_keeps_its_order_across_streams(two_streams, events, name):
 async def test_the_failpoints_are_passed_a_few_times_a_page(two_streams, events, monkeypatch):
     passed = []
     monkeypatch.setattr(fast_ingest, "reach", passed.append)
-    monkeypatch.setattr(batch, "reach", passed.append)
     monkeypatch.setattr(windowed, "reach", passed.append)
     async with two_streams() as (_, bus):
         assert all_stored(await bus.publish(events("A", 1000, key="k") + events("A", 1000)))

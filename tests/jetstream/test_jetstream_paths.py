@@ -327,11 +327,11 @@ async def test_poison_is_refused_here_even_if_it_passed_the_door(world, make_eve
 async def test_a_page_over_the_servers_bounds_goes_in_several_batches(
     world, make_event, name, bound, *, monkeypatch
 ):
-    from relay.jetstream import batch, fast_ingest
+    from relay.jetstream import fast_ingest
 
-    bounds = {"MOST_EVENTS": (fast_ingest, 7), "MOST_BYTES": (batch, 3000)}
+    bounds = {"MOST_EVENTS": (fast_ingest, 7), "MOST_BYTES": (fast_ingest, 3000)}
     monkeypatch.setattr(bounds[bound][0], bound, bounds[bound][1])
-    monkeypatch.setattr(batch, "CHUNK_EVENTS", 3)
+    monkeypatch.setattr(fast_ingest, "CHUNK_EVENTS", 3)
     async with world() as (seen, bus):
         page = [make_event(f"{name}.a", key="k", payload=b"x" * 400) for _ in range(30)]
         assert all(isinstance(outcome, Stored) for outcome in await bus.publish(page))

@@ -11,11 +11,6 @@ from relay.jetstream.frames import CHUNK_EVENTS
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=[True, False], ids=["fast ingest", "windowed"])
-def batched(request):
-    return request.param
-
-
 class Permit:
     """Granted for so many looks; then renewed so many times, for one chunk each."""
 

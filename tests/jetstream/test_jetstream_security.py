@@ -8,7 +8,7 @@ import pytest
 
 from relay import devstack
 from relay.errors import BusLoginRefused, BusOutage
-from relay.jetstream import BusOptions, security
+from relay.jetstream import BusOptions, servers
 from tests.jetstream.credentials import make_nkey, make_operator
 
 pytestmark = pytest.mark.anyio
@@ -58,10 +58,10 @@ async def test_what_a_person_has_to_change_is_told_from_an_outage(open_bus, cert
 def test_a_password_in_the_clear_is_warned_of_once_but_not_on_loopback(
     how, user, warned, *, host, encrypted, caplog, monkeypatch
 ):
-    monkeypatch.setattr(security, "_warned", set())
+    monkeypatch.setattr(servers, "_warned", set())
     url = f"nats://{user}{host}:4222"
     for _ in range(2):
-        security.warn_of_plaintext(BusOptions(**how), url, encrypted=encrypted)
+        servers.warn_of_plaintext(BusOptions(**how), url, encrypted=encrypted)
     here = host in {"127.0.0.1", "localhost", "[::1]"}
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == (warned and not here and not encrypted)

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from relay import devstack
 from relay.core.outcome import Fault, Held, Refused, Stored
 from relay.core.storage import StreamStorage
 from relay.errors import StreamError
@@ -147,6 +148,37 @@ async def test_a_missing_stream_is_named_with_its_remedy(nats_server, open_bus, 
             await bus.connect()
 
 
+NO_CREATE = """
+authorization { users = [
+  { user: look, password: look }
+  { user: relay, password: pw, permissions: { publish: { deny: "$JS.API.STREAM.CREATE.>" } } }
+] }
+"""
+
+
+async def test_where_a_stream_is_to_be_made_no_refusal_says_to_set_what_is_set(
+    look, open_bus, make_event, name
+):
+    how = {"user": "relay", "password": "pw", "stream": name, "stream_subjects": (f"{name}.>",)}
+    with devstack.nats_server(config=NO_CREATE) as server:
+        async with (
+            look(server.url, user="look", password="look") as seen,
+            open_bus(server.url, stream_create=True, **how) as bus,
+        ):
+            refusals = []
+            with pytest.raises(StreamError, match="can't be made") as refused:
+                await bus.connect()
+            refusals.append(str(refused.value))
+            with pytest.raises(StreamError, match="there is no stream") as refused:
+                await describe(BusOptions(urls=(server.url,), stream_create=True, **how), name)
+            refusals.append(str(refused.value))
+            await seen.make_stream(name, [f"{name}.>"])
+            (uncaptured,) = await bus.publish([make_event("elsewhere")])
+            assert uncaptured.fault is Fault.UNCAPTURED
+            refusals.append(uncaptured.reason)
+    assert not [each for each in refusals if "set RELAY_STREAM_CREATE" in each]
+
+
 async def test_a_stream_that_never_acknowledges_is_an_error_not_a_hang(
     nats_server, look, open_bus, make_event, name
 ):
@@ -217,3 +249,47 @@ async def test_it_names_the_stream_of_what_it_published_and_what_each_stream_hol
         assert await bus.storage() == []
         await bus.close()
         assert await bus.storage() == []
+
+
+async def test_a_stream_of_counters_is_warned_of_and_held(
+    nats_server, look, open_bus, make_event, name, *, batched, caplog
+):
+    async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
+        await seen.make_stream(name, [f"{name}.>"], allow_batched=batched, allow_msg_counter=True)
+        for count in (1, 40):
+            outcomes = await bus.publish([make_event(f"{name}.{i}") for i in range(count)])
+            assert {outcome.by for outcome in outcomes} == {f"stream {name}"}
+        assert any("allow_msg_counter" in record.getMessage() for record in caplog.records)
+        assert await seen.count(name) == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"retention": "workqueue"}, "workqueue retention: after a server's restart"),
+        ({"retention": "interest"}, "interest retention: after a server's restart"),
+        ({"max_msgs_per_subject": 5}, "max_msgs_per_subject: after a server's restart"),
+    ],
+)
+async def test_a_stream_whose_restart_forgets_message_ids_is_warned_of(
+    nats_server, look, open_bus, make_event, name, *, config, named, caplog
+):
+    caplog.set_level(logging.WARNING, logger="relay.jetstream")
+    async with look(nats_server.url) as seen, open_bus(nats_server.url, stream=name) as bus:
+        await seen.make_stream(name, [f"{name}.>"], **config)
+        await bus.connect()
+    assert any(named in record.getMessage() for record in caplog.records)
+
+
+async def test_the_shortest_duplicate_window_of_the_streams_met_is_told(
+    nats_server, look, open_bus, make_event, name
+):
+    async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
+        for each, seconds in (("A", 60), ("B", 30), ("C", 10)):
+            window = seconds * 1_000_000_000
+            await seen.make_stream(name + each, [f"{name}.{each}"], duplicate_window=window)
+        assert bus.duplicate_window is None
+        await bus.publish([make_event(f"{name}.A")])
+        assert bus.duplicate_window == 60
+        await bus.publish([make_event(f"{name}.B")])
+        assert bus.duplicate_window == 30

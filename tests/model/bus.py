@@ -77,7 +77,7 @@ class FaultyBus:
                 chunk = events[first : first + CALL]
                 outcomes += await self._publish(chunk, permit, closed, stopped)
         except BusOutage:
-            self._ledger.fates.cut(self._process.name, events)
+            self._ledger.cut(self._process.name, events)
             raise
         finally:
             self._publishing = False
@@ -174,7 +174,4 @@ def take(broker: MemoryBus, event: Event, faults: Faults, ledger: Ledger) -> Out
         return answer
     outcome = broker.store(event)
     ledger.stored()
-    assert outcome.seq is not None
-    if broker.messages[outcome.seq - 1].event_id != event.event_id:
-        return Refused("another event is stored under its id", fault=Fault.COLLISION)
     return outcome

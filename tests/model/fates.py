@@ -20,7 +20,7 @@ from relay.core.event import Event
 from relay.core.order import WAITS
 from relay.core.outcome import Fault, Held, Outcome, Refused, Stored
 from relay.facts import Fact, HoldBegan, HoldEnded
-from relay.memory.parked import Row
+from relay.memory.outbox import Row
 from relay.ports import Due, Page
 
 CUTS_ALONE = 3
@@ -102,13 +102,13 @@ class Fates:
         bad = [event.id for event in events if event.event_id in self._terms[epoch].unreadable]
         self._expect(not bad, lambda: f"sent, though nobody can read them: {bad}")
 
-    def cut(self, process: str, events: Sequence[Event]) -> None:
+    def cut(self, process: str, epoch: int, events: Sequence[Event]) -> None:
         """The connection was lost while ``events`` were sent."""
         if len(events) != 1:
             return
         self._cuts[process] += 1
         if self._cuts[process] % CUTS_ALONE == 0:
-            self._stories[events[0].event_id].strikes += 1
+            self._strike(epoch, events[0].event_id, Refused("the connection was lost"))
 
     def answered(
         self,

@@ -154,6 +154,10 @@ class Ledger:
         again = [event.id for event in events if event.event_id in done]
         self._expect(not again, lambda: f"sent, though settled: {again}")
 
+    def cut(self, process: str, events: Sequence[Event]) -> None:
+        """``process`` lost its connection while it sent ``events``."""
+        self.fates.cut(process, self._epoch_of.get(process, 0), events)
+
     def answered(self, process: str, events: Sequence[Event], outcomes: Sequence[Outcome]) -> None:
         """The relay knows the outcomes."""
         epoch = self._epoch_of[process]

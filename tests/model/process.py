@@ -15,8 +15,7 @@ from collections.abc import Callable
 import trio
 import trio.lowlevel
 
-from relay.engine.lead import Engine
-from relay.engine.term import Policy
+from relay.engine.lead import Engine, Policy
 from relay.facts import Fact
 from relay.ports import EventBus, Outbox, WakeSource
 

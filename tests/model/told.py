@@ -1,6 +1,6 @@
 """What one process told, checked for sense: each change once, what began also ends."""
 
-from relay.core.breakers import State
+from relay.core.backoff import State
 from relay.facts import (
     BreakerChanged,
     Fact,

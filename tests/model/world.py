@@ -17,7 +17,7 @@ import anyio
 import trio
 
 from relay.core.event import Event
-from relay.engine.term import Policy
+from relay.engine.lead import Policy
 from relay.memory import MemoryBus, MemoryOutbox
 from tests.model.bus import FaultyBus, stream_of, take
 from tests.model.clockwork import Clockwork

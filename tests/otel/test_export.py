@@ -191,7 +191,7 @@ def test_prometheus_without_its_library_is_a_line(
     assert 'pip install "relay-outbox[prometheus]"' in caplog.text
 
 
-def test_providers_that_hang_and_fail_are_let_go_of_in_time() -> None:
+def test_providers_that_hang_and_fail_are_shut_down_of_in_time() -> None:
     let_go = threading.Event()
 
     class Hangs:
@@ -203,7 +203,7 @@ def test_providers_that_hang_and_fail_are_let_go_of_in_time() -> None:
             raise RuntimeError("the collector is away")
 
     began = time.monotonic()
-    export._let_go([Hangs(), Fails(), Hangs()])
+    export._shut_down([Hangs(), Fails(), Hangs()])
     took = time.monotonic() - began
     let_go.set()
     assert export.FLUSH_WITHIN <= took < 2.0

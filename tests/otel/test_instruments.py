@@ -10,8 +10,9 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.semconv._incubating.metrics import db_metrics, messaging_metrics
 from prometheus_client import CollectorRegistry
 
-from relay.otel.figures import Figures
 from relay.otel.instruments import INSTRUMENTS, Instrument, Kind, labels, series
+from relay.otel.metrics import MetricsSink
+from relay.state import RelayState
 
 MAKE = {
     Kind.COUNTER: "create_counter",
@@ -91,6 +92,6 @@ def test_where_the_conventions_have_a_name_it_is_theirs(name: str, unit: str) ->
 
 def test_the_sink_makes_every_instrument_and_no_other() -> None:
     meter = Mock()
-    Figures(meter)
+    MetricsSink(meter, RelayState())
     made = {args[0]: method for method, args, _ in meter.method_calls if "create" in method}
     assert made == {each.name: MAKE[each.kind] for each in INSTRUMENTS}

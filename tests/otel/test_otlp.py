@@ -200,9 +200,10 @@ def test_idling_makes_no_span(
         until(lambda: "relay.backlog" in collector.metrics, 20)
         emit(outbox_dsn, [Producer()])
         until(lambda: len(collector.spans) == 2, 20)
-        wakes = "relay.wakes"
-        before = len(collector.points[wakes])
-        until(lambda: len(collector.points[wakes]) >= before + 10, 20)  # 2 s of idle polls
+        until(lambda: "relay.wakes" in collector.points, 20)
+        wakes = collector.points["relay.wakes"]
+        before = len(wakes)
+        until(lambda: len(wakes) >= before + 10, 20)  # 2 s of idle polls
         assert relay.terminate() == 0
     assert sorted(span.name for span in collector.spans) == ["outbox wait", f"publish {STREAM}"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.otel.plan import GRPC, HTTP, Plan, plan
+from relay.otel.export import GRPC, HTTP, Plan, plan
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 

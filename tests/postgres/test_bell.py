@@ -27,6 +27,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 INSERT = "insert into relay.outbox (subject, payload) values ('a.b', '{}') returning event_id::text"
 LATE = 10.0
 POLL = 60.0
+MISSED = 5.0
+"""Seconds: a commit that the bell misses comes with the poll, a minute late. How late the others
+are, on a machine that does nothing else, is a figure of ``bench.lone_commits``."""
+
 BELL = (BELL_CLASS, "relay.outbox")
 HOLD = "(%s, %s::regclass::oid::int4)"
 
@@ -167,6 +171,7 @@ def prepared_server(postgres_server: devstack.Postgres) -> Iterator[devstack.Pos
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_no_commit_comes_late_beside_silent_writers_that_dawdle(
     prepared_server: devstack.Postgres, seed: int
@@ -199,7 +204,7 @@ async def test_no_commit_comes_late_beside_silent_writers_that_dawdle(
     late = [
         arrivals.at[event_id] - committed for event_id, committed in producers.committed.items()
     ]
-    assert max(late) < 0.25
+    assert max(late) < MISSED
     assert len(late) > 200
     assert arrivals.sleeps > 50
     assert arrivals.most_sessions <= 6
@@ -249,7 +254,7 @@ async def test_prepared_transactions_come_with_the_read_that_sees_them(
                 await writer.tpc_commit()
                 committed = time.monotonic()
                 await until(lambda: _true(bool(arrivals.at)))
-                assert arrivals.at.pop(event_id) - committed < 0.25
+                assert arrivals.at.pop(event_id) - committed < MISSED
                 await until(lambda: _true(arrivals.sleeps > 0))
                 tasks.cancel_scope.cancel()
             bell.disarm()
@@ -449,6 +454,19 @@ async def test_a_ring_is_timed_while_the_bell_is_armed(bell: PostgresBell) -> No
     assert 0 < bell.ring_seconds < 0.05
 
 
+async def test_rings_are_timed_again_while_the_bell_is_off_for_what_they_cost(
+    bell: PostgresBell,
+) -> None:
+    """Else a disk that was slow for five seconds would keep the bell off for good."""
+    await armed(bell)
+    bell._trial._took.extend([0.04] * 5)
+    bell.disarm()
+    assert bell.ring_seconds == 0.04
+    with anyio.fail_after(LATE):
+        while (bell.ring_seconds or 1) > 0.03:
+            await anyio.sleep(0.05)
+
+
 async def test_a_commit_that_holds_up_every_ring_turns_the_bell_off(
     prepared_server: devstack.Postgres,
 ) -> None:
@@ -473,6 +491,58 @@ async def test_a_commit_that_holds_up_every_ring_turns_the_bell_off(
                 await writer.execute(INSERT)  # writers are silent, so this one is not held up
         await armed(bell, 60.0)
     prepared_server.drop_database("stalled")
+
+
+async def test_a_trial_waits_for_a_standby_as_a_producer_that_rings_does(
+    prepared_server: devstack.Postgres,
+) -> None:
+    # R-FIRST
+    dsn = prepared_server.create_database("awaited")
+    await migrated(dsn)
+    connect = psycopg.AsyncConnection.connect
+    async with (
+        bell_running(PostgresOutbox(dsn, "relay", page_bytes=1 << 20)) as bell,
+        await connect(dsn, autocommit=True) as writer,
+    ):
+        await armed(bell)
+        await writer.execute("set synchronous_commit = local")
+        async with no_standby(dsn):
+            await writer.execute(INSERT)  # the only one who rings does not wait itself
+            assert await bell.wait(POLL) is Wake.BELL
+            with anyio.fail_after(LATE):
+                assert await bell.wait(POLL) is Wake.START
+            assert await bell.arm() is None
+        with anyio.fail_after(60):
+            assert await bell.wait(POLL) is Wake.START
+        await armed(bell)
+    prepared_server.drop_database("awaited")
+
+
+@asynccontextmanager
+async def no_standby(dsn: str) -> AsyncIterator[None]:
+    """Have commits wait for a synchronous standby that is not there."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as admin:
+        await admin.execute("alter system set synchronous_standby_names = 'nobody'")
+        await admin.execute("select pg_reload_conf()")
+        await until(lambda: _sync(admin))
+        try:
+            await until(lambda: _makes_wait(dsn))
+            yield
+        finally:
+            await admin.execute("alter system reset synchronous_standby_names")
+            await admin.execute("select pg_reload_conf()")
+
+
+async def _makes_wait(dsn: str) -> bool:
+    """Say whether the checkpointer, which decides it, has heard of the standby."""
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        await connection.execute("select pg_logical_emit_message(true, 'test', '')")
+        waiting = asyncio.create_task(connection.commit())
+        done, _ = await asyncio.wait({waiting}, timeout=0.3)
+        if not done:
+            await connection.cancel_safe()
+            await waiting
+        return not done
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 
 from relay import devstack
-from relay.commands.migrate import run_migrate
+from relay.cli.migrate import run_migrate
 from relay.errors import SchemaError, StoreOutage
 from relay.postgres import migrations, sqlfiles
 from relay.postgres.sqlfiles import BELL_CLASS

@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 
 from relay import devstack
-from relay.commands.migrate import run_migrate
+from relay.cli.migrate import run_migrate
 from relay.postgres import migrations
 from relay.postgres.sqlfiles import (
     BELL_CLASS,

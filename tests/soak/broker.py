@@ -20,8 +20,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from relay import devstack
-from relay.demo.oracle import StreamMessage
-from relay.demo.readback import understood
+from relay.demo.check import StreamMessage, parse_message
 from tests.system.harness import STREAM
 
 _Answer = TypeVar("_Answer")
@@ -134,7 +133,7 @@ class Broker:
                 seq = first_seq - 1
                 while seq < last_seq:
                     for message in runner.run(consumer.fetch(_BATCH, timeout=10)):
-                        found = understood(message)
+                        found = parse_message(message)
                         seq = found.seq
                         if seq <= last_seq and found.subject != _THEIRS:
                             yield found

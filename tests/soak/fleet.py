@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from relay.failpoints import EXIT_CODE
+from tests.failpoints import EXIT_CODE
 from tests.system.harness import RelayProcess
 
 RELAYS = 3

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from relay.demo.oracle import Committed, StreamMessage, Verdict, judge
+from relay.demo.check import Committed, Findings, StreamMessage, compare
 from tests.soak.world import World
 from tests.system.harness import connected
 
@@ -26,20 +26,20 @@ class Judge:
         self._judged = 0
         self._next_seq = 1
 
-    def round(self) -> Verdict:
+    def round(self) -> Findings:
         """Compare what was committed since the last round with what was stored since."""
         world = self._world
         committed = list(islice(world.ledger.committed.values(), self._judged, None))
         stream = list(world.broker.messages(self._next_seq))
-        found = judge(self._storable(committed), stream)
+        found = compare(self._storable(committed), stream)
         self._judged += len(committed)
         self._next_seq = stream[-1].seq + 1 if stream else self._next_seq
         return found
 
-    def everything(self) -> Verdict:
+    def everything(self) -> Findings:
         """Compare all that was committed with the whole stream."""
         world = self._world
-        return judge(self._storable(world.ledger.committed.values()), world.broker.messages(1))
+        return compare(self._storable(world.ledger.committed.values()), world.broker.messages(1))
 
     def _storable(self, committed: Iterable[Committed]) -> Iterable[Committed]:
         ledger = self._world.ledger
@@ -68,7 +68,7 @@ def wrong_dead(world: World) -> list[str]:
     return lines
 
 
-def write_evidence(world: World, found: Verdict, file: Path) -> None:
+def write_evidence(world: World, found: Findings, file: Path) -> None:
     """Write down what the producers, the stream and the outbox say of the first wrong events."""
     wrong = [*found.lost, *found.duplicates, *found.phantoms, *found.reordered, *found.corrupt]
     shown = dict.fromkeys(wrong[: 4 * _MOST_SHOWN])

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from relay.demo.oracle import Verdict
+from relay.demo.check import Findings
 from tests.soak.watch import Trend
 
 _MIB = 1 << 20
@@ -36,7 +36,7 @@ class Report:
     dead: int
     done: dict[str, int]
     missed: dict[str, int]
-    verdict: Verdict
+    verdict: Findings
     violations: tuple[str, ...]
     drain_median: float
     drain_most: float

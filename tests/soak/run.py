@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from relay.demo.oracle import Verdict
+from relay.demo.check import Findings
 from tests.soak.faults import inflict
 from tests.soak.judging import Judge, write_evidence, wrong_dead
 from tests.soak.report import Report
@@ -95,7 +95,7 @@ class _Soak:
                 raise TimeoutError(f"no relay leads: {why}")
             self._pause.wait(0.1)
 
-    def _round(self, number: int, seconds: float) -> Verdict:
+    def _round(self, number: int, seconds: float) -> Findings:
         """Run one round to its verdict."""
         began, threads = time.monotonic(), list[threading.Thread]()
         self._world.load.start()
@@ -134,7 +134,7 @@ class _Soak:
             self._pause.wait(0.1)
         self._drains.append(time.monotonic() - began)
 
-    def _report(self, rounds: int, seconds: float, found: Verdict) -> Report:
+    def _report(self, rounds: int, seconds: float, found: Findings) -> Report:
         options, made = self._options, self._world
         peak_rss, peak_files = made.watch.peaks()
         return Report(

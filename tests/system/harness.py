@@ -21,8 +21,7 @@ from typing import Any, Protocol, Self
 
 import psycopg
 
-from relay.demo.oracle import Committed, Verdict, digest, judge
-from relay.demo.readback import read_stream
+from relay.demo.check import Committed, Findings, compare, digest, read_stream
 
 STREAM = "EVENTS"
 INSERT = "insert into relay.outbox (event_id, subject, key, payload_bytes) values (%s, %s, %s, %s)"
@@ -57,9 +56,10 @@ class RelayProcess:
         environment |= variables or {}
         environment = {name: value for name, value in environment.items() if value}
         self.log = log
+        module = "tests.failpoints" if "failpoints" in settings else "relay"
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [*within, sys.executable, "-m", "relay", "run"],
+                [*within, sys.executable, "-m", module, "run"],
                 env=environment,
                 stdout=out,
                 stderr=out,
@@ -237,7 +237,7 @@ def delivered(dsn: str) -> int:
     return row[0]
 
 
-async def verdict(load: Load, nats_url: str) -> Verdict:
+async def verdict(load: Load, nats_url: str) -> Findings:
     """Judge the stream against what the load committed, once everything had time to come."""
     stream = []
     deadline = time.monotonic() + 60
@@ -245,7 +245,7 @@ async def verdict(load: Load, nats_url: str) -> Verdict:
         stream = await read_stream(nats_url, STREAM)
         if {message.event_id for message in stream} >= set(load.committed):
             break
-    return judge(load.committed.values(), stream)
+    return compare(load.committed.values(), stream)
 
 
 def until(fact: Callable[[], bool], seconds: float) -> None:

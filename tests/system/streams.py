@@ -10,8 +10,7 @@ from typing import Any
 import nats
 from nats.aio.msg import Msg
 
-from relay.demo.oracle import StreamMessage
-from relay.demo.readback import read_stream
+from relay.demo.check import StreamMessage, read_stream
 
 
 def ask(url: str, question: str, body: Any = None) -> dict[str, Any]:

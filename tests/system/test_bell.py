@@ -43,8 +43,7 @@ select count(*) from pg_locks as l
 @pytest.fixture
 def own_postgres(postgres_server: devstack.Postgres) -> Iterator[devstack.Postgres]:
     """A cluster of the same major version with a log of its own, which the test may stop."""
-    installation = next(i for i in devstack.find_postgres() if i.major == postgres_server.major)
-    with devstack.postgres(installation, settings=SETTINGS) as server:
+    with devstack.postgres(postgres_server.installation, settings=SETTINGS) as server:
         anyio.run(migrations.migrate, server.dsn, "relay")
         yield server
 

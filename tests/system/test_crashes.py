@@ -12,7 +12,7 @@ from relay import devstack
 from relay.postgres import migrations
 from tests.system.harness import Load, RelayProcess, connected, delivered, until, verdict
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(280), pytest.mark.slow]
 
 KILLS = 50
 RESTARTS = 10
@@ -21,8 +21,7 @@ RESTARTS = 10
 @pytest.fixture
 def own_postgres(postgres_server: devstack.Postgres) -> Iterator[devstack.Postgres]:
     """A cluster of the same major version that the test may kill; committing durably."""
-    installation = next(i for i in devstack.find_postgres() if i.major == postgres_server.major)
-    with devstack.postgres(installation, settings={"fsync": "on"}) as server:
+    with devstack.postgres(postgres_server.installation, settings={"fsync": "on"}) as server:
         asyncio.run(migrations.migrate(server.dsn, "relay"))
         yield server
 

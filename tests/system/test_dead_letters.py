@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import nats
@@ -15,9 +15,7 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
 from relay import devstack
-from relay.demo.oracle import StreamMessage
-from relay.demo.readback import read_stream
-from relay.postgres import migrations
+from relay.demo.check import StreamMessage, read_stream
 from tests.system.harness import STREAM, RelayProcess, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -27,18 +25,10 @@ NARROW = StreamConfig(name=STREAM, subjects=["orders.>"], max_msg_size=1000)
 WIDE = StreamConfig(name=STREAM, subjects=["orders.>"], max_msg_size=100_000)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[devstack.Postgres]:
-    """One major version will do: nothing here depends on which."""
-    with devstack.postgres() as found:
-        yield found
-
-
 @pytest.fixture
-def dsn(server: devstack.Postgres, request: pytest.FixtureRequest) -> str:
-    made = server.create_database(f"dead_{abs(hash(request.node.name))}")
-    asyncio.run(migrations.migrate(made, "relay"))
-    return made
+def dsn(one_dsn: str) -> str:
+    """One major version of Postgres will do: nothing here depends on which."""
+    return one_dsn
 
 
 @pytest.fixture

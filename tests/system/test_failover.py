@@ -24,10 +24,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from relay import devstack
-from relay.demo.oracle import StreamMessage
-from relay.demo.readback import read_stream
-from relay.devstack.pgserver import standby
+from relay.demo.check import StreamMessage, read_stream
 from relay.postgres import migrations
+from tests.devstack.standby import standby
 from tests.system.harness import (
     STREAM,
     Load,
@@ -66,8 +65,7 @@ FLOWED = 200
 @pytest.fixture
 def own_postgres(postgres_server: devstack.Postgres) -> Iterator[devstack.Postgres]:
     """A cluster of the same major version that the test may kill, with the outbox in it."""
-    installation = next(i for i in devstack.find_postgres() if i.major == postgres_server.major)
-    with devstack.postgres(installation, settings=SETTINGS) as server:
+    with devstack.postgres(postgres_server.installation, settings=SETTINGS) as server:
         asyncio.run(migrations.migrate(server.dsn, "relay"))
         yield server
 
@@ -175,6 +173,7 @@ def silent() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readable", [True, False], ids=["hot standby", "in recovery"])
 async def test_a_relay_that_finds_only_a_standby_waits_and_begins_once_that_is_promoted(
     own_postgres: devstack.Postgres,

@@ -1,6 +1,5 @@
 """Every named place as the last one that a leader reaches, or the one where it falls asleep."""
 
-import asyncio
 import os
 import random
 import signal
@@ -12,11 +11,10 @@ import pytest
 
 from relay import devstack
 from relay.failpoints import PLACES
-from relay.postgres import migrations
 from relay.postgres.sqlfiles import LEASE_CLASS
 from tests.system.harness import Load, RelayProcess, connected, delivered, until, verdict
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(200), pytest.mark.slow]
 
 END_LEASE = """
 select pg_terminate_backend(l.pid) from pg_locks as l
@@ -25,19 +23,10 @@ select pg_terminate_backend(l.pid) from pg_locks as l
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[devstack.Postgres]:
-    """One major version will do: nothing here depends on which."""
-    with devstack.postgres() as found:
-        yield found
-
-
 @pytest.fixture
-def dsn(server: devstack.Postgres, request: pytest.FixtureRequest) -> str:
-    name = f"failpoints_{request.node.name.partition('_a_')[2][:20]}"
-    made = server.create_database(name)
-    asyncio.run(migrations.migrate(made, "relay"))
-    return made
+def dsn(one_dsn: str) -> str:
+    """One major version of Postgres will do: nothing here depends on which."""
+    return one_dsn
 
 
 class Pair:

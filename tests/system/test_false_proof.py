@@ -56,7 +56,7 @@ def leaf_of_a_hub() -> Iterator[tuple[str, str]]:
         with streams.answering(hub.url, "is.there", b"yes") as asked:
 
             def connected() -> bool:
-                streams.record(leaf.url, "is.there")
+                streams.tell(leaf.url, "is.there")
                 return bool(asked)
 
             until(connected, 20)

@@ -10,8 +10,7 @@ import psycopg
 import pytest
 
 from relay import devstack
-from relay.demo.oracle import digest
-from relay.demo.readback import read_stream
+from relay.demo.check import digest, read_stream
 from tests.system.harness import STREAM, Load, RelayProcess, connected, delivered, until, verdict
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +18,7 @@ import nats
 import pytest
 
 from relay import devstack
-from relay.demo.oracle import StreamMessage, judge
-from relay.demo.readback import read_stream
-from relay.postgres import migrations
+from relay.demo.check import StreamMessage, compare, read_stream
 from tests.soak.broker import CONFIG, SHAPE, Broker
 from tests.system.harness import STREAM, Load, RelayProcess, connected, delivered, until
 from tests.system.outages import RECOVERED, SittingOut, unharmed
@@ -84,18 +81,10 @@ class Owner:
         asyncio.run(ask())
 
 
-@pytest.fixture(scope="module")
-def any_postgres() -> Iterator[devstack.Postgres]:
-    """One major version will do: nothing here depends on which."""
-    with devstack.postgres() as found:
-        yield found
-
-
 @pytest.fixture
-def dsn(any_postgres: devstack.Postgres) -> str:
-    made = any_postgres.create_database(f"taken_{uuid.uuid4().hex[:12]}")
-    asyncio.run(migrations.migrate(made, "relay"))
-    return made
+def dsn(one_dsn: str) -> str:
+    """One major version of Postgres will do: nothing here depends on which."""
+    return one_dsn
 
 
 @pytest.fixture
@@ -168,7 +157,7 @@ def test_what_commits_while_the_stream_is_missing_comes_into_the_one_that_is_mad
     with Load(dsn) as before:
         until(lambda: delivered(dsn) > FLOWED, 20)
         settle_all(dsn, before)
-    found = judge(before.committed.values(), owner.read())
+    found = compare(before.committed.values(), owner.read())
     assert found.is_clean, found
 
     outage = SittingOut(relay)
@@ -182,12 +171,13 @@ def test_what_commits_while_the_stream_is_missing_comes_into_the_one_that_is_mad
         report(stores(owner))
         load.stop()
     until(lambda: delivered(dsn) == len(before.committed) + len(load.committed), 20)
-    found = judge(load.committed.values(), owner.read())
+    found = compare(load.committed.values(), owner.read())
     assert found.is_clean, found
     unharmed(dsn)
     assert relay.terminate() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["fast ingest", "windowed"])
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "after a while"])
 def test_what_commits_after_a_stream_was_deleted_under_load_comes_once_and_in_order(
@@ -209,7 +199,7 @@ def test_what_commits_after_a_stream_was_deleted_under_load_comes_once_and_in_or
             report(stores(owner))
         until(lambda: len(committed_since(dsn, deleted)) > FLOWED, 20)
         settle_all(dsn, load)
-    found = judge(load.committed.values(), owner.read())
+    found = compare(load.committed.values(), owner.read())
     since = committed_since(dsn, deleted)
     assert replace(found, lost=()).is_clean, found
     assert since.isdisjoint(found.lost), found
@@ -236,7 +226,7 @@ def test_streams_sealed_read_and_deleted_under_load_hold_every_event_between_the
             report(stores(owner))
         settle_all(dsn, load)
     streams.append(owner.read())
-    found = judge(load.committed.values(), [message for each in streams for message in each])
+    found = compare(load.committed.values(), [message for each in streams for message in each])
     # An event whose answer the seal swallowed may be in two streams, but in none of them twice.
     assert replace(found, duplicates=()).is_clean, found
     for each in streams:
@@ -246,6 +236,7 @@ def test_streams_sealed_read_and_deleted_under_load_hold_every_event_between_the
     assert relay.terminate() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "says"),
     [
@@ -279,7 +270,7 @@ def test_a_right_that_is_revoked_is_named_and_once_it_is_given_back_everything_c
             until(lambda: waiting(dsn, load) > WAITING, 20)
         owner.configure(CONFIG)
         settle_all(dsn, load)
-    found = judge(load.committed.values(), owner.read())
+    found = compare(load.committed.values(), owner.read())
     assert found.is_clean, found
     unharmed(dsn)
     assert relay.terminate() == 0

@@ -31,8 +31,8 @@ def _statements() -> list[Panel]:
         ),
         lines(
             "Statements that failed",
-            "By what was asked and how it ended. A few at an outage are its trace; prune or"
-            " backlog again and again: housekeeping fails, and the outbox grows, see the log.",
+            "By what was asked and how it ended. A few at an outage belong to it. tend, look or"
+            " report again and again: housekeeping fails, and the outbox grows; see the log.",
             Query(
                 promql.per_second(
                     i.DATABASE_DURATION, _OPERATION, "error_type", where=(promql.FAILED,)

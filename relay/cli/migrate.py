@@ -1,0 +1,71 @@
+"""``relay migrate``: bring the database's schema up to date, look at it, or print it.
+
+The schema itself, and what happens when it goes wrong: ``relay.postgres.migrations``.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated
+
+import anyio
+import typer
+
+from relay.cli.options import ALWAYS, with_settings
+from relay.settings import Settings
+
+
+@with_settings(*ALWAYS, check_files=False)
+def migrate(
+    settings: Settings,
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 3 if something is missing.")
+    ] = False,
+    print_sql: Annotated[
+        bool, typer.Option("--print", help="Print the SQL, which psql can run, and do nothing.")
+    ] = False,
+    notify: Annotated[
+        bool | None,
+        typer.Option(
+            "--notify/--no-notify",
+            help="Whether writers wake a relay that sleeps by NOTIFY; off if two-phase commit is in"
+            " use. Kept in the database; left as it is unless given.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Bring the outbox's schema up to date. Any number of processes may do so at once."""
+    if check and print_sql:
+        raise typer.BadParameter("--check and --print exclude each other")
+    work = partial(run_migrate, notify=notify, check=check, print_sql=print_sql, echo=typer.echo)
+    anyio.run(work, settings.conninfo, settings.schema_name)
+
+
+async def run_migrate(
+    dsn: str,
+    schema: str,
+    *,
+    notify: bool | None,
+    check: bool,
+    print_sql: bool,
+    echo: Callable[[str], None],
+) -> None:
+    """Migrate; or with ``check`` only look; or with ``print_sql`` only print, without a database.
+
+    ``notify`` says whether writers ring the bell; None leaves it as it is. ``echo`` prints a line.
+
+    Raises:
+        SchemaError: the schema is not, or can't be brought, as this relay needs it.
+        StoreOutage: the database is away.
+    """
+    from relay.postgres import migrations
+
+    if print_sql:
+        echo(migrations.script(schema))
+    elif check:
+        await migrations.check(dsn, schema)
+        echo(f'schema "{schema}" is up to date')
+    else:
+        done = await migrations.migrate(dsn, schema, notify=notify, say=echo)
+        for line in done or [f'schema "{schema}" was up to date']:
+            echo(line)

@@ -1,0 +1,160 @@
+"""Facts as metrics: a sink that writes them into the instruments of ``instruments``.
+
+Counters and histograms are written as a fact is recorded: a few a batch, not one an event. Gauges
+are read from ``RelayState`` when somebody collects, by another thread. What only a leader looks at
+has no point while this relay does not lead, and a relay that is closed has no gauge at all.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+
+from relay.core.backoff import State
+from relay.core.outcome import Fault
+from relay.facts import Asked, Fact, PageDelivered, Parked, Retried, Sent, Unparked, Woken
+from relay.otel import instruments
+from relay.otel.instruments import INSTRUMENTS, Kind
+from relay.state import RelayState
+
+_PUBLISHED: Final = {"messaging.system": "nats", "messaging.operation.name": "publish"}
+_BREAKER_STATES: Final = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
+
+_Gauge = Callable[[RelayState], Sequence[Observation]]
+
+
+class MetricsSink:
+    """Writes facts into the instruments of one meter. Call ``record`` with each."""
+
+    def __init__(self, meter: Meter, state: RelayState) -> None:
+        """Make every instrument of the table; the gauges show ``state``."""
+        self._state = state
+        self._open = True
+        self._write: dict[str, Callable[..., None]] = {}
+        for each in INSTRUMENTS:
+            match each.kind:
+                case Kind.COUNTER:
+                    counter = meter.create_counter(each.name, each.unit, each.help)
+                    self._write[each.name] = counter.add
+                case Kind.HISTOGRAM:
+                    histogram = meter.create_histogram(
+                        each.name,
+                        each.unit,
+                        each.help,
+                        explicit_bucket_boundaries_advisory=each.buckets,
+                    )
+                    self._write[each.name] = histogram.record
+                case Kind.GAUGE:
+                    read = partial(self._read, _GAUGES[each.name])
+                    meter.create_observable_gauge(each.name, [read], each.unit, each.help)
+
+    def close(self) -> None:
+        """Show no gauge any more: this relay is at its end, the process may go on."""
+        self._open = False
+
+    def record(self, fact: Fact) -> None:
+        """Write one fact."""
+        match fact:
+            case Sent():
+                self._record_batch(fact)
+            case Asked(operation=operation, seconds=seconds, error=error):
+                attributes = {"db.system.name": "postgresql", "db.operation.name": operation}
+                self._write[instruments.DATABASE_DURATION.name](seconds, _with(attributes, error))
+            case PageDelivered() | Unparked():
+                if fact.duplicates:
+                    self._write[instruments.DUPLICATES.name](fact.duplicates)
+                if fact.unverified:
+                    self._write[instruments.UNVERIFIED.name](fact.unverified)
+            case Woken(cause=cause):
+                self._write[instruments.WAKES.name](1, {"relay.cause": cause.value})
+            case Retried(events=events):
+                self._write[instruments.RETRIES.name](events)
+            case Parked(code=code, fault=fault):
+                self._write[instruments.REFUSALS.name](1, {"relay.code": str(code)})
+                if fault is Fault.COLLISION:
+                    self._write[instruments.COLLISIONS.name](1)
+            case _:
+                pass
+
+    def _record_batch(self, sent: Sent) -> None:
+        """Write one point a stream and result, and those of the call as a whole."""
+        count_messages = self._write[instruments.SENT_MESSAGES.name]
+        for (stream, error), count in sent.counts.items():
+            count_messages(count, _with(_to(stream), error))
+        # The call names a stream or an error only if all its events have the same.
+        streams = {stream for stream, _ in sent.counts}
+        errors = {error for _, error in sent.counts}
+        attributes = _with(
+            _to(streams.pop() if len(streams) == 1 else ""),
+            errors.pop() if len(errors) == 1 else "",
+        )
+        self._write[instruments.PUBLISH_DURATION.name](sent.seconds, attributes)
+        self._write[instruments.BATCH_SIZE.name](sent.events)
+        record_delivery = self._write[instruments.DELIVERY_DURATION.name]
+        for stream, seconds in sent.waits:
+            record_delivery(seconds, {"messaging.destination.name": stream} if stream else None)
+
+    def _read(self, gauge: _Gauge, _: CallbackOptions) -> Sequence[Observation]:
+        return gauge(self._state) if self._open else []
+
+
+def _to(stream: str) -> dict[str, str]:
+    return _PUBLISHED | {"messaging.destination.name": stream} if stream else _PUBLISHED
+
+
+def _with(attributes: dict[str, str], error: str) -> dict[str, str]:
+    return attributes | {"error.type": error} if error else attributes
+
+
+def _of_backlog(name: str) -> _Gauge:
+    return lambda state: _point(state.backlog if state.backlog_is_current else None, name)
+
+
+def _of_outbox(name: str) -> _Gauge:
+    return lambda state: _point(state.outbox, name)
+
+
+def _point(source: object | None, name: str) -> Sequence[Observation]:
+    value: Any = getattr(source, name, None)
+    return [] if value is None else [Observation(value)]
+
+
+def _of_streams(name: str) -> _Gauge:
+    return lambda state: [
+        Observation(getattr(each, name), {"messaging.destination.name": each.stream})
+        for each in state.streams
+    ]
+
+
+def _sessions(state: RelayState) -> Sequence[Observation]:
+    sessions = state.outbox.sessions if state.outbox else {}
+    return [Observation(count, {"relay.duty": duty}) for duty, count in sessions.items()]
+
+
+_GAUGES: Final[Mapping[str, _Gauge]] = {
+    instruments.BACKLOG.name: _of_backlog("undelivered"),
+    instruments.LAG.name: _of_backlog("lag"),
+    instruments.HELD.name: _of_backlog("held"),
+    instruments.HELD_LAG.name: _of_backlog("held_lag"),
+    instruments.PARKED.name: _of_backlog("parked"),
+    instruments.DEAD.name: _of_backlog("dead"),
+    instruments.LEADER.name: lambda state: [Observation(int(state.leading))],
+    instruments.EPOCH.name: lambda state: [Observation(state.epoch)] if state.epoch else [],
+    instruments.HOLD.name: lambda state: [Observation(len(state.holds))],
+    instruments.BREAKER_STATE.name: lambda state: [
+        Observation(_BREAKER_STATES[breaker_state], {"relay.breaker": breaker})
+        for breaker, breaker_state in state.breakers.items()
+    ],
+    instruments.OUTAGE.name: lambda state: [
+        Observation(int(side in state.outages), {"relay.side": side})
+        for side in ("postgres", "nats")
+    ],
+    instruments.OUTBOX_SIZE.name: _of_outbox("size_bytes"),
+    instruments.DEAD_ROWS.name: _of_outbox("dead_rows"),
+    instruments.OLDEST_TRANSACTION.name: _of_outbox("oldest_transaction"),
+    instruments.SESSIONS.name: _sessions,
+    instruments.STREAM_MESSAGES.name: _of_streams("messages"),
+    instruments.STREAM_SIZE.name: _of_streams("size_bytes"),
+}
+"""How each gauge is read, by its instrument's name."""

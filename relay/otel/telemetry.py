@@ -1,0 +1,269 @@
+"""One relay's telemetry: what is measured around its adapters' calls, and the sizes it looks at.
+
+    engine ──► timed publish ─────► the bus       Sent      once a batch, not an event
+    engine ──► timed operations ──► the store     Asked     once a call, but for empty reads
+    a task beside the engine ─────► both          Looked    every 10 s, by the leader
+
+Made only where this process has providers of OpenTelemetry, whoever set them: ``export``, the
+application that the relay is a part of, or opentelemetry-instrument. Without them the engine calls
+its adapters directly. A timed call returns and raises what the call itself does. Spans are made
+here too: they need the events, which no fact carries.
+
+Nothing waits for a look at the sizes. The first of several failures in a row is recorded as failed
+housekeeping; a bug in a look ends the looks at that side, and the relay goes on.
+"""
+
+import inspect
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from functools import partial
+from operator import attrgetter
+from typing import Any, Final, TypeVar, cast
+
+import anyio
+from opentelemetry import metrics, trace
+
+from relay import __version__
+from relay.core.event import Event
+from relay.core.outcome import Held, Outcome, Refused, Stored, Unknown
+from relay.core.storage import OutboxStorage, StreamStorage
+from relay.errors import BusOutage, RelayError
+from relay.facts import Asked, FactSink, HousekeepingFailed, Looked, Sent
+from relay.otel.export import is_real
+from relay.otel.metrics import MetricsSink
+from relay.otel.tracing import Traces
+from relay.ports import EventBus, Outbox, OutboxStore, Page, ParkedEvents, Permit
+from relay.state import RelayState
+
+log = logging.getLogger("relay.otel")
+
+LOOK_EVERY: Final = 10.0
+TURN: Final = 0.5
+"""Seconds; the first look comes at the first turn of a term, when the bus is connected."""
+
+_NOT_TIMED: Final = frozenset({"watch", "close"})
+"""Methods of a store that last as long as its term, or are its end."""
+
+WAITS_PER_BATCH: Final = 16
+"""Events of a batch whose time in the outbox is noted; each costs about 5 us to write down."""
+
+MOST_SUBJECTS: Final = 10_000
+"""Subjects of which the stream is remembered."""
+
+_SCHEMA: Final = "https://opentelemetry.io/schemas/1.44.0"
+"""Of the conventions whose names are used."""
+
+_RESULTS: Final = {Stored: "", Refused: "refused", Held: "held", Unknown: "unknown"}
+_SUBJECT: Final = attrgetter("subject")
+_Port = TypeVar("_Port")
+
+Look = Callable[[], Awaitable[OutboxStorage | Sequence[StreamStorage] | None]]
+"""Looks once; None or nothing if there is nothing to be seen yet."""
+
+
+class Telemetry:
+    """Measures one relay for the length of ``run``."""
+
+    def __init__(self, outbox: Outbox, bus: EventBus, record: FactSink, state: RelayState) -> None:
+        """Measure both sides; ``timed`` has them for the engine.
+
+        What is measured goes to ``record``, which hands it on to ``self.record`` like all facts;
+        ``state`` is what the gauges show.
+        """
+        meter = metrics.get_meter("relay", __version__, schema_url=_SCHEMA)
+        tracer = trace.get_tracer("relay", __version__, schema_url=_SCHEMA)
+        traces = Traces(tracer) if is_real(trace.get_tracer_provider()) else None
+        self._looks: Mapping[str, Look] = {
+            "the outbox's size": outbox.storage,
+            "the streams' sizes": bus.storage,
+        }
+        self._look_on = partial(keep_looking, lambda: state.leading, record)
+        self._metrics = MetricsSink(meter, state)
+        self.record = self._metrics.record
+        self.timed = timed_outbox(outbox, record), timed_bus(bus, record, traces)
+
+    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Look at the sizes while ``work`` runs; what it raises is raised."""
+        failure: Exception | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                for side, look in self._looks.items():
+                    tasks.start_soon(self._look_on, side, look)
+                try:
+                    await work()
+                except Exception as error:  # noqa: BLE001 - raised below, as it is and alone
+                    failure = error
+                tasks.cancel_scope.cancel()
+        finally:
+            self._metrics.close()
+        if failure is not None:
+            raise failure
+
+
+async def keep_looking(
+    leading: Callable[[], bool], record: FactSink, side: str, look: Look
+) -> None:
+    """Look now and then, while ``leading``, until cancelled; ``side`` is for a person."""
+    again_at, failing = 0.0, False
+    try:
+        while True:
+            await anyio.sleep(TURN)
+            if not leading():
+                again_at = 0.0
+                continue
+            now = anyio.current_time()
+            if now < again_at:
+                continue
+            again_at = now + LOOK_EVERY
+            try:
+                storage = await look()
+            except RelayError as error:
+                if not failing:
+                    record(HousekeepingFailed(f"{side} can't be looked at: {error}"))
+                failing = True
+                continue
+            failing = False
+            if not storage:
+                again_at = 0.0  # nothing is there yet
+            if storage is not None:
+                record(Looked(storage))
+    except Exception:
+        log.exception("looking at sizes failed: delivery goes on without it")
+
+
+def timed_outbox(outbox: Outbox, record: FactSink) -> Outbox:
+    """Return ``outbox`` with stores that are timed; its campaigns are not, a standby has many."""
+
+    async def campaign(holder: str) -> OutboxStore | None:
+        store = await outbox.campaign(holder)
+        if store is None:
+            return None
+        parked = _timed(store.parked, ParkedEvents, record)
+        # granted, not timed, is asked before each chunk: bound here, a call costs nothing more
+        return _timed(store, OutboxStore, record, parked=parked, granted=store.granted)
+
+    return _with(outbox, campaign=campaign)
+
+
+def timed_bus(bus: EventBus, record: FactSink, traces: Traces | None = None) -> EventBus:
+    """Return ``bus`` with a ``publish`` that records ``Sent``, and makes spans with ``traces``."""
+    streams = _Streams()
+
+    async def publish(
+        events: Sequence[Event], permit: Permit, *, closed: Collection[str] = ()
+    ) -> Sequence[Outcome]:
+        with nullcontext() if traces is None else traces.publishing(events) as publishing:
+            began = time.perf_counter()
+            try:
+                outcomes = await bus.publish(events, permit, closed=closed)
+            except BusOutage:
+                seconds = time.perf_counter() - began
+                stream_of = streams.of(events)
+                if publishing is not None:
+                    publishing.went_to(stream_of, bus.server)
+                counts = Counter((stream_of[event.subject], "outage") for event in events)
+                record(Sent(len(events), counts, seconds, ()))
+                raise
+            seconds, now = time.perf_counter() - began, datetime.now(UTC)
+            if publishing is not None:
+                publishing.came_to(outcomes)
+            streams.learn(events, outcomes)
+            stream_of = streams.of(events)
+            if publishing is not None:
+                publishing.went_to(stream_of, bus.server)
+            record(_sent(events, outcomes, stream_of, seconds, now))
+            return outcomes
+
+    return _with(bus, publish=publish)
+
+
+class _Streams:
+    """The stream of each subject, as the answers named it; bounded, and forgotten when full."""
+
+    def __init__(self) -> None:
+        self._by_subject: dict[str, str] = {}
+
+    def learn(self, events: Sequence[Event], outcomes: Sequence[Outcome]) -> None:
+        self._by_subject.update(
+            (event.subject, outcome.stream)
+            for event, outcome in zip(events, outcomes, strict=True)
+            if type(outcome) is Stored and outcome.stream
+        )
+
+    def of(self, events: Sequence[Event]) -> dict[str, str]:
+        """Return the stream of each event's subject; "" where it is not known."""
+        subjects = set(map(_SUBJECT, events))
+        found = {subject: self._by_subject.get(subject, "") for subject in subjects}
+        if len(self._by_subject) > MOST_SUBJECTS:
+            self._by_subject = {subject: stream for subject, stream in found.items() if stream}
+        return found
+
+
+def _sent(
+    events: Sequence[Event],
+    outcomes: Sequence[Outcome],
+    stream_of: Mapping[str, str],
+    seconds: float,
+    now: datetime,
+) -> Sent:
+    names = set(stream_of.values())
+    counts: Mapping[tuple[str, str], int]
+    if len(names) == 1 and set(map(type, outcomes)) == {Stored}:
+        counts = {(names.pop(), ""): len(events)}
+    else:
+        counts = Counter(
+            (stream_of[event.subject], _RESULTS[type(outcome)])
+            for event, outcome in zip(events, outcomes, strict=True)
+        )
+    noted = min(len(events), WAITS_PER_BATCH)
+    places = [number * len(events) // noted for number in range(noted)]
+    stored = [events[place] for place in places if isinstance(outcomes[place], Stored)]
+    ages = [max(0.0, (now - event.created_at).total_seconds()) for event in stored]  # two clocks
+    waits = [(stream_of[event.subject], age) for event, age in zip(stored, ages, strict=True)]
+    return Sent(len(events), counts, seconds, waits)
+
+
+def operations(port: type) -> set[str]:
+    """Return the methods of a port that are timed."""
+    return {name for name, _ in inspect.getmembers(port, inspect.iscoroutinefunction)} - _NOT_TIMED
+
+
+def _timed(adapter: _Port, port: type, record: FactSink, **replacements: Any) -> _Port:
+    timed = {name: _timed_call(name, getattr(adapter, name), record) for name in operations(port)}
+    return _with(adapter, **timed, **replacements)
+
+
+def _timed_call(
+    operation: str, call: Callable[..., Awaitable[Any]], record: FactSink
+) -> Callable[..., Awaitable[Any]]:
+    async def timed(*arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            answer = await call(*arguments, **options)
+        except Exception as error:
+            record(Asked(operation, time.perf_counter() - began, type(error).__name__))
+            raise
+        if not isinstance(answer, Page) or answer.events:
+            record(Asked(operation, time.perf_counter() - began))
+        return answer
+
+    return timed
+
+
+class _Replaced:
+    """An object with some of its attributes replaced."""
+
+    def __init__(self, original: object, replacements: Mapping[str, Any]) -> None:
+        self._original = original
+        vars(self).update(replacements)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+def _with(port: _Port, **replacements: Any) -> _Port:
+    return cast("_Port", _Replaced(port, replacements))

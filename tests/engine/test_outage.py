@@ -1,0 +1,70 @@
+"""The book of one side's failures in a row: its pauses, its label, and what it lasted."""
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.backoff import State
+from relay.engine.outage import TRIP_AFTER, OutageBook
+from relay.facts import Fact, OutageEnded
+
+answers = st.lists(st.tuples(st.booleans(), st.floats(0, 10)), max_size=40)
+jitters = st.floats(0, 1, exclude_max=True)
+
+
+def book(
+    jitter: float, facts: list[Fact] | None = None, now: Callable[[], float] = lambda: 0.0
+) -> OutageBook:
+    """The book of NATS, by a clock of its own."""
+    record = [].append if facts is None else facts.append
+    return OutageBook("nats", jitter=lambda: jitter, record=record, breaker="bus", now=now)
+
+
+@given(answers, jitters)
+def test_the_label_opens_at_the_third_failure_in_a_row_and_any_answer_closes_it(
+    answers: list[tuple[bool, float]], jitter: float
+) -> None:
+    facts: list[Fact] = []
+    in_a_row, now, began = 0, 0.0, 0.0
+    outage = book(jitter, facts, lambda: now)
+    for answered, passed in answers:
+        now += passed
+        assert outage.state is not State.OPEN
+        assert outage.lasts == (in_a_row > 0)
+        if answered:
+            facts.clear()
+            outage.answered()
+            ended = [fact for fact in facts if isinstance(fact, OutageEnded)]
+            assert ended == [OutageEnded("nats", now - began, in_a_row)][: in_a_row > 0]
+            in_a_row = 0
+            assert outage.state is State.CLOSED
+            continue
+        began = now if in_a_row == 0 else began
+        in_a_row += 1
+        assert 0 <= outage.failed("away") <= 0.5
+        assert (outage.state is State.OPEN) == (in_a_row >= TRIP_AFTER)
+        outage.trying()
+        assert (outage.state is State.HALF_OPEN) == (in_a_row >= TRIP_AFTER)
+
+
+def test_the_pauses_of_a_side_that_lets_us_in_and_fails_go_on_growing() -> None:
+    outage = book(0.999)
+    pauses = []
+    for _ in range(6):
+        pauses.append(outage.failed("away"))
+        outage.answered(forget_pauses=False)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > 0.4
+    outage.answered()
+    assert outage.failed("away") < 0.05
+
+
+def test_a_standby_forgets_what_it_knew_of_the_side() -> None:
+    outage = book(0.5)
+    for _ in range(TRIP_AFTER):
+        outage.failed("away")
+    outage.forget()
+    assert (outage.state, outage.lasts) == (State.CLOSED, False)
+    outage.failed("away")
+    assert outage.state is State.CLOSED

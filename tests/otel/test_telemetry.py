@@ -1,0 +1,311 @@
+"""The stopwatch around both sides: it changes nothing, and tells once a call."""
+
+from datetime import UTC, datetime, timedelta
+from typing import ClassVar
+
+import pytest
+
+from relay import ports
+from relay.core.event import Event
+from relay.core.outcome import Held, Refused, Stored, Unknown
+from relay.core.storage import StreamStorage
+from relay.errors import BusOutage, StoreOutage, TermLost
+from relay.facts import Asked, Sent
+from relay.otel.instruments import DATABASE_DURATION
+from relay.otel.telemetry import (
+    MOST_SUBJECTS,
+    WAITS_PER_BATCH,
+    operations,
+    timed_bus,
+    timed_outbox,
+)
+from relay.ports import Backlog, EventBus, OutboxStore, Page, ParkedEvents, Report, Settlement
+
+pytestmark = pytest.mark.anyio
+
+
+def event(number, subject="orders.placed", age=0.0):
+    created_at = datetime.now(UTC) - timedelta(seconds=age)
+    return Event(number, str(number), f"m{number}", subject, None, created_at, None, b"x")
+
+
+STREAMS = {"orders": "ORDERS", "users": "USERS"}
+
+
+def stream_of(event):
+    return STREAMS.get(event.subject.partition(".")[0], "")
+
+
+class Bus:
+    """A bus that stores every event, or answers as it is told."""
+
+    paths: ClassVar = {"ORDERS": "windowed"}
+    sole_hold = "stream ORDERS"
+    server = ("nats.example", 4222)
+    duplicate_window = 120.0
+
+    def __init__(self, answers=None):
+        self.answers = answers
+        self.away = False
+        self.asked = []
+
+    async def publish(self, events, permit, *, closed=()):
+        self.asked.append((permit, closed))
+        if self.away:
+            raise BusOutage("away")
+        return self.answers or [Stored(stream_of(event)) for event in events]
+
+    async def storage(self):
+        return [StreamStorage("ORDERS", 1, 2)]
+
+    def learnt(self):
+        return {"ORDERS": {"orders.>"}}
+
+    async def connect(self):
+        self.asked.append("connect")
+
+    async def close(self):
+        self.asked.append("close")
+
+    def recall(self, streams):
+        self.asked.append(streams)
+
+
+class Parked:
+    """What is parked: nothing."""
+
+    async def blocked(self, _):
+        return set()
+
+    async def due(self, _, *, without=()):
+        return [*without]
+
+
+class Store:
+    """A term that answers everything, or fails as it is told."""
+
+    epoch = 7
+
+    def __init__(self, events=()):
+        self.parked = Parked()
+        self.events = events
+        self.error = None
+        self.closed = False
+
+    async def read(self, _):
+        self._fail()
+        return Page(self.events, None, full=False)
+
+    async def settle(self, _):
+        self._fail()
+
+    async def look(self, _):
+        return Backlog(1, 2.0, 3)
+
+    async def tend(self, _):
+        return 4
+
+    async def report(self, _):
+        self._fail()
+
+    async def renew(self):
+        self._fail()
+
+    async def streams(self):
+        return {"A": {"a.>"}}
+
+    async def keep_streams(self, _):
+        self._fail()
+
+    def granted(self):
+        return True
+
+    async def watch(self):
+        self._fail()
+
+    async def close(self):
+        self.closed = True
+
+    def _fail(self):
+        if self.error is not None:
+            raise self.error
+
+
+class Outbox:
+    """An outbox of one term at a time."""
+
+    def __init__(self, store=None):
+        self.store = store
+
+    async def campaign(self, _):
+        return self.store
+
+    async def storage(self):
+        return "as it is"
+
+    async def close(self):
+        self.store = None
+
+
+PERMIT = Store()
+
+
+async def published(bus, events):
+    told = []
+    outcomes = await timed_bus(bus, told.append).publish(events, PERMIT)
+    (sent,) = told
+    assert isinstance(sent, Sent)
+    return sent, outcomes
+
+
+async def test_a_batch_is_told_once_with_its_stream() -> None:
+    events = [event(number) for number in range(40)]
+    sent, outcomes = await published(Bus(), events)
+    assert (sent.events, sent.counts) == (40, {("ORDERS", ""): 40})
+    assert all(isinstance(outcome, Stored) for outcome in outcomes)
+
+
+async def test_what_came_of_the_events_is_counted_by_stream_and_outcome() -> None:
+    events = [event(1), event(2), event(3, "users.new"), event(4, "users.new"), event(5, "other")]
+    answers = [Stored("ORDERS"), Refused("no"), Held("stream USERS", "out"), Unknown("?"), Stored()]
+    sent, outcomes = await published(Bus(answers), events)
+    assert sent.counts == {
+        ("ORDERS", ""): 1,
+        ("ORDERS", "refused"): 1,
+        ("", "held"): 1,
+        ("", "unknown"): 1,
+        ("", ""): 1,
+    }
+    assert outcomes is answers
+
+
+async def test_a_bus_that_names_no_streams_does_as_well() -> None:
+    sent, _ = await published(Bus([Stored()]), [event(1)])
+    assert sent.counts == {("", ""): 1}
+
+
+async def test_a_subject_keeps_the_stream_that_stored_it_last_and_memory_is_bounded() -> None:
+    bus, told = Bus(), []
+    observed = timed_bus(bus, told.append)
+    await observed.publish([event(1)], PERMIT)
+    bus.answers = [Held("stream ORDERS", "full")]
+    await observed.publish([event(2)], PERMIT)
+    assert told[-1].counts == {("ORDERS", "held"): 1}
+    bus.answers = [Stored("MOVED")]
+    await observed.publish([event(3)], PERMIT)
+    assert told[-1].counts == {("MOVED", ""): 1}
+    bus.answers = None
+    for batch in range(12):
+        subjects = [f"orders.{batch}.{number}" for number in range(1_000)]
+        await observed.publish([event(1, subject) for subject in subjects], PERMIT)
+        assert told[-1].counts == {("ORDERS", ""): 1_000}
+    bus.answers = [Held("stream ORDERS", "full")] * 12_000
+    subjects = [f"orders.{batch}.{number}" for batch in range(12) for number in range(1_000)]
+    await observed.publish([event(1, subject) for subject in subjects], PERMIT)
+    remembered = told[-1].counts[("ORDERS", "held")]
+    assert 1_000 <= remembered <= MOST_SUBJECTS
+    assert told[-1].counts == {("ORDERS", "held"): remembered, ("", "held"): 12_000 - remembered}
+
+
+async def test_all_else_of_the_bus_is_handed_on_as_it_is() -> None:
+    bus = Bus()
+    observed = timed_bus(bus, [].append)
+    assert observed.paths == bus.paths
+    assert (observed.server, observed.duplicate_window) == (bus.server, bus.duplicate_window)
+    assert observed.sole_hold == bus.sole_hold
+    assert observed.learnt() == bus.learnt()
+    assert await observed.storage() == await bus.storage()
+    await observed.publish([], PERMIT, closed=["stream A"])
+    await observed.connect()
+    observed.recall({"A": ["a"]})
+    await observed.close()
+    assert bus.asked == [(PERMIT, ["stream A"]), "connect", {"A": ["a"]}, "close"]
+
+
+@pytest.mark.parametrize(("events", "noted"), [(1, 1), (16, 16), (17, 16), (2_000, 16)])
+async def test_waits_are_noted_of_all_of_a_small_batch_and_spread_over_a_large_one(
+    events: int, noted: int
+) -> None:
+    sent, _ = await published(Bus(), [event(number, age=float(number)) for number in range(events)])
+    assert len(sent.waits) == noted <= WAITS_PER_BATCH
+    assert {stream for stream, _ in sent.waits} == {"ORDERS"}
+    assert [int(seconds) for _, seconds in sent.waits] == [
+        number * events // noted for number in range(noted)
+    ]
+
+
+async def test_only_what_is_stored_has_waited_and_never_less_than_nothing() -> None:
+    events = [event(1, age=3.0), event(2, age=-60.0), event(3)]
+    sent, _ = await published(Bus([Stored(), Stored(), Refused("no")]), events)
+    assert [int(seconds) for _, seconds in sent.waits] == [3, 0]
+
+
+async def test_an_outage_is_told_and_raised() -> None:
+    bus, told = Bus(), []
+    bus.away = True
+    with pytest.raises(BusOutage):
+        await timed_bus(bus, told.append).publish([event(1), event(2)], PERMIT)
+    (sent,) = told
+    assert (sent.counts, sent.waits) == ({("", "outage"): 2}, ())
+
+
+async def test_the_store_is_told_by_operation_but_not_what_an_idle_relay_asks() -> None:
+    inner, told = Store(), []
+    outbox = Outbox(inner)
+    store = await timed_outbox(outbox, told.append).campaign("me")
+    assert await timed_outbox(Outbox(), told.append).campaign("another") is None
+    assert not (await store.read(10)).events
+    assert store.granted()
+    assert not told
+    inner.events = [event(1)]
+    await store.read(10)
+    await store.settle(Settlement(None))
+    assert await store.look(None) == Backlog(1, 2.0, 3)
+    assert await store.tend(1.0) == 4
+    await store.report(Report("closed", "closed", 1, 2, {}))
+    await store.renew()
+    assert await store.streams() == {"A": {"a.>"}}
+    await store.keep_streams({})
+    assert await store.parked.blocked({"k"}) == set()
+    assert await store.parked.due(1, without=["stream A"]) == ["stream A"]
+    operations = "read settle look tend report renew streams keep_streams blocked due"
+    assert [fact.operation for fact in told] == operations.split()
+    assert all(isinstance(fact, Asked) and not fact.error for fact in told)
+    assert store.epoch == inner.epoch
+    await store.close()
+    assert inner.closed
+    assert await timed_outbox(outbox, told.append).storage() == "as it is"
+
+
+async def test_a_failure_of_the_store_is_told_and_raised() -> None:
+    inner, told = Store(), []
+    store = await timed_outbox(Outbox(inner), told.append).campaign("me")
+    inner.error = StoreOutage("away")
+    with pytest.raises(StoreOutage):
+        await store.read(1)
+    inner.error = TermLost("over")
+    with pytest.raises(TermLost):
+        await store.settle(Settlement(None))
+    with pytest.raises(TermLost):
+        await store.renew()
+    assert [(fact.operation, fact.error) for fact in told] == [
+        ("read", "StoreOutage"),
+        ("settle", "TermLost"),
+        ("renew", "TermLost"),
+    ]
+
+
+@pytest.mark.parametrize("port", [EventBus, OutboxStore, ports.Outbox])
+async def test_everything_that_a_port_has_is_there(port) -> None:
+    made = {
+        EventBus: timed_bus(Bus(), [].append),
+        ports.Outbox: timed_outbox(Outbox(), [].append),
+        OutboxStore: await timed_outbox(Outbox(Store()), [].append).campaign("me"),
+    }[port]
+    members = {name for each in port.__mro__ for name in vars(each) if not name.startswith("_")}
+    assert {name for name in members if not hasattr(made, name)} == set()
+
+
+def test_the_metric_names_every_operation_that_is_timed() -> None:
+    named = DATABASE_DURATION.help.partition(": ")[2].partition(".")[0].split(", ")
+    assert set(named) == operations(OutboxStore) | operations(ParkedEvents)
