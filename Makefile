@@ -6,8 +6,8 @@ PYTHON ?= python3
 UV ?= uv
 ARGS ?=
 MINUTES ?= 30
-WORKERS ?= 3
-PYTEST = -n $(WORKERS) --dist loadscope
+WORKERS ?= 4
+PYTEST = -n $(WORKERS) --dist worksteal
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
@@ -30,7 +30,7 @@ test: lint ## Lint, check types, run the quick tests on the newest Postgres: mak
 test-all: test ## After that the slow tests, the older Postgres, the models, the seeded bugs
 	$(PY) -m pytest $(PYTEST) -m "not ($(QUICK))" $(ARGS)
 	$(PY) -m tests.spec
-	$(PY) -m tests.bugs
+	$(PY) -m tests.bugs --no-control
 
 bench: $(VENV)/.relay-bench ## Measure it here, into bench-report/: make bench ARGS="--scenario drain --quick"
 	@$(PY) -m bench $(ARGS)

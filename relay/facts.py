@@ -96,7 +96,7 @@ class Parked:
 
     @classmethod
     def of(cls, event: Event, parked: Parking, fault: Fault) -> "Parked":
-        """FactSink how ``event`` is parked."""
+        """Make the fact that ``event`` is parked."""
         parent = parent_of(event.headers)
         return cls(
             event.id,
@@ -203,7 +203,7 @@ class HousekeepingFailed:
     reason: str
 
 
-# Told only while somebody measures: see ``relay.otel``.
+# Recorded only while somebody measures: see ``relay.otel``.
 
 
 @dataclass(frozen=True, slots=True)

@@ -335,7 +335,7 @@ class WakeSource(Protocol):
     async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - a poll interval, not a deadline
         """Sleep until rung, or for ``timeout`` s (``Wake.POLL``).
 
-        The source stays armed, unless it says ``Wake.START``: its sessions are new, arm again.
+        The source stays armed, unless it says ``Wake.START``: nobody may ring any more, arm again.
         """
 
     @property

@@ -213,8 +213,12 @@ def _copy(server: devstack.Postgres, template: str) -> Iterator[str]:
     server.drop_database(name)
 
 
+@functools.cache
 def _majors() -> list[int]:
-    """The major versions that tests run for, the newest first."""
+    """The major versions that tests run for, the newest first.
+
+    Kept, since every test function asks at collection, and each look starts three programs.
+    """
     only = _listed("RELAY_TEST_POSTGRES")
     found = only or [installation.major for installation in devstack.find_postgres()]
     wanted = {*found, *([] if only else _listed("RELAY_TEST_REQUIRE"))}

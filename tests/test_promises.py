@@ -42,3 +42,17 @@ def test_a_promise_is_named_on_the_first_screen_of_the_modules_that_keep_it(tag:
     keepers = KEPT_BY[tag]
     assert keepers
     assert set(keepers) <= tags_of("relay", "sql", lines=FIRST_SCREEN)[tag]
+
+
+def test_the_readme_of_the_tests_names_every_folder_marker_and_variable() -> None:
+    text = (TOP / "tests" / "README.md").read_text(encoding="utf-8")
+    folders = {path.parent.name for path in (TOP / "tests").glob("*/*.py")}
+    markers = re.findall(r'^  "(\w+): ', (TOP / "pyproject.toml").read_text(), re.MULTILINE)
+    code = "".join(path.read_text(encoding="utf-8") for path in (TOP / "tests").rglob("*.py"))
+    variables = set(re.findall(r"RELAY_TEST_[A-Z_]+\b", code))
+    assert {name for name in folders if f"`{name}/`" not in text} == set()
+    assert {name for name in markers if f"| `{name}` |" not in text} == set()
+    assert set(re.findall(r"RELAY_TEST_[A-Z_]+\b", text)) == variables
+    assert KEPT_BY.keys() == set(re.findall(r"^\| `(R-[A-Z]+)` \|", text, re.MULTILINE))
+    for path in re.findall(r"`([a-z]+/[\w/]+\.(?:py|pml|md))`", text):
+        assert any((TOP / top / path).exists() for top in ("tests", ".")), path

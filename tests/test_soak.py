@@ -60,6 +60,7 @@ def test_a_trend_compares_the_medians_of_the_first_and_the_last_quartile():
     assert trend(grown[:8]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_short_soak_loses_repeats_and_reorders_nothing(tmp_path: Path):
     command = [sys.executable, "-m", "tests.soak", "--json", "--keep", str(tmp_path)]

@@ -8,17 +8,19 @@
       │                                                                      │
       └──── more than RING_MOST rings/s, or rings that hold producers up ────┘
 
-R-FIRST: only a sleeping relay is rung, and the bell goes off where rings cost the producers more
-than a fifth of their time. A writer that asked before the lock was taken stays silent; its
-transaction is below N, so it has ended, and its events are visible, once a read's snapshot has
-``xmin >= N``. Whoever comes later rings. The order arm, read, wait is what makes the sleep safe.
+R-FIRST: only a sleeping relay is rung: not one that has more to read, or waits with a page in hand.
+And the bell goes off where rings cost the producers more than a fifth of their time. A writer that
+asked before the lock was taken stays silent; its transaction is below N, so it has ended, and its
+events are visible, once a read's snapshot has ``xmin >= N``. Whoever comes later rings. The order
+arm, read, wait is what makes the sleep safe.
 
 Who is right: the reads. The bell only says when; if it is out of order, the pace says when, and
 the poll interval is the longest sleep. Exhausted by a machine in tests/spec/bell.pml.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 
@@ -37,6 +39,9 @@ BURST = 3 * RING_MOST
 
 RING_SHARE_MOST = 0.2
 """The part of all time that rings may hold up those who ring."""
+
+AWAKE_AFTER = 0.05
+"""Seconds with a page in hand after which a ring is of no use; less is not worth an arming."""
 
 MEAN_OVER = 1.0
 """Seconds over which the rate is averaged that decides about the bell."""
@@ -86,6 +91,7 @@ class Bell:
         self._pace = self._pace.after(len(page.events), now)
         self._mean = self._mean.after(len(page.events), now, memory=MEAN_OVER)
         if page.full:
+            self._disarm()
             return
         if not page.events and not self._pace.rate:
             self._idle()  # an empty read amid a flow is no pause of it
@@ -100,6 +106,22 @@ class Bell:
         else:
             self._sure = True
             await self._wait(self._poll_interval)
+
+    @asynccontextmanager
+    async def awake(self) -> AsyncIterator[None]:
+        """Let nobody ring while the reader waits for the delivery, if that takes long.
+
+        A delivery that is gone ends the block quietly: whoever sends to it next learns of it.
+        """
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._off_soon)
+            with suppress(anyio.BrokenResourceError):
+                yield
+            tasks.cancel_scope.cancel()
+
+    async def _off_soon(self) -> None:
+        await anyio.sleep(AWAKE_AFTER)
+        self._disarm()
 
     def _worthwhile(self, now: float) -> bool:
         """Say whether rings are worth what they cost, at the rate at which events come."""

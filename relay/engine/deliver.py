@@ -121,7 +121,8 @@ class Delivery:
         else:
             self._settler.add(done)
         if events:
-            took, oldest_at = anyio.current_time() - began, events[0].created_at
+            readable = (each.created_at for each in events if each.id not in page.unreadable)
+            took, oldest_at = anyio.current_time() - began, next(readable, events[0].created_at)
             counts = total.stored, total.duplicates, total.unverified
             self._record(PageDelivered(*counts, took, oldest_at))
 
@@ -193,7 +194,7 @@ class Delivery:
         return passing
 
     def _note(self, fates: Fates, closed: Collection[str]) -> None:
-        """FactSink what was refused or is held up."""
+        """Record what was refused or is held up."""
         for held in fates.held.values():
             self._held(held, closed)
         if fates.parkings:

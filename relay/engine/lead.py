@@ -302,7 +302,11 @@ class Term:
                 if page.events:
                     reach("after read")
                 if page.position is not None:
-                    await pages.send(page)
+                    try:
+                        pages.send_nowait(page)
+                    except anyio.WouldBlock:
+                        async with self._bell.awake():
+                            await pages.send(page)
                 size = next_size(
                     size,
                     found=len(page.events),

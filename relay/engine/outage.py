@@ -27,7 +27,12 @@ TRIP_AFTER: Final = 3
 
 
 class OutageBook:
-    """Keeps the outages of one side: "postgres" or "nats"."""
+    """Keeps the outages of one side: "postgres" or "nats".
+
+    Attributes:
+        state: where the breaker stands.
+        lasts: whether the side is away.
+    """
 
     def __init__(
         self,
@@ -41,6 +46,7 @@ class OutageBook:
     ) -> None:
         """Begin with the side there; ``breaker`` names the breaker that this book is, if any."""
         self.state = State.CLOSED
+        self.lasts = False
         self._side = side
         self._jitter = jitter
         self._record = record
@@ -48,17 +54,12 @@ class OutageBook:
         self._now = now
         self._backoff = Backoff(base=PAUSE_FIRST, cap=min(PAUSE_MOST, longest_pause))
         self._failures = 0
-        self._since: float | None = None
-
-    @property
-    def lasts(self) -> bool:
-        """Whether the side is away."""
-        return self._since is not None
+        self._since = 0.0
 
     def failed(self, reason: str) -> float:
         """Count a failed try; the seconds to wait before the next one."""
-        if self._since is None:
-            self._since, self._failures = self._now(), 0
+        if not self.lasts:
+            self.lasts, self._since, self._failures = True, self._now(), 0
             self._record(OutageBegan(self._side, reason))
         self._failures += 1
         if self._failures >= TRIP_AFTER or self.state is State.HALF_OPEN:
@@ -78,14 +79,14 @@ class OutageBook:
         """
         if forget_pauses:
             self._backoff.succeeded()
-        if self._since is not None:
+        if self.lasts:
+            self.lasts = False
             self._record(OutageEnded(self._side, self._now() - self._since, self._failures))
-            self._since = None
         self._change(State.CLOSED, f"{self._side} answers again")
 
     def forget(self) -> None:
         """Another relay asks from now on: whether the side is away is not known here."""
-        self._since = None
+        self.lasts = False
         self._backoff.succeeded()
         self._change(State.CLOSED, "another relay leads, and asks the bus")
 

@@ -121,11 +121,11 @@ function draw(figure, name, latest) {
   for (const run of second ? runsOf(points, second) : []) shapes[4] += `M${along(run, second)}h.8`;
   const svg = figure.querySelector("svg"), paths = pathsOf(svg);
   shapes.forEach((shape, place) => paths[place].setAttribute("d", shape));
-  const said = `${chart.peak} ${chart.write(peak)}`;
-  svg.setAttribute("aria-label", `${figure.querySelector("h2").textContent} in the last five minutes: now ${chart.write(latest)}, ${said}`);
+  const peakText = `${chart.peak} ${chart.write(peak)}`;
+  svg.setAttribute("aria-label", `${figure.querySelector("h2").textContent} in the last five minutes: now ${chart.write(latest)}, ${peakText}`);
   setText(figure.querySelector(".now b"), chart.write(latest));
   [most, most / 2, 0].forEach((value, place) => setText(figure.querySelector(".scale").children[place], value ? onAxis(chart.write(value)) : "0"));
-  if (!figure.looked) setText(figure.querySelector(".peak"), said);
+  if (!figure.looked) setText(figure.querySelector(".peak"), peakText);
 }
 
 // A pointer over a chart reads it off at that moment.

@@ -161,7 +161,7 @@ class Database:
         finally:
             self.look_up_at_once()
         which = "all" if ids is None else ids
-        log.info("retry asked for on the status page", extra={"id": which, "said": answer[1]})
+        log.info("retry asked for on the status page", extra={"id": which, "answer": answer[1]})
         return answer
 
     async def _retry(self, ids: Sequence[int] | None, by: str, retried: list[int]) -> Answer:

@@ -8,7 +8,7 @@ const SIGNS = {
 };
 const COLOURS = { healthy: "#2a9d52", degraded: "#d98e04", outage: "#d9303e" };
 const CHECKS = { postgres: "Postgres", schema: "Schema", lease: "Lease", nats: "NATS", lag: "Lag" };
-let token = null, latest = null, heardAt = 0, source = null;
+let token = null, latest = null, newsAt = 0, source = null;
 
 // What can't be seen, or turns the direction of reading, is written out.
 const plain = (text) => String(text).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (mark) => `\\u{${mark.codePointAt(0).toString(16)}}`);
@@ -45,7 +45,7 @@ function fillLines(list, lines) {
   fill(list, lines, make, (line, item) => {
     setAttribute(line, "data-ok", item.ok ?? "");
     setText(line.children[0], item.name);
-    setText(line.children[1], item.says);
+    setText(line.children[1], item.text);
   });
 }
 
@@ -65,8 +65,8 @@ function showSummary(level, headline, reasons) {
   setAttribute(get("summary"), "data-level", level);
   setAttribute(get("sign"), "d", SIGNS[level] ?? SIGNS.unknown);
   setText(get("headline"), headline);
-  const lines = reasons.map((says, place) => ({ key: place, says }));
-  fill(get("reasons"), lines, () => document.createElement("li"), (line, item) => setText(line, item.says));
+  const lines = reasons.map((text, place) => ({ key: place, text }));
+  fill(get("reasons"), lines, () => document.createElement("li"), (line, item) => setText(line, item.text));
   const mark = { outage: "✕ ", degraded: "! ", unknown: "? " }[level] ?? "";
   document.title = `${mark}${headline} · relay`;
   const dot = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="7" fill="${COLOURS[level] ?? "#808890"}"/></svg>`;
@@ -95,23 +95,23 @@ function showRelays(relays) {
   const lines = [];
   if (relays.leader) {
     const lasts = relays.since ? `, for ${since(relays.since)}` : "";
-    lines.push({ key: "leader", ok: "yes", name: relays.leads ? "This relay leads" : "Leader", says: `${relays.leader}, epoch ${relays.epoch}${lasts}` });
+    lines.push({ key: "leader", ok: "yes", name: relays.leads ? "This relay leads" : "Leader", text: `${relays.leader}, epoch ${relays.epoch}${lasts}` });
   } else {
-    lines.push({ key: "leader", name: "Leader", says: relays.standbys === null ? "not known yet" : "none at this moment" });
+    lines.push({ key: "leader", name: "Leader", text: relays.standbys === null ? "not known yet" : "none at this moment" });
   }
   for (const each of relays.standbys ?? []) {
-    lines.push({ key: each.pid, name: "Standby", says: `from ${each.address ?? "Postgres's own machine"}, session ${each.pid}, for ${since(each.since)}` });
+    lines.push({ key: each.pid, name: "Standby", text: `from ${each.address ?? "Postgres's own machine"}, session ${each.pid}, for ${since(each.since)}` });
   }
-  if (relays.standbys?.length === 0) lines.push({ key: "none", name: "Standby", says: "none: if the leader dies, nobody takes over" });
+  if (relays.standbys?.length === 0) lines.push({ key: "none", name: "Standby", text: "none: if the leader dies, nobody takes over" });
   fillLines(get("relays"), lines);
 }
 
 function showStreams(streams) {
   const lines = streams.map((each) => ({
     key: each.name, name: each.name, ok: each.trouble ? "no" : each.path ? "yes" : "",
-    says: each.trouble ? `takes nothing: ${each.trouble}` : each.path ? `by ${each.path}` : "not published to by this relay yet",
+    text: each.trouble ? `takes nothing: ${each.trouble}` : each.path ? `by ${each.path}` : "not published to by this relay yet",
   }));
-  if (!lines.length) lines.push({ key: "none", name: "None yet", says: "a stream is met with its first event" });
+  if (!lines.length) lines.push({ key: "none", name: "None yet", text: "a stream is met with its first event" });
   fillLines(get("streams"), lines);
 }
 
@@ -198,11 +198,11 @@ function showKeys(parked) {
 
 function show(state) {
   latest = state;
-  heardAt = performance.now();
+  newsAt = performance.now();
   showSummary(state.level, state.headline, state.reasons);
   showCharts(state);
   showFigures(state.figures);
-  fillLines(get("checks"), state.checks.map((check) => ({ key: check.name, ok: check.ok ? "yes" : "no", name: CHECKS[check.name] ?? check.name, says: check.reason })));
+  fillLines(get("checks"), state.checks.map((check) => ({ key: check.name, ok: check.ok ? "yes" : "no", name: CHECKS[check.name] ?? check.name, text: check.reason })));
   showRelays(state.relays);
   showStreams(state.streams);
   showDead(state.parked, state.can_retry);
@@ -211,7 +211,7 @@ function show(state) {
 
 // What was the truth once must not pass for it: without news the page says so itself.
 function watchContact() {
-  const silent = latest === null ? 0 : (performance.now() - heardAt) / 1000;
+  const silent = latest === null ? 0 : (performance.now() - newsAt) / 1000;
   const live = latest !== null && silent < SILENT_AFTER;
   setAttribute(get("contact"), "data-live", live ? "yes" : "no");
   setText(get("contact"), live ? "live" : latest === null ? "connecting …" : `no news for ${inWhole(silent)}`);
@@ -236,21 +236,21 @@ function connect() {
 
 async function retry(what) {
   if (token === null) return ask(what, "");
-  setText(get("said"), `Asking for ${what.name} …`);
+  setText(get("retry-answer"), `Asking for ${what.name} …`);
   let answer, sentence;
   try {
     answer = await fetch("/retry", { method: "POST", headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" }, body: JSON.stringify(what.body) });
     sentence = (await answer.json()).says;
   } catch {
-    setText(get("said"), "The relay did not answer: nothing is known of the retry.");
+    setText(get("retry-answer"), "The relay did not answer: nothing is known of the retry.");
     return;
   }
   if (answer.status === 401) {
     token = null;
-    setText(get("said"), "");
+    setText(get("retry-answer"), "");
     ask(what, sentence);
   } else {
-    setText(get("said"), `${sentence[0].toUpperCase()}${sentence.slice(1)}.`);
+    setText(get("retry-answer"), `${sentence[0].toUpperCase()}${sentence.slice(1)}.`);
   }
 }
 

@@ -6,9 +6,8 @@
 A PubAck is proof only if it came to an unguessable token and names the stream that was asked and
 its domain. For one message ``seq`` is above 0. For a batch it names our batch and a ``count`` of at
 most what was sent; ``seq`` 0 with the full count is proof as well, of a batch of duplicates. A
-batch's flow acks name neither stream nor batch: they prove nothing. Everything else is noise,
-whoever sent it. A duplicate is Stored (R-ONCE); whose it is, if the id is a producer's, is asked by
-``duplicates``.
+batch's flow acks name neither stream nor batch: they prove nothing. Everything else is noise. A
+duplicate is Stored (R-ONCE); if the id is a producer's, ``duplicates`` asks whose message it is.
 
 Error answers go by ``err_code``, never by HTTP class: 10002 (no space left in the account) is a
 400, a full stream is a 503.
@@ -42,7 +41,7 @@ HIDDEN: Final = ""
 """The name of the stream that events go to where the permissions hide which one that is."""
 
 FLOW: Final = "flow"
-"""What a flow ack or a gap of a batch means: the server is at it. It proves nothing."""
+"""What a flow ack or a gap of a batch means: the server is at work. It proves nothing."""
 
 _MOST = (1 << 64) - 1
 _NAME = re.compile(r"[^\x00-\x20\x7f.*>/\\\ud800-\udfff]{1,255}")
@@ -101,7 +100,7 @@ KINDS: Final[dict[int, Kind]] = {
     **dict.fromkeys((10212, 10223, 10227), Kind.THIS_EVENT),
     10158: Kind.NOT_NOW,  # a copy of it is just being stored
     10163: Kind.NOT_NOW,  # an expectation can't be checked yet
-    _FULL: Kind.STREAM,  # "per subject" is told apart in ``judge``
+    _FULL: Kind.STREAM,  # but "per subject" it is SUBJECT: see ``judge``
     **dict.fromkeys((10002, 10120), Kind.STREAM),  # the account's limits; it has none that applies
     **dict.fromkeys((10023, 10028, 10047), Kind.STREAM),  # the server's limits, memory, disk
     10008: Kind.STREAM,  # JetStream temporarily unavailable
@@ -121,7 +120,7 @@ KINDS: Final[dict[int, Kind]] = {
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """An error answer, read: what its event came to and how far it reaches."""
+    """An error answer, read: the outcome of its event, and how far it reaches."""
 
     outcome: Refused | Held | Unknown
     kind: Kind
@@ -213,8 +212,8 @@ class Expected:
             return False
         if self.domain is None and domain and self.stream in {HIDDEN, name}:
             self.domain = domain
-        unsaid = not domain and answer.get("error") is not None
-        home = self.domain is None or domain == self.domain or unsaid
+        is_error = not domain and answer.get("error") is not None
+        home = self.domain is None or domain == self.domain or is_error
         if home and self.stream in {HIDDEN, name}:
             return True
         return Elsewhere(name, home=home)
@@ -281,7 +280,7 @@ def read_batch(
     """Read an answer to a message of ``batch``, of which ``sent`` messages were sent.
 
     A tuple names the number of the message that the error is about; a bare ``Meaning`` is about
-    the one that was answered. ``FLOW`` says that the server is at it. None says nothing.
+    the message that was answered. ``FLOW`` says that the server is at work. None says nothing.
     """
     if not payload and headers is not None:
         return read_status(headers, expected.stream)

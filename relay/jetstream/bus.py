@@ -107,7 +107,7 @@ class JetStreamBus:
         return min((each for each in windows if each), default=None)
 
     async def storage(self) -> Sequence[StreamStorage]:
-        """Look at what the streams met so far hold; those that can't be seen now are left out."""
+        """Ask what the streams met so far hold; those that don't answer now are left out."""
         now, found = self._open, list[StreamStorage]()
         with anyio.move_on_after(ASK_TIMEOUT):
             for name in list(self._streams.paths)[:_MOST_LOOKED_AT]:
@@ -162,8 +162,8 @@ class JetStreamBus:
     ) -> Sequence[Outcome]:
         """Publish in order, per key; one outcome an event, in the order of ``events``.
 
-        ``Stored.seq`` is given where JetStream's answer said it for this very event: always on the
-        windowed path, on fast ingest for the last event of the call where it can be told.
+        ``Stored.seq`` is given where JetStream's answer has it for this very event: always on the
+        windowed path, on fast ingest for the last event of the call if nothing else was stored.
 
         Raises:
             BusOutage: the connection is or was lost: publish all of them again.
@@ -226,8 +226,8 @@ class _Call:
         """Send by several lanes at once: none waits for what another one takes."""
 
         async def send(lane: Lane, places: Sequence[int]) -> None:
-            came = await self._send_lane(lane, [events[place] for place in places])
-            for place, outcome in zip(places, came, strict=True):
+            sent = await self._send_lane(lane, [events[place] for place in places])
+            for place, outcome in zip(places, sent, strict=True):
                 outcomes[place] = outcome
 
         try:
@@ -262,8 +262,8 @@ class _Call:
         fence = KeyFence()
         fence.note(events[:PROBE], [outcome for outcome in outcomes if outcome is not None])
         passing, _ = fence.split(rest)
-        came = iter(await self._send(stream, passing, windowed=True) if passing else ())
-        return outcomes + [next(came) if fence.passes(each.key) else WAITS for each in rest]
+        sent = iter(await self._send(stream, passing, windowed=True) if passing else ())
+        return outcomes + [next(sent) if fence.passes(each.key) else WAITS for each in rest]
 
     async def _send(self, stream: Stream, events: Sequence[Event], *, windowed: bool) -> Outcomes:
         if stream.doubted:

@@ -2,7 +2,7 @@
 
     connecting ──open()──► open ──drop(), EOF, silence, error, lame duck──► lost, with a reason
 
-A lost connection stays lost: nothing is re-sent, every exchange is told ``dropped`` once, and bytes
+A lost connection stays lost: nothing is re-sent, ``dropped`` goes to each exchange once, and bytes
 that the server has not received by then are dropped, those in the kernel included. R-BOUND: a
 frozen peer is noticed by the keep-alive within three ping intervals, or by an exchange's deadline.
 

@@ -1,10 +1,9 @@
 """What follows for a stream, its subjects and the connection when a lane did not store everything.
 
-Two things are looked into before they are believed. Nobody answered for a subject, and nothing else
-of the stream was answered: the stream may be gone, without a leader, or have given the subject
-away; STREAM.INFO is asked. Nothing came in time: if JetStream answers another question meanwhile,
-the connection stays, with the other streams' events on it; if not, it is dropped, for another
-server may do better.
+Two reports are checked first. No answer for a subject, and none for any other event of the stream:
+the stream may be gone, without a leader, or have given the subject away; STREAM.INFO is asked. No
+answer in time: if JetStream answers another question now, the connection stays, with the other
+streams' events on it; if not, it is dropped, for another server may do better.
 
 Authoritative: what the lane reports as ``LaneResult``, and the server's answers to these questions.
 """
@@ -26,7 +25,7 @@ _PROOF_OF_LIFE_TIMEOUT = 1.0
 
 @dataclass(slots=True)
 class LaneResult:
-    """What came of sending some events of one stream, by either path.
+    """What one path reports of the events it was to send to one stream.
 
     ``outcomes`` has one an event. None where the connection was lost first, and where a batch ended
     early without a reason: then the event is to be sent by the windowed path.

@@ -13,8 +13,8 @@ at the answer's sequence tells: it is ours if its ``Relay-Event-Id`` is the even
     STREAM.MSG.GET   JSON, headers and payload in base64; asked of the leader
 
 A direct get may be answered by a replica that lags, so what it does not find is asked again of the
-leader. A second row with a used ``event_id`` is no collision here: it has the same id on purpose of
-its owner, and nothing tells it from a repeat.
+leader. A second row with a used ``event_id`` is no collision here: only an owner can write such a
+row, and it looks like a repeat.
 """
 
 import base64
@@ -34,12 +34,12 @@ _NO_MESSAGE_FOUND = 10037
 
 _MOST_BYTES = 48 << 20
 _MOST = 48
-"""Messages that are asked for at once: the server drops who is 64 MiB behind."""
+"""Messages that are asked for at once: the server drops a client that is 64 MiB behind."""
 
 UNDECIDED = Unknown("the stream has its message id, and nobody says of which event")
 
 Concluded = tuple[int, Outcome]
-"""A place in the call, and what its event came to."""
+"""A place in the call, and the outcome of its event."""
 
 
 class Duplicates:
@@ -64,7 +64,7 @@ class Duplicates:
         return bool(stored.duplicate) and not is_own
 
     def add(self, place: int, stored: Stored) -> Concluded | None:
-        """Look into the duplicate at ``place``; what it came to, if that is known at once."""
+        """Look into the duplicate at ``place``; return its outcome if that is known at once."""
         self.undecided[place] = stored
         if not self._stream.readable:
             return self._unverified(place)
@@ -83,7 +83,7 @@ class Duplicates:
         return frames
 
     def answered(self, place: int, payload: bytes, headers: bytes | None) -> Concluded | None:
-        """Take an answer; what its event came to, if that is known now. Never raises."""
+        """Take an answer; return the outcome of its event if that is known. Never raises."""
         found = read_message(payload, headers)
         if place not in self._asked or found is None:
             return None

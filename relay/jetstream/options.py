@@ -14,21 +14,16 @@ class BusOptions:
         urls: ``nats://`` or ``tls://`` servers of one cluster, tried in turn.
         creds: path of a credentials file (JWT and seed).
         nkey_seed: an nkey seed, or the path of a file that holds one.
-        user, password, token: the plain ways to log in.
-        tls_ca: path of a CA bundle; None trusts the system's.
-        tls_cert, tls_key: paths of the client's certificate and key.
+        tls_ca, tls_cert, tls_key: paths; without a CA the system's are trusted.
         inbox_prefix: where answers are sent, for accounts that may not subscribe to ``_INBOX.>``.
-        stream: the only stream to publish to, checked or made at start; None lets each event go to
-            the stream that captures its subject.
+        stream: the only stream to publish to; None: the stream that captures the event's subject.
         stream_subjects: what that stream captures, or must capture. Where the permissions hide the
             streams, nothing is published but below these.
-        js_domain: the JetStream domain to talk to, or the prefix of its API.
-        message_id_prefix: stands before every message id.
         stream_create: make the stream if it is missing. An existing one is never altered.
+        js_domain: the JetStream domain to talk to, or the prefix of its API.
         ack_timeout: s without any answer after which what is in flight is Unknown.
         connect_timeout: s for one server to accept us, TLS and log-in included.
-        ping_interval: s between keep-alives. A peer that answers none is given up by the third one
-            after it fell silent, and so within three intervals: 4.5 s.
+        ping_interval: s between keep-alives. A frozen peer is given up within three: 4.5 s.
         window: most messages in flight on the windowed path.
     """
 

@@ -53,8 +53,8 @@ class Stream:
     duplicate_window: float | None = None  # s; None if that is not known
     last_seq: int = SEQ_UNKNOWN  # the highest stream sequence in any answer
     met: bool = False  # an event went to it
-    held: Held | None = None  # what the whole of it last came to; None if it took an event
-    found: dict[str, Held] = field(default_factory=dict)  # what single subjects last came to
+    held: Held | None = None  # why all of it took nothing at the last try
+    found: dict[str, Held] = field(default_factory=dict)  # the same for single subjects
     silent: bool = False  # the last try ended without all answers in time
     late: bool = False  # an answer to such a try came afterwards; no patient try has followed yet
     doubted: bool = False  # an event was refused by its limit, which a person may raise any time
@@ -81,7 +81,7 @@ class Stream:
         self.last_seq = SEQ_UNKNOWN  # it may come back as another one
 
     def note(self, found: Mapping[str, Held]) -> None:
-        """Note what single subjects came to."""
+        """Note the outcomes of single subjects."""
         if len(self.found) + len(found) > _MOST_FOUND:
             self.found.clear()
         self.found.update(found)

@@ -11,15 +11,16 @@ through ``Sender`` (R-TERM). The rest of this file is bytes and waiting.
 
 On failure:
 
-* an event refused, here or by the server: those behind it of its key are never sent;
-* a subject that takes nothing, or is forbidden: what is unsent of it shares the outcome. A PubAck
-  that comes all the same beats the denial;
-* nobody takes a subject's messages: the same; if nothing else is answered, a few such end the call;
-* an answer that says "the stream takes nothing now": nothing more is sent, what is unsent shares
-  the outcome, and what is in flight still gets its own answer;
+* an event refused, here or by the server: later events of its key are never sent;
+* a subject that takes nothing, or is forbidden: its unsent events share the outcome. A PubAck that
+  comes all the same beats the denial;
+* nobody takes a subject's messages: the same; if nothing else is answered, a few such subjects end
+  the call;
+* the stream takes nothing now: nothing more is sent, unsent events share the outcome, and events in
+  flight still get their own answer;
 * two answers to one token that can't both be true: the event is Unknown;
 * no answer at all for ``ack_timeout``: see ``_Window.give_up``;
-* the connection is lost: the outcomes not yet known stay None, and the caller raises the outage.
+* the connection is lost: outcomes stay None, and the caller raises the outage.
 """
 
 from collections.abc import Callable, Sequence
@@ -141,7 +142,7 @@ class _Window:
         ready, events, inbox, stop = self._chains.ready, self._events, self.inbox, self._stop
         max_bytes, in_flight = self._max_bytes, self._in_flight
         parts = self._duplicates.questions(inbox) if self._duplicates.undecided else []
-        asked = len(parts)
+        questions = len(parts)
         room, size = min(CHUNK_EVENTS, window - len(in_flight)), 0
         while ready and room > 0 and size < CHUNK_BYTES:
             place = ready.popleft()
@@ -157,7 +158,7 @@ class _Window:
             in_flight.add(place)
             room -= 1
             size += len(frame)
-        self.unsent -= len(parts) - asked
+        self.unsent -= len(parts) - questions
         return b"".join(parts)
 
     async def progress(self) -> None:
@@ -226,7 +227,7 @@ class _Window:
             elif isinstance(answer, Stored):
                 self._stored(place, answer)
             else:
-                self._take_verdict(place, answer)
+                self._take_error(place, answer)
         if self._changed is not None:
             self._changed.set()
 
@@ -295,8 +296,8 @@ class _Window:
 
     # Conclusions.
 
-    def _take_verdict(self, place: int, answer: Meaning) -> None:
-        subject, kind, outcome = self._events[place].subject, answer.kind, answer.outcome
+    def _take_error(self, place: int, error: Meaning) -> None:
+        subject, kind, outcome = self._events[place].subject, error.kind, error.outcome
         self._in_flight.discard(place)
         self._settle(place, outcome)
         if kind in {Kind.SUBJECT, Kind.NOBODY}:
@@ -305,10 +306,10 @@ class _Window:
             (self.result.found if kind is Kind.SUBJECT else self.result.quiet)[subject] = outcome
             new = self.result.quiet.keys() - self._stream.found.keys()
             if not self._stored_any and len(new) >= _MOST_QUIET:
-                self._halt(answer)
+                self._halt(error)
         elif kind in WHOLE_STREAM:
             self.result.changed = self.result.changed or kind is Kind.STREAM_CHANGED
-            self._halt(answer)
+            self._halt(error)
 
     def _end(self, place: int, outcome: Outcome) -> None:
         self.unsent -= 1
@@ -324,18 +325,18 @@ class _Window:
                 outcomes[each] = WAITS
             self.unsent -= len(behind)
 
-    def _halt(self, verdict: Meaning) -> None:
-        """Send nothing more: all that is not in flight shares the first such verdict."""
+    def _halt(self, error: Meaning) -> None:
+        """Send nothing more: all that is not in flight shares the first such error."""
         if self._halted:
             return
         self._halted = True
-        self.result.stream_error = verdict
+        self.result.stream_error = error
         self.unsent = 0
         self._chains.ready.clear()
         outcomes, undecided = self._outcomes, self._duplicates.undecided
         for place, outcome in enumerate(outcomes):
             if outcome is None and not (place in self._in_flight or place in undecided):
-                outcomes[place] = verdict.outcome
+                outcomes[place] = error.outcome
 
     def _wake(self) -> None:
         if self._changed is not None:

@@ -12,7 +12,7 @@ wait to be rung. Somebody who is just asking makes one try for the lock fail: it
 
 One session, the *listener*, holds the lock and listens. It is never in a transaction, is asked
 something every second, and the server ends it when it is silent for the lease's lifetime: then
-writers are silent again. While the bell is on, a commit of our own (see ``trial``) tells how long a
+writers are silent again. Every second a commit of our own (see ``trial``) tells how long a
 ring takes; it is heard by the listener as well, which shows that notifications arrive.
 
 On failure: nothing here is needed for correctness. Without a working bell ``arm`` returns None and
@@ -204,11 +204,12 @@ class PostgresBell:
     async def _self_test(self) -> None:
         """Make a commit of our own, which the listener has to hear.
 
-        A flush of ours holds up those who ring: where nobody rang lately, there is none.
+        A flush of ours holds up those who ring: armed and not rung lately, there is none.
         """
         self._heard = anyio.Event()
         failed_before = self._trial.seconds is None
-        whole, self._rings_since_trial = failed_before or self._rings_since_trial, False
+        whole = failed_before or self._rings_since_trial or self._held is None
+        self._rings_since_trial = False
         await self._trial.once(whole=whole)
         if self._trial.seconds is None:
             self._trial_again = self._trials.failed(1.0)
@@ -255,12 +256,13 @@ class PostgresBell:
     def _cant_ring(self) -> None:
         if self._held is not None:
             self._ring(Wake.START)  # who waits must arm again, and learns that it can't
+            self.disarm()  # whoever should wait may be long at something else
 
     async def _try_commits(self) -> None:
-        """Make a trial commit every heartbeat while armed, and while the last one failed."""
+        """Make a trial commit every heartbeat, armed or not: what rings cost may have changed."""
         while True:
             await anyio.sleep(self._trial_again)
-            if self._held is not None or self._trial.seconds is None:
+            if self._enabled or self._trial.seconds is None:
                 await self._self_test()
 
     @asynccontextmanager

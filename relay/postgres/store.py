@@ -151,6 +151,9 @@ class Lease:
     async def watch(self, *others: Session) -> None:
         """Speak at least once a second until cancelled, and look at the sockets.
 
+        One of ``others`` that was closed at this end is none of its business: a stop interrupts the
+        reader, and the page in hand is still to be settled; an error is the reader's own to raise.
+
         Raises:
             TermLost, StoreOutage: the lease, or one of the sessions of ``others``, is lost.
         """
@@ -159,7 +162,7 @@ class Lease:
             beat = min(BEAT, self.lifetime / 5)
             if self._now() >= self._proof + beat or hung_up(self.session):
                 await self.renew()
-            if any(hung_up(other) for other in others):
+            if any(hung_up(other) for other in others if not other.connection.closed):
                 raise self._lose(StoreOutage("Postgres closed a session of the term"))
 
     def release(self) -> None:

@@ -11,6 +11,8 @@
 --
 -- Runs with the owner's rights: no operator writes what is parked, or the audit, in any other way.
 -- The audit names the login (session_user), whichever role it has taken.
+--
+-- Not one function with drop_dead: that one needs the whole table's lock, and frees the next of a key.
 set search_path = pg_catalog, pg_temp;
 
 create or replace function :"schema".retry_dead(

@@ -5,6 +5,9 @@
 -- returns  as page
 -- reads    one entry of the primary key an id
 -- locks    nothing
+--
+-- Differs from page in how it finds its rows. One query for both would have to sort each page, for
+-- the planner knows no order of ids that come from an array.
 select p.id, p.event_id::text,
        :"schema".message_id(%(prefix)s::text, p.idempotency_key, p.event_id, 0), p.subject, p.key,
        case when not %(bare)s::boolean then p.created_at end,

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from bench.counts import BASELINE, COUNTS, measure, worse
 
 
@@ -10,6 +12,7 @@ def baseline() -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_no_count_is_worse_than_the_baseline() -> None:
     found = measure()
     assert not worse(found, baseline()), "if that is meant: python -m bench.counts --update"

@@ -3,8 +3,10 @@
 from tests.bugs.bug import Bug
 
 MODEL = "tests/model"
-STEADY = "tests/engine/test_engine.py"
-FAULTS = "tests/engine/test_faults.py"
+DELIVERY = "tests/engine/test_delivery.py"
+TERMS = "tests/engine/test_terms.py"
+FATE_TESTS = "tests/engine/test_fates.py"
+HOLD_TESTS = "tests/engine/test_holds.py"
 SEAMS = "tests/engine/test_seams.py"
 FATES = "tests/core/test_disposition.py"
 MEMORY = "tests/contract/test_memory.py"
@@ -152,7 +154,7 @@ FATE = (
         "relay/core/holds.py",
         "        most = PAUSE_PUZZLED_MOST if by.startswith(PUZZLED) else PAUSE_MOST\n",
         "        most = PAUSE_MOST\n",
-        (FAULTS + "::test_events_with_an_answer_that_nobody_knows_leave_room_for_the_others",),
+        (FATE_TESTS + "::test_events_with_an_answer_that_nobody_knows_leave_room_for_the_others",),
     ),
     Bug(
         "a hold ends though no event of it was stored",
@@ -188,14 +190,14 @@ FATE = (
         DELIVER,
         "            closed = self.holds.aside() if self.holds.any else ()\n",
         "            closed = set[str]()\n",
-        (FAULTS + "::test_pages_do_not_ask_a_stream_that_is_set_aside",),
+        (HOLD_TESTS + "::test_pages_do_not_ask_a_stream_that_is_set_aside",),
     ),
     Bug(
         "all that is due asks a stream that takes nothing, and not a few",
         DELIVER,
         "        limit = min(PROBE, self._batch) if self.holds.askable(now) else self._batch\n",
         "        limit = self._batch\n",
-        (FAULTS + "::test_pages_do_not_ask_a_stream_that_is_set_aside",),
+        (HOLD_TESTS + "::test_pages_do_not_ask_a_stream_that_is_set_aside",),
     ),
     Bug(
         "the same parked events are tried over and over",
@@ -237,7 +239,7 @@ FATE = (
         DELIVER,
         "self.holds.lasting(anyio.current_time()) - {self._link.bus.sole_hold}",
         "self.holds.lasting(anyio.current_time())",
-        (STEADY + "::test_the_only_stream_is_waited_for_with_the_page_in_hand", MODEL),
+        (DELIVERY + "::test_the_only_stream_is_waited_for_with_the_page_in_hand", MODEL),
     ),
     Bug(
         "a full stream's events are refused where another one fits in",
@@ -251,14 +253,14 @@ FATE = (
         DELIVER,
         "disposition.is_alone(each.event.subject, each.held_by, fate, answered)",
         "disposition.is_alone(each.event.subject, each.held_by, fate, ())",
-        (FAULTS + "::test_an_event_held_alone_while_its_subject_is_stored_is_refused",),
+        (HOLD_TESTS + "::test_an_event_held_alone_while_its_subject_is_stored_is_refused",),
     ),
     Bug(
         "the streams that were learnt are not recalled",
         "relay/engine/lead.py",
         "        self._link.bus.recall(await self._store.streams())\n",
         "        await self._store.streams()\n        self._link.bus.recall({})\n",
-        (FAULTS + "::test_streams_that_were_learnt_are_kept_and_recalled", MODEL),
+        (HOLD_TESTS + "::test_streams_that_were_learnt_are_kept_and_recalled", MODEL),
     ),
     Bug(
         "what was learnt of streams is lost with the term",
@@ -272,7 +274,7 @@ FATE = (
         "relay/engine/settle.py",
         "            except (StoreFull, StoreBusy) as why:\n",
         "            except StoreFull as why:\n",
-        (FAULTS + "::test_a_lock_on_the_parked_is_waited_for_within_the_term",),
+        (HOLD_TESTS + "::test_a_lock_on_the_parked_is_waited_for_within_the_term",),
     ),
 )
 
@@ -284,7 +286,7 @@ TERM = (
         "                if permit is None:\n",
         (
             MEMORY,
-            FAULTS + "::test_a_relay_that_has_lost_its_lease_sends_nothing_of_the_page_in_hand",
+            HOLD_TESTS + "::test_a_relay_that_has_lost_its_lease_sends_nothing_of_the_page_in_hand",
         ),
     ),
     Bug(
@@ -292,7 +294,7 @@ TERM = (
         "relay/engine/housekeeping.py",
         "        except StoreOutage as outage:\n",
         "        except Exception as outage:\n",
-        (STEADY + "::test_a_leader_whose_epoch_has_passed_stops_leading_even_when_idle",),
+        (TERMS + "::test_a_leader_whose_epoch_has_passed_stops_leading_even_when_idle",),
     ),
     Bug(
         "nobody watches the lease",
@@ -313,14 +315,17 @@ TERM = (
         "relay/engine/lead.py",
         "                await self._link.close()  # at once",
         "                # at once",
-        (STEADY,),
+        (
+            TERMS
+            + "::test_a_term_that_is_over_has_dropped_its_connection_before_anybody_hears_of_it",
+        ),
     ),
     Bug(
         "a new term finds the breaker as the last one left it",
         "relay/engine/link.py",
         "        self._outage.trying()  # a new term does not wait for the last one's pause\n",
         "",
-        (STEADY, MODEL),
+        (TERMS,),
     ),
     Bug(
         "pages are read ahead without a bound",

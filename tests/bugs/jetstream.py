@@ -38,7 +38,7 @@ LOSS = (
     Bug(
         "another domain's answer is proof",
         ANSWERS,
-        "        home = self.domain is None or domain == self.domain or unsaid\n",
+        "        home = self.domain is None or domain == self.domain or is_error\n",
         "        home = True\n",
         (NOISE,),
     ),

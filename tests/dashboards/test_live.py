@@ -10,7 +10,7 @@ from tests.dashboards import shown
 from tests.dashboards.rig import Run, run
 from tests.dashboards.shown import RULES
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
 OF_EVERY_SERIES = {
     *("__name__", "job", "instance", "le"),

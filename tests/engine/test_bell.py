@@ -121,3 +121,13 @@ async def test_a_source_that_can_be_armed_again_is_armed_soon() -> None:
     source.ring_seconds = 0.0001
     await fed(bell, clock, 100, 0.2)
     assert source.on
+
+
+async def test_while_more_is_known_to_wait_nobody_rings() -> None:
+    """However slowly it is read: with a full page the relay is awake, and has no use for a ring."""
+    source, clock = Instant(10), Clock()
+    bell = Bell(source, poll_interval=POLL, idle=lambda: None, record=[].append, now=clock)
+    await fed(bell, clock, 100)
+    assert source.on
+    await bell.rest(Page((event(1),), None, full=True, xmin=20))
+    assert not source.on

@@ -218,3 +218,24 @@ async def test_a_refused_event_is_kept_though_the_parked_are_locked(world: World
         assert [row.event.payload for row in world.outbox.parked.rows.values()] == [b"1"]
 
     await running(world, work)
+
+
+async def test_nobody_rings_while_a_page_waits_for_the_one_before_it(world: World) -> None:
+    # R-FIRST
+    bell = world.outbox.bell
+
+    async def work() -> None:
+        await until(lambda: bell._armed)
+        world.bus.away = True
+        for number in range(2):
+            world.outbox.emit("a.b", b"%d" % number)
+            await anyio.sleep(1)
+        assert not bell._armed, "a ring would wake nobody: the page in hand comes first"
+        world.bus.away = False
+        await until(lambda: world.stored() == [b"0", b"1"])
+        await until(lambda: bell._armed)
+        world.outbox.emit("a.b", b"2")
+        await anyio.sleep(1)
+        assert world.stored() == [b"0", b"1", b"2"]
+
+    await running(world, work)

@@ -165,3 +165,19 @@ def settled(dsn: str, events: int) -> bool:
         " - (select count(*) from relay.parked)"
     )
     return asked_for(dsn, statement) == [(events,)]
+
+
+def listening(pid: int) -> list[str]:
+    """Return the process's own listening sockets, as Linux knows them."""
+    inodes = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        target = str(each.readlink())
+        if target.startswith("socket:["):
+            inodes.add(target[8:-1])
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A" and columns[9] in inodes:
+                found.append(columns[1])
+    return found

@@ -68,9 +68,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as (dsn, nats, one):
         some_life(dsn, nats, args.seconds)
         with Load(dsn, producers=2, pause=0.012):
-            for id_, key in ((900_001, "order-1744"), (900_002, "order-1809")):
+            for id_, key in ((900_001, "order-1744"), (910_001, "order-1809")):
                 park(dsn, id_, key=key, subject="orders.placed", error=ERROR)
-            park(dsn, 900_003, 900_004, dead=False, key="order-1911", subject="refunds.asked")
+            park(dsn, 920_001, 920_002, dead=False, key="order-1911", subject="refunds.asked")
             args.file.write_bytes(asyncio.run(take(one.url, SIZE, "light")))
             if args.all:
                 beside = args.file.with_suffix("")

@@ -37,7 +37,9 @@ async def test_a_dead_event_is_retried_by_keyboard_alone(
         await seen.has("document.activeElement.id === 'token'")
         await seen.page.keyboard.type(TOKEN)
         await seen.page.keyboard.press("Enter")
-        await seen.has("document.getElementById('said').textContent === 'Event 5 is tried again.'")
+        await seen.has(
+            "document.getElementById('retry-answer').textContent === 'Event 5 is tried again.'"
+        )
         await seen.has("document.querySelectorAll('#dead-table .event').length === 1")
         until(lambda: left(dsn) == [7], 10)
         # The focus goes on to the next one, and the token need not be given again.
@@ -109,7 +111,7 @@ async def test_a_group_is_retried_at_once_and_then_all_the_others(
 ) -> None:
     park(dsn, 5, 7, error="too large")
     park(dsn, 6, 8, 9, error="no such stream")
-    said = "document.getElementById('said').textContent"
+    answer = "document.getElementById('retry-answer').textContent"
     async with looking_at(browser, shown.url) as seen:
         await seen.has("document.querySelectorAll('#dead-table .event').length === 5")
         assert await seen.text("#retry-all") == "Retry all 5"
@@ -117,11 +119,11 @@ async def test_a_group_is_retried_at_once_and_then_all_the_others(
         assert await seen.text("#ask-title") == "Retry these 2 events"
         await seen.page.keyboard.type(TOKEN)
         await seen.page.keyboard.press("Enter")
-        await seen.has(f"{said} === '2 events are tried again.'")
+        await seen.has(f"{answer} === '2 events are tried again.'")
         await seen.has("document.querySelectorAll('#dead-table .event').length === 3")
         until(lambda: left(dsn) == [6, 8, 9], 10)
         await seen.page.get_by_role("button", name="Retry all 3").click()
-        await seen.has(f"{said} === '3 events are tried again.'")
+        await seen.has(f"{answer} === '3 events are tried again.'")
         await seen.headline("Healthy")
         until(lambda: left(dsn) == [], 10)
         assert not await seen.page.locator("#retry-all").is_visible()

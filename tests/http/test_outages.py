@@ -15,7 +15,7 @@ import pytest
 
 from relay import devstack
 from relay.http.health import LEASE
-from tests.http.asking import Served, emit, port_of, serving, settled
+from tests.http.asking import Served, emit, listening, port_of, serving, settled
 from tests.system.harness import RelayProcess, connected, until
 
 pytestmark = pytest.mark.timeout(120)
@@ -339,19 +339,3 @@ def delete_stream(server: devstack.NatsServer) -> None:
         await client.close()
 
     asyncio.run(delete())
-
-
-def listening(pid: int) -> list[str]:
-    """Return the process's own listening sockets, as Linux knows them."""
-    inodes = set()
-    for each in Path(f"/proc/{pid}/fd").iterdir():
-        target = str(each.readlink())
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
-    found = []
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            columns = line.split()
-            if columns[3] == "0A" and columns[9] in inodes:
-                found.append(columns[1])
-    return found

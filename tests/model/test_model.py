@@ -13,15 +13,22 @@ from tests.model.machine import Machine
 # To know that a failure is there, without the minutes it takes to find its shortest story.
 UNSHRUNK = "RELAY_TEST_UNSHRUNK" in os.environ
 EXAMPLES = int(os.environ.get("RELAY_TEST_EXAMPLES", "1500" if UNSHRUNK else "400"))
+SOME = 60
+"""For `make test`: some seconds, without the deeper stories."""
 PHASES = (Phase.generate,) if UNSHRUNK else tuple(Phase)
 
 
 @pytest.mark.timeout(900)
-def test_the_promises_hold_whatever_breaks_and_all_is_delivered_once_it_is_mended() -> None:
+@pytest.mark.parametrize(
+    "examples", [SOME, pytest.param(EXAMPLES, marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_the_promises_hold_whatever_breaks_and_all_is_delivered_once_it_is_mended(
+    examples: int,
+) -> None:
     run_state_machine_as_test(
         Machine,
         settings=hypothesis.settings(
-            max_examples=EXAMPLES,
+            max_examples=examples,
             stateful_step_count=25,
             deadline=None,
             database=None,

@@ -1,7 +1,10 @@
 """Looking now and then, while leading: what it tells, and that nothing depends on it."""
 
+from typing import Any
+
 import anyio
 import pytest
+import trio.testing
 
 from relay.core.storage import OutboxStorage, StreamStorage
 from relay.errors import StoreOutage
@@ -12,6 +15,12 @@ from relay.otel.telemetry import keep_looking
 pytestmark = pytest.mark.anyio
 
 OUTBOX = OutboxStorage(1, 2, 3.0, {})
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """Virtual time: on a busy machine a real turn may not come in time."""
+    return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
 
 
 class Side:

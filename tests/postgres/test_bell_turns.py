@@ -96,3 +96,20 @@ async def test_arming_before_the_lock_is_given_back_keeps_it(
         assert await source.arm() == first
         await anyio.wait_all_tasks_blocked()
         assert listener.locked
+
+
+async def test_a_bell_that_can_t_ring_lets_writers_be_silent_though_nobody_waits_for_it(
+    source: PostgresBell, listener: Listener
+) -> None:
+    """The reader may wait for a page to go: until it asks again, the lock would hold up writers."""
+    listener.gate.set()
+    async with anyio.create_task_group() as tasks:
+        source._tasks = tasks
+        assert await source.arm() is not None
+        source._cant_ring()
+        with anyio.fail_after(1):
+            while listener.locked:
+                await anyio.sleep(0.001)
+        assert await source.wait(0) is Wake.START
+        assert await source.arm() is not None
+        assert listener.locked

@@ -236,6 +236,7 @@ def drive(dsn: str, outbox_class: type[PostgresOutbox], examples: int, **more: A
     )
 
 
+@pytest.mark.slow
 def test_no_interleaving_of_transactions_loses_repeats_or_reorders_an_event(
     outbox_dsn: str,
 ) -> None:
@@ -269,6 +270,7 @@ class ByIdReader:
         return Page(events, None, full=False)
 
 
+@pytest.mark.slow
 def test_a_cursor_by_id_is_caught(outbox_dsn: str) -> None:
     with pytest.raises(AssertionError, match="skipped"):
         drive(outbox_dsn, ByIdOutbox, examples=200, phases=[hypothesis.Phase.generate])

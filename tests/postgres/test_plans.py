@@ -22,7 +22,7 @@ NEW = 10
 PAGE = 2000
 ROOM: dict[str, Any] = {"limit_rows": PAGE, "limit_bytes": 8 << 20, "prefix": ""}
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

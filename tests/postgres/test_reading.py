@@ -15,7 +15,12 @@ from relay.postgres.store import PostgresStore
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
-DELIVERED = 200_000
+DELIVERED = 100_000
+"""Many more than any bound here lets a page look at."""
+
+PATIENT = 60.0
+"""Seconds: nothing renews these leases, and a busy machine reads for longer than five."""
+
 INSERT = (
     "insert into relay.outbox (subject, key, payload_bytes)"
     " select 'a.b', %s, 'x' from generate_series(1, %s)"
@@ -31,7 +36,7 @@ async def producer(outbox_dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
 
 @pytest.fixture
 async def outbox(outbox_dsn: str) -> AsyncIterator[PostgresOutbox]:
-    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=8 << 20)
+    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=8 << 20, lease_lifetime=PATIENT)
     yield outbox
     await outbox.close()
 

@@ -109,7 +109,7 @@ async def test_open_sessions_are_counted_by_duty(outbox_dsn: str) -> None:
     assert outbox.sessions() == {"term": 1, "reader": 1, "pool": 2}
     listener = await outbox.connect_listener()
     assert outbox.sessions() == {"term": 1, "reader": 1, "pool": 2, "listener": 1}
-    await listener.close()
+    listener.drop()
     await store.close()
     await outbox.close()
     assert outbox.sessions() == {}

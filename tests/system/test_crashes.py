@@ -12,7 +12,7 @@ from relay import devstack
 from relay.postgres import migrations
 from tests.system.harness import Load, RelayProcess, connected, delivered, until, verdict
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(280), pytest.mark.slow]
 
 KILLS = 50
 RESTARTS = 10

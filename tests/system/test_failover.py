@@ -173,6 +173,7 @@ def silent() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readable", [True, False], ids=["hot standby", "in recovery"])
 async def test_a_relay_that_finds_only_a_standby_waits_and_begins_once_that_is_promoted(
     own_postgres: devstack.Postgres,

@@ -14,7 +14,7 @@ from relay.failpoints import PLACES
 from relay.postgres.sqlfiles import LEASE_CLASS
 from tests.system.harness import Load, RelayProcess, connected, delivered, until, verdict
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(200), pytest.mark.slow]
 
 END_LEASE = """
 select pg_terminate_backend(l.pid) from pg_locks as l

@@ -177,6 +177,7 @@ def test_what_commits_while_the_stream_is_missing_comes_into_the_one_that_is_mad
     assert relay.terminate() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["fast ingest", "windowed"])
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "after a while"])
 def test_what_commits_after_a_stream_was_deleted_under_load_comes_once_and_in_order(
@@ -235,6 +236,7 @@ def test_streams_sealed_read_and_deleted_under_load_hold_every_event_between_the
     assert relay.terminate() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "says"),
     [
