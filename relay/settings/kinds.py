@@ -137,6 +137,12 @@ def _seconds(value: object) -> float:
     return float(value)
 
 
+def _whole(value: object) -> object:
+    if isinstance(value, bool):  # to pydantic true is 1
+        raise ValueError("is not a whole number: write digits only")  # noqa: TRY004 - pydantic reports ValueError only
+    return value
+
+
 def _size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -249,6 +255,7 @@ def _address(value: object) -> Address | None:
 Seconds = Annotated[float, BeforeValidator(_seconds), Word("DURATION")]
 """Float seconds, written ``100ms``."""
 
+Count = Annotated[int, BeforeValidator(_whole)]
 Size = Annotated[int, BeforeValidator(_size), Word("SIZE")]
 """Bytes, written ``8MiB``."""
 

@@ -28,7 +28,7 @@ from relay.settings import kinds, sources
 from relay.settings.faults import Fault, FaultsError, at_odds, of_pydantic
 from relay.settings.kinds import Address, Word, between, write
 
-_Events = Annotated[int, between(1, 10_000), Word("EVENTS")]
+_Events = Annotated[kinds.Count, between(1, 10_000), Word("EVENTS")]
 
 
 def _time(low: float, high: float) -> Any:
@@ -127,7 +127,7 @@ class Settings(BaseModel):
         default=30.0,
         description="Longest pause between tries of what was refused or not answered.",
     )
-    max_attempts: Annotated[int, between(1, 1_000_000), Word("TIMES")] = Field(
+    max_attempts: Annotated[kinds.Count, between(1, 1_000_000), Word("TIMES")] = Field(
         default=10,
         description="How often an event may be refused before it is dead; outages don't count.",
     )

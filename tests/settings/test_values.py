@@ -223,3 +223,9 @@ def test_the_table_reads_back_as_the_defaults():
 @given(st.integers(2**10, 2**30))
 def test_a_size_reads_back_as_it_was_written(size):
     assert Settings(max_batch_bytes=write_size(size)).max_batch_bytes == size
+
+
+@pytest.mark.parametrize("name", ["max_attempts", "batch_size", "max_batch_size"])
+def test_true_is_no_number(name):
+    with pytest.raises(SettingsError, match=r"True .* is not a whole number: write digits only"):
+        Settings(**{name: True})
