@@ -101,6 +101,21 @@ def test_a_readme_speaks_of_nothing_that_is_not_there(path: Path) -> None:
         assert not sub or not known_commands[command] or sub in known_commands[command]
 
 
+def test_the_columns_of_a_producer_are_the_ones_that_it_may_write_and_read(outbox_dsn: str) -> None:
+    (row,) = re.findall(r"^\| in `relay_producer` \| (.*) \|$", read("sql"), re.MULTILINE)
+    written, _, read_back = row.partition("read back")
+    granted = """select column_name from information_schema.column_privileges
+        where grantee = 'relay_producer' and table_schema = 'relay' and table_name = 'outbox'
+          and privilege_type = %s"""
+    with psycopg.connect(outbox_dsn) as connection:
+        may = {
+            kind: {name for (name,) in connection.execute(granted, (kind,)).fetchall()}
+            for kind in ("INSERT", "SELECT")
+        }
+    assert set(re.findall(r"`(\w+)`", written.partition("columns")[2])) == may["INSERT"]
+    assert set(re.findall(r"`(\w+)`", read_back.partition("(")[0])) == may["SELECT"]
+
+
 @pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_that_a_readme_names_is_there(path: Path) -> None:
     named = re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:md|pml|py|sql))`", path.read_text("utf-8"))
