@@ -200,7 +200,7 @@ class Streams:
             if (name, weak) not in self._warned:
                 self._warned.add((name, weak))
                 hint = weak.startswith("allow_batched")
-                extra = {"stream": name}
+                extra = {"stream": name, "weakness": weak, "remedy": remedy}
                 level = logging.INFO if hint else logging.WARNING
                 log.log(level, "stream %s: %s; %s", name, weak, remedy, extra=extra)
 
