@@ -75,18 +75,13 @@ class PostgresBell:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Listen to the bell of ``outbox``, over its sessions."""
-        schema = outbox.schema
         self._outbox = outbox
-        self._channel = f"{schema}.outbox"
+        self._channel = f"{outbox.schema}.outbox"
         self._token = f"trial {secrets.token_hex(8)}"
         self._trial = Trial(
             outbox.pool, self._channel, self._token, now=now, too_long=self._cant_ring
         )
         self._now, self._jitter = now, jitter
-        self._lock = load("queries/bell_lock", schema)
-        self._next_xid = load("queries/next_xid", schema)
-        self._state = load("queries/bell_state", schema)
-        self._holders = load("queries/lease_holder", schema)
         # What the caller waits for.
         self._rung = anyio.Event()
         self._cause = Wake.POLL
@@ -105,8 +100,6 @@ class PostgresBell:
         self._retry = Backoff(base=RETRY_FIRST, cap=RETRY_MOST)
         self._complaint = self._intruder = self._named = ""
         self._looked_at = float("-inf")
-
-    # The port.
 
     async def arm(self) -> int | None:
         """Take the bell's lock; return N, or None if only the timeout is left."""
@@ -160,8 +153,6 @@ class PostgresBell:
             self._ring(Wake.START)  # who waits must not wait for a dead bell
             await anyio.sleep(self._retry.failed(self._jitter()))
 
-    # The listener.
-
     async def _serve_once(self) -> None:
         """Serve until the session fails."""
         async with await self._outbox.connect_listener() as listener:
@@ -173,7 +164,9 @@ class PostgresBell:
                     self._tasks = tasks
                     tasks.start_soon(self._hear, listener)
                     await self._self_test()
-                    self._complaint = self._recovered()
+                    if self._complaint:
+                        log.info("the bell works again", extra={"channel": self._channel})
+                    self._complaint = ""
                     self._retry.succeeded()
                     self._listener = listener
                     self._ring(Wake.START)  # listen, then read: what came before rang nobody
@@ -184,11 +177,10 @@ class PostgresBell:
 
     async def _listen(self, listener: Session) -> None:
         listener.connection.add_notify_handler(lambda notify: self._notified(notify.payload))
+        listen = sql.SQL("listen {}").format(sql.Identifier(self._channel))
         try:
             with anyio.fail_after(HEARTBEAT_DEADLINE):
-                await listener.connection.execute(
-                    sql.SQL("listen {}").format(sql.Identifier(self._channel))
-                )
+                await listener.connection.execute(listen)
         except TimeoutError:
             raise StoreOutage("LISTEN was not answered") from None
         except psycopg.Error as error:  # of any kind: a standby's, a pooler's, an old server's bug
@@ -204,7 +196,7 @@ class PostgresBell:
     async def _self_test(self) -> None:
         """Make a commit of our own, which the listener has to hear.
 
-        A flush of ours holds up those who ring: armed and not rung lately, there is none.
+        A flush of ours holds up writers that ring: armed and not rung lately, there is none.
         """
         self._heard = anyio.Event()
         failed_before = self._trial.seconds is None
@@ -244,7 +236,8 @@ class PostgresBell:
                     raise StoreOutage(f"the bell's session is gone: {error}") from error
                 if self._now() >= asked_at + HEARTBEAT:
                     asked_at = self._now()
-                    self._look(await listener.row(self._state, deadline=HEARTBEAT_DEADLINE))
+                    query = self._query("bell_state")
+                    self._look(await listener.row(query, deadline=HEARTBEAT_DEADLINE))
 
     def _look(self, row: tuple[Any, ...] | None) -> None:
         """Take in whether writers would ring now."""
@@ -280,15 +273,13 @@ class PostgresBell:
         finally:
             turn.release()
 
-    # The lock.
-
     async def _take(self, listener: Session) -> int | None:
         """Take the lock, then note N in a statement that begins afterwards."""
         if self._held is None:
             for pause in (0.0, *ASK_AGAIN):
                 if pause:
                     await anyio.sleep(pause)
-                row = await listener.row(self._lock, {"bell_class": BELL_CLASS})
+                row = await listener.row(self._query("bell_lock"), {"bell_class": BELL_CLASS})
                 if row is not None and row[0]:
                     break
             else:
@@ -305,7 +296,7 @@ class PostgresBell:
     async def _above_all(self, listener: Session) -> int:
         """Return the next transaction id; the snapshot tells its high half, ``age`` its low one."""
         while True:
-            row = await listener.row(self._next_xid)
+            row = await listener.row(self._query("next_xid"))
             assert row is not None
             xmax, age = int(row[0]), row[1]
             ahead = (age + 3 - xmax) % (1 << 32)
@@ -328,18 +319,16 @@ class PostgresBell:
         if now < self._looked_at + HEARTBEAT:
             return
         self._looked_at = now
-        rows = await listener.rows(self._holders, {"lock_class": BELL_CLASS})
+        rows = await listener.rows(self._query("lease_holder"), {"lock_class": BELL_CLASS})
         rows = [row for row in rows if row[2] != "relay listener"]
         who = "pid {}, login {}, application {!r}".format(*rows[0]) if rows else ""
         if who and who == self._intruder and who != self._named:
             self._named = who
+            known = {"holder": who}
             log.warning(
-                "somebody else holds the bell's lock; polling until it is free",
-                extra={"holder": who},
+                "somebody else holds the bell's lock; polling until it is free", extra=known
             )
         self._intruder = who
-
-    # What is said.
 
     def _ring(self, cause: Wake) -> None:
         if self._cause is not Wake.START:  # which says that nobody rings any more
@@ -349,13 +338,9 @@ class PostgresBell:
     def _complain(self, error: BaseException) -> None:
         """Say once that only the poll is left."""
         if not self._complaint:
-            log.warning(
-                "the bell is out of order; polling until it works again",
-                extra={"error": str(error)},
-            )
+            reason = {"error": str(error)}
+            log.warning("the bell is out of order; polling until it works again", extra=reason)
         self._complaint = str(error)
 
-    def _recovered(self) -> str:
-        if self._complaint:
-            log.info("the bell works again", extra={"channel": self._channel})
-        return ""
+    def _query(self, name: str) -> sql.Composed:
+        return load(f"queries/{name}", self._outbox.schema)

@@ -74,13 +74,8 @@ class Housekeeping:
     async def _prune_chunk(self, session: Session, retention: float) -> int:
         if self._now() >= self._bottom_at + FROM_THE_BOTTOM:
             self._floor, self._next_floor, self._bottom_at = 0, None, self._now()
-        row = await self._row(
-            session,
-            "prune",
-            retention=f"{retention} seconds",
-            floor=self._floor,
-            chunk_rows=PRUNE_CHUNK_ROWS,
-        )
+        chunk = {"floor": self._floor, "chunk_rows": PRUNE_CHUNK_ROWS}
+        row = await self._row(session, "prune", retention=f"{retention} seconds", **chunk)
         assert row is not None
         deleted, last_id, young_id, short = row
         if young_id is not None and self._next_floor is None:

@@ -308,9 +308,8 @@ class _Run:
         await self._run(text(file))
 
     async def _run(self, statement: str) -> psycopg.AsyncCursor[Any]:
-        return await self._session.connection.execute(
-            compose(statement, self._schema), prepare=False
-        )
+        query = compose(statement, self._schema)
+        return await self._session.connection.execute(query, prepare=False)
 
     async def _ask(self, question: str) -> bool | None:
         row = await (await self._run(question)).fetchone()

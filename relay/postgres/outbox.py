@@ -71,7 +71,7 @@ class PostgresOutbox:
         lease_lifetime: float = 5.0,
         message_id_prefix: str = "",
     ) -> None:
-        """Take the connection string, the outbox's schema and a page's bound in bytes.
+        """Connect to nothing yet.
 
         Args:
             dsn: libpq connection string or URI.
@@ -87,8 +87,7 @@ class PostgresOutbox:
         self.pool = Pool(self._open_pooled)
         self._dsn = dsn
         self._server = dsn
-        self._page_bytes = page_bytes
-        self._prefix = message_id_prefix
+        self._pages: dict[str, Any] = {"page_bytes": page_bytes, "prefix": message_id_prefix}
         self._dead_blocks = dead_blocks
         self._longest_delay = longest_delay
         self._candidate: Session | None = None
@@ -179,16 +178,13 @@ class PostgresOutbox:
         lease = Lease(term, self.schema, (epoch, holder), asked=asked, lifetime=self.lease_lifetime)
         if await self._take_in(lease, from_xid, all_rows=not same_cluster):
             position = Position()
-        bounds: dict[str, Any] = {"page_bytes": self._page_bytes, "prefix": self._prefix}
-        parked = PostgresParked(
-            self.pool,
-            self.schema,
-            dead_blocks=self._dead_blocks,
-            longest_delay=self._longest_delay,
-            **bounds,
-        )
+        limits: dict[str, Any] = {
+            "dead_blocks": self._dead_blocks,
+            "longest_delay": self._longest_delay,
+        }
+        parked = PostgresParked(self.pool, self.schema, **self._pages, **limits)
         await parked.promote_all(term)
-        reader = Reader(await self._connect("reader", PLANS), self.schema, position, **bounds)
+        reader = Reader(await self._connect("reader", PLANS), self.schema, position, **self._pages)
         await lease.renew()
         return PostgresStore(
             lease, reader, parked, self.pool, schema=self.schema, dead_blocks=self._dead_blocks

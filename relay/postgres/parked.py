@@ -22,7 +22,7 @@ from relay.errors import StoreBusy, StoreFull, StoreOutage
 from relay.ports import Due
 from relay.postgres.pool import Pool
 from relay.postgres.reading import GONE, UNDECODABLE, events_of, is_unreadable, single
-from relay.postgres.session import Session
+from relay.postgres.session import Row, Session
 from relay.postgres.sqlfiles import load
 
 log = logging.getLogger("relay.postgres")
@@ -76,12 +76,9 @@ class PostgresParked:
                 events, reasons = events_of(rows), [""] * len(rows)
                 for number, row in enumerate(rows):
                     if not row[_GONE]:
+                        known = (events[number], self._prefix, row[_RETRIES])
                         events[number], reasons[number] = await single(
-                            session,
-                            self._query("event"),
-                            events[number],
-                            self._prefix,
-                            row[_RETRIES],
+                            session, self._query("event"), *known
                         )
         return [
             Due(event, row[_ATTEMPTS], row[_HELD_BY], row[_AGE], GONE if row[_GONE] else reason)
@@ -119,7 +116,7 @@ class PostgresParked:
             if lost := [each for each in renewed if _name(each) not in kept]:
                 raise StoreOutage(_not_kept(lost, len(new)))
             stay += renewed
-        freed: list[tuple[Any, ...]] = []
+        freed: list[Row] = []
         if unparked:
             freed = await term.rows(self._query("unpark"), {"event_ids": list(unparked)})
         moved = [each.event_id for each in stay if each.dead or each.delay is None]
@@ -142,9 +139,7 @@ class PostgresParked:
                 return each
         return None
 
-    async def _kept(
-        self, term: Session, name: str, parkings: Sequence[Parking]
-    ) -> set[tuple[int, str]]:
+    async def _kept(self, term: Session, name: str, parkings: Sequence[Parking]) -> set[Row]:
         """Run ``park`` or ``repark``; id and event_id of the events that are parked."""
         if not parkings:
             return set()
@@ -159,14 +154,11 @@ class PostgresParked:
             "errors": [each.error for each in parkings],
             "codes": [each.code for each in parkings],
         }
-        return {(id_, event_id) for id_, event_id in await term.rows(self._query(name), columns)}
+        return set(await term.rows(self._query(name), columns))
 
     async def _renewed(self, term: Session, lost: Sequence[Parking]) -> list[Parking]:
         """Give rows an event_id of their own where a parked row has the same (R-ONCE)."""
-        names = {
-            "ids": [each.id for each in lost],
-            "event_ids": [each.event_id for each in lost],
-        }
+        names = {"ids": [each.id for each in lost], "event_ids": [each.event_id for each in lost]}
         renewed: dict[int, str] = dict(await term.rows(self._query("renew_event_id"), names))
         if renewed:
             log.warning(
@@ -186,9 +178,8 @@ def _name(parking: Parking) -> tuple[int, str]:
 
 
 def _not_kept(lost: Sequence[Parking], of: int) -> str:
-    first = lost[0]
     return (
         f"{len(lost)} of {of} events to be parked are no longer in the outbox, or another row has"
-        f" their event_id (the first: id {first.id}, event_id {first.event_id}); not settling past"
-        " them"
+        f" their event_id (the first: id {lost[0].id}, event_id {lost[0].event_id}); not settling"
+        " past them"
     )

@@ -238,7 +238,8 @@ class Reader:
     ) -> tuple[list[Event], dict[int, str], bool]:
         """Read events; the reasons of those that are unreadable; whether the bytes cut them short.
 
-        An event that the server can't read is found by reading all of them singly.
+        An event that the server can't read is found by reading all of them singly. The last row's
+        running size is taken from the raw result, whatever else is in that row.
         """
         try:
             cursor = await self.session.execute(query, self._params(place))
@@ -252,24 +253,15 @@ class Reader:
             events[number], reason = await single(self.session, self._event, event, self._prefix)
             if reason:
                 reasons[event.id] = reason
-        return events, reasons, self._is_cut(cursor)
-
-    def _params(self, place: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "base": self.position.base,
-            "target": self.position.target,
-            "limit_bytes": self._page_bytes,
-            "prefix": self._prefix,
-            "bare": self._bare,
-            **place,
-        }
-
-    def _is_cut(self, cursor: psycopg.AsyncCursor[Any]) -> bool:
-        """Say whether the last row's running size reached the bound, whatever else is in it."""
         result = cursor.pgresult
         assert result is not None
         raw = result.get_value(result.ntuples - 1, _RUNNING_BYTES) if result.ntuples else None
-        return raw is not None and int.from_bytes(raw) >= self._page_bytes
+        return events, reasons, raw is not None and int.from_bytes(raw) >= self._page_bytes
+
+    def _params(self, place: dict[str, Any]) -> dict[str, Any]:
+        where = {"base": self.position.base, "target": self.position.target}
+        bounds = {"limit_bytes": self._page_bytes, "prefix": self._prefix, "bare": self._bare}
+        return {**where, **bounds, **place}
 
 
 def events_of(rows: Sequence[tuple[Any, ...]]) -> list[Event]:
@@ -299,7 +291,7 @@ def is_unreadable(error: BaseException) -> bool:
 async def single(
     session: Session, query: Any, event: Event, prefix: str, retries: int = 0
 ) -> tuple[Event, str]:
-    """Read one event by itself, by ``queries/event``; the event, and why it can't be read."""
+    """Read one event by ``queries/event``; the event, and why it can't be read."""
     params = {"id": event.id, "event_id": event.event_id, "retries": retries, "prefix": prefix}
     try:
         row = await session.row(query, params)

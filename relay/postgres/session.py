@@ -22,20 +22,15 @@ import anyio
 import psycopg
 from psycopg import sql, waiting
 
-from relay.errors import (
-    RelayError,
-    SchemaError,
-    StoreBusy,
-    StoreFull,
-    StoreLoginRefused,
-    StoreOutage,
-    StoreReadOnly,
-)
+from relay import errors
+from relay.errors import RelayError, SchemaError, StoreBusy, StoreLoginRefused, StoreOutage
 from relay.postgres.connecting import A_POOLER, in_words, open_connection
 
 STATEMENT_DEADLINE: Final = 8.0
 """Seconds a statement may take."""
 
+Row = tuple[Any, ...]
+Params = Mapping[str, Any] | None
 _T = TypeVar("_T")
 
 
@@ -62,9 +57,7 @@ class Connection(psycopg.AsyncConnection[Any]):
     ) -> _T:
         """Run psycopg's generator; on cancellation close the socket."""
         try:
-            return await waiting.wait_async(
-                gen, self.pgconn.socket, interval=interval, timeout=timeout
-            )
+            return await waiting.wait_async(gen, self.pgconn.socket, interval, timeout)
         except (asyncio.CancelledError, KeyboardInterrupt):
             self.pgconn.finish()
             raise
@@ -94,33 +87,21 @@ class Session:
             raise translated(error) from None
 
     async def rows(
-        self,
-        query: sql.Composed,
-        params: Mapping[str, Any] | None = None,
-        *,
-        deadline: float = STATEMENT_DEADLINE,
-    ) -> list[tuple[Any, ...]]:
+        self, query: sql.Composed, params: Params = None, *, deadline: float = STATEMENT_DEADLINE
+    ) -> list[Row]:
         """Run one prepared statement and return all its rows. Raises as ``execute``."""
         cursor = await self.execute(query, params, deadline=deadline)
         return await cursor.fetchall() if cursor.description else []
 
     async def row(
-        self,
-        query: sql.Composed,
-        params: Mapping[str, Any] | None = None,
-        *,
-        deadline: float = STATEMENT_DEADLINE,
-    ) -> tuple[Any, ...] | None:
+        self, query: sql.Composed, params: Params = None, *, deadline: float = STATEMENT_DEADLINE
+    ) -> Row | None:
         """Run one prepared statement and return its first row, or None. Raises as ``execute``."""
         cursor = await self.execute(query, params, deadline=deadline)
         return await cursor.fetchone() if cursor.description else None
 
     async def execute(
-        self,
-        query: sql.Composed,
-        params: Mapping[str, Any] | None = None,
-        *,
-        deadline: float = STATEMENT_DEADLINE,
+        self, query: sql.Composed, params: Params = None, *, deadline: float = STATEMENT_DEADLINE
     ) -> psycopg.AsyncCursor[Any]:
         """Run one prepared statement; return its cursor, with the whole result in memory.
 
@@ -188,17 +169,15 @@ _MISSING: Final = frozenset({"3F000", "42P01", "42703", "42883"})
 """A schema, table or view, column, function that does not exist."""
 
 _KINDS: Final[Mapping[str, tuple[type[SchemaError | StoreOutage], str]]] = {
-    "42501": (  # row_security = off: rows that a policy hides are refused, too
-        SchemaError,
-        "grant this login the schema's relay role, or run as the schema's owner",
-    ),
+    # row_security = off: rows that a policy hides are refused, too
+    "42501": (SchemaError, "grant this login the schema's relay role, or run as its owner"),
     "42P05": (StoreLoginRefused, A_POOLER),  # prepared statement exists: another one's backend
     "26000": (StoreLoginRefused, A_POOLER),  # prepared statement does not exist
-    "25006": (StoreReadOnly, "Postgres is read-only here: a standby, or a demoted primary"),
+    "25006": (errors.StoreReadOnly, "Postgres is read-only here: a standby, or a demoted primary"),
     "25P03": (SilentTooLong, "the session was silent in a transaction"),
     "25P04": (StoreOutage, "transaction_timeout"),
     "57P05": (SilentTooLong, "the session was silent"),
-    "53100": (StoreFull, "waiting and trying again"),  # disk full
+    "53100": (errors.StoreFull, "waiting and trying again"),  # disk full
     "55P03": (StoreBusy, "the session's lock_timeout"),
     "57014": (StatementCanceled, "waiting and trying again"),
 }

@@ -34,7 +34,13 @@ from relay.postgres.housekeeping import Housekeeping
 from relay.postgres.parked import PostgresParked
 from relay.postgres.pool import Pool
 from relay.postgres.reading import Position, Reader
-from relay.postgres.session import STATEMENT_DEADLINE, Session, SilentTooLong, StatementCanceled
+from relay.postgres.session import (
+    STATEMENT_DEADLINE,
+    Row,
+    Session,
+    SilentTooLong,
+    StatementCanceled,
+)
 from relay.postgres.sqlfiles import load
 
 BEAT: Final = 1.0
@@ -81,21 +87,14 @@ class Lease:
     """One term's hold on the lease. Several tasks may use its session, in turn."""
 
     def __init__(
-        self,
-        session: Session,
-        schema: str,
-        term: tuple[int, str],
-        *,
-        asked: float,
-        lifetime: float,
-        now: Callable[[], float] = clock,
+        self, session: Session, schema: str, term: tuple[int, str], *, asked: float, lifetime: float
     ) -> None:
         """Hold what ``session``, asked at ``asked``, was granted for ``term``: epoch, holder."""
         self.session = session
         self.lifetime = lifetime
         self.margin = lifetime / 5
         self.term: dict[str, Any] = {"epoch": term[0], "holder": term[1]}
-        self._now = now
+        self._now: Callable[[], float] = clock
         self._turn = anyio.Lock()
         self._proof = asked
         self._lost: StoreOutage | TermLost | None = None
@@ -121,7 +120,7 @@ class Lease:
             if self._proof < called and await self._row(self._still_mine, {}) is None:
                 raise self._lose(self.over())
 
-    async def row(self, query: sql.Composed, params: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    async def row(self, query: sql.Composed, params: Mapping[str, Any]) -> Row | None:
         """Run one statement with ``epoch`` and ``holder`` among its parameters.
 
         Raises as ``renew``, and StoreBusy and StoreFull, after which the lease is held as before.
@@ -173,7 +172,7 @@ class Lease:
         """Return the error of a term that another one has followed."""
         return TermLost(f"epoch {self.term['epoch']} is over: another relay leads")
 
-    async def _row(self, query: sql.Composed, params: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    async def _row(self, query: sql.Composed, params: Mapping[str, Any]) -> Row | None:
         asked = self._asked()
         try:
             found = await self.session.row(
@@ -189,18 +188,16 @@ class Lease:
             raise type(self._lost)(str(self._lost))
         return self._now()
 
-    def _after(self, outage: StoreOutage, asked: float) -> StoreOutage | TermLost:
+    def _after(self, outage: StoreOutage | TermLost, asked: float) -> StoreOutage | TermLost:
         """Return what an outage, met by a statement begun at ``asked``, means for the lease."""
         harmless = isinstance(outage, StoreBusy | StoreFull | StatementCanceled)
         if (harmless or outage.__cause__ is None) and not hung_up(self.session):
             return outage  # of one statement, or our own: the session is as good as before
         silent = asked - self._proof  # ours; a server that does not answer is an outage
         if silent >= self.lifetime or isinstance(outage, SilentTooLong):
-            return self._lose(
-                TermLost(
-                    f"the term's session was silent for longer than its lifetime,"
-                    f" {self.lifetime:g} s: Postgres has ended it ({outage})"
-                )
+            outage = TermLost(
+                f"the term's session was silent for longer than its lifetime, {self.lifetime:g} s:"
+                f" Postgres has ended it ({outage})"
             )
         return self._lose(outage)
 
@@ -257,13 +254,10 @@ class PostgresStore:
         except psycopg.Error as error:  # of no outage's kind: the data, or a condition on it
             async with self._lease.alone() as session:
                 refused = await self._parked.refused_one(session, done.parked)
-            what = (
-                "the database refuses a settlement"
-                if refused is None
-                else f"the database refuses to keep event {refused.event_id} (id {refused.id}) as"
-                " parked"
-            )
-            raise StoreOutage(f"{what}: {error}") from error
+            what = "a settlement"
+            if refused is not None:
+                what = f"to keep event {refused.event_id} (id {refused.id}) as parked"
+            raise StoreOutage(f"the database refuses {what}: {error}") from error
 
     # Beside delivery, over the pool.
 
@@ -285,15 +279,9 @@ class PostgresStore:
 
     async def report(self, report: Report) -> None:
         """Leave word of the leader for those who ask for the status."""
-        row = {
-            **self._lease.term,
-            "lag_breaker": report.lag_breaker,
-            "bus_breaker": report.bus_breaker,
-            "delivered": report.delivered,
-            "refused": report.refused,
-            "wakes_bell": report.wakes.get(Wake.BELL, 0),
-            "wakes_poll": report.wakes.get(Wake.POLL, 0),
-        }
+        columns = ("lag_breaker", "bus_breaker", "delivered", "refused")
+        row = self._lease.term | {name: getattr(report, name) for name in columns}
+        row |= {f"wakes_{wake}": report.wakes.get(wake, 0) for wake in (Wake.BELL, Wake.POLL)}
         await self._rows("report", row)
 
     async def streams(self) -> Mapping[str, Collection[str]]:
@@ -312,7 +300,7 @@ class PostgresStore:
         self._lease.release()
         self._reader.session.drop()
 
-    async def _rows(self, name: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    async def _rows(self, name: str, params: Mapping[str, Any]) -> list[Row]:
         async with self._pool.session() as session:
             return await session.rows(load(f"queries/{name}", self._schema), params)
 

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from relay import devstack
 from relay.postgres import migrations
-from relay.postgres.sqlfiles import BELL_CLASS, folder
+from relay.postgres.sqlfiles import BELL_CLASS, folder, text
 from tests.postgres.databases import execute, programs, psql
 
 pytestmark = pytest.mark.anyio
@@ -182,3 +182,32 @@ def test_the_readme_names_every_driver_s_two_lines() -> None:
             rf"^\| {driver} \|.*relay\.emit\(.*relay\.emit_bytes\(", README, re.MULTILINE
         )
         assert len(row) == 1, driver
+
+
+def test_the_columns_are_those_of_the_outbox_and_the_views(outbox_dsn: str) -> None:
+    (text,) = re.findall(r"^## Columns$(.*?)(?=^## )", README, re.DOTALL | re.MULTILINE)
+    outbox, pending, status = re.split(r"^`relay\.(?:pending|status)`,", text, flags=re.MULTILINE)
+    named = {
+        "outbox": re.findall(r"^\| `(\w+)` \| (\w+) \|", outbox, re.MULTILINE),
+        "pending": re.findall(r"`(\w+)`", pending),
+        "status": [
+            name
+            for cell in re.findall(r"^\| (`.*?`) \|", status, re.MULTILINE)
+            for name in re.findall(r"`(\w+)`", cell)
+        ],
+    }
+    columns = execute(
+        outbox_dsn,
+        "select table_name, column_name, replace(data_type, 'timestamp with time zone',"
+        " 'timestamptz') from information_schema.columns"
+        " where table_schema = 'relay' order by ordinal_position",
+    )
+    assert named["outbox"] == [(name, kind) for table, name, kind in columns if table == "outbox"]
+    assert named["pending"] == [name for table, name, _ in columns if table == "pending"]
+    assert sorted(named["status"]) == sorted(n for table, n, _ in columns if table == "status")
+
+
+def test_the_rules_are_those_that_refuse() -> None:
+    rules = re.findall(r"^\| `(outbox_\w+)` \|", README, re.MULTILINE)
+    raised = re.findall(r"rule := '(\w+)'", text("functions/publishable"))
+    assert sorted(rules) == sorted(set(raised))
