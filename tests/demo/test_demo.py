@@ -99,7 +99,7 @@ def test_an_interrupt_ends_the_workload_and_the_rest_is_judged(place, number):
 def test_on_a_terminal_its_figures_are_shown_while_it_runs(place):
     ours, its = os.openpty()
     with subprocess.Popen(
-        [sys.executable, "-m", "relay", "demo", "--seconds", "2"],
+        [sys.executable, "-m", "relay", "demo", "--events", "300"],
         env={**os.environ, "TMPDIR": str(place), "TERM": "xterm", "COLUMNS": "120"},
         stdout=its,
         stderr=its,
