@@ -23,7 +23,7 @@ def migrated(database, schema="relay"):
     assert done.returncode == 0, done.stderr
 
 
-def status(database, *args):
-    done = relay("status", "--json", *args, RELAY_POSTGRES_DSN=database)
+def status(database, *args, **variables):
+    done = relay("status", "--json", *args, RELAY_POSTGRES_DSN=database, **variables)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -15,7 +15,7 @@ def test_status_tells_what_waits_and_that_nobody_leads(database):
     migrated(database, "shop")
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("select shop.emit('orders.paid', '{}'::json) from generate_series(1, 3)")
-    report = status(database, "--schema", "shop")
+    report = status(database, "--schema", "shop", RELAY_CIRCUIT_BREAKER_LAG="1h")
     assert report["backlog"] == 3
     assert report["backlog_is_capped"] is False
     assert 0 < report["lag_seconds"] < 60
@@ -25,7 +25,12 @@ def test_status_tells_what_waits_and_that_nobody_leads(database):
     assert (report["circuit_breaker"], report["bus_breaker"]) == ("closed", None)
     assert report["cursor"] == {"base": "1:1:", "target": None, "last_id": 0}
     assert report["stream"] is None
-    told = relay("status", "--schema", "shop", RELAY_POSTGRES_DSN=database).stdout
+    told = relay(
+        "status",
+        "--schema=shop",
+        RELAY_POSTGRES_DSN=database,
+        RELAY_CIRCUIT_BREAKER_LAG="1h",
+    ).stdout
     assert "leader     none" in told
     assert "backlog    3 events" in told
     assert "breakers   lag closed, bus unknown" in told
