@@ -76,6 +76,7 @@ LOSES = pytest.mark.xfail(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "peer",
     [

@@ -224,6 +224,7 @@ async def test_the_browser_itself_holds_the_page_to_its_policy(
         seen.requests = [each for each in seen.requests if "192.0.2.1" not in each]
 
 
+@pytest.mark.slow
 async def test_without_news_it_says_so_itself_until_a_relay_answers_again(
     browser: Browser, dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
@@ -259,6 +260,7 @@ async def test_a_standby_says_that_it_is_one_and_who_leads(
             await seen.headline("Healthy")
 
 
+@pytest.mark.slow
 async def test_two_pages_are_told_the_same_and_a_closed_one_makes_room(
     browser: Browser, shown: Served
 ) -> None:

@@ -467,6 +467,7 @@ async def test_rings_are_timed_again_while_the_bell_is_off_for_what_they_cost(
             await anyio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_a_commit_that_holds_up_every_ring_turns_the_bell_off(
     prepared_server: devstack.Postgres,
 ) -> None:

@@ -204,6 +204,7 @@ async def test_a_relay_that_finds_only_a_standby_waits_and_begins_once_that_is_p
         assert relay.terminate() == 0
 
 
+@pytest.mark.slow
 async def test_two_failovers_in_a_row_lose_repeat_and_reorder_nothing(
     own_postgres: devstack.Postgres, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
@@ -240,6 +241,7 @@ async def test_two_failovers_in_a_row_lose_repeat_and_reorder_nothing(
             assert begins(stream, promoted_at) <= BEGINS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retention", ["1h", "1s"])
 async def test_a_primary_whose_settings_say_read_only_is_read_and_settled_all_the_same(
     own_postgres: devstack.Postgres, own_nats: devstack.NatsServer, tmp_path: Path, retention: str

@@ -130,6 +130,7 @@ def use_up_the_wal(dsn: str) -> None:
             neighbour.execute("select pg_logical_emit_message(false, '', repeat('x', 1000000))")
 
 
+@pytest.mark.slow
 def test_a_postgres_without_room_for_rows_or_for_the_cursor_loses_and_repeats_nothing(
     small_postgres: devstack.Postgres,
     disk_of_postgres: SmallDisk,
@@ -162,6 +163,7 @@ def test_a_postgres_without_room_for_rows_or_for_the_cursor_loses_and_repeats_no
         all_is_well(load, relay, dsn, own_nats.url)
 
 
+@pytest.mark.slow
 def test_a_postgres_that_ends_for_want_of_wal_loses_and_repeats_nothing(
     small_postgres: devstack.Postgres,
     disk_of_postgres: SmallDisk,

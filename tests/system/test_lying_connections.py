@@ -141,6 +141,7 @@ async def test_what_is_lost_on_one_way_is_neither_lost_nor_stored_twice(
     assert found.is_clean, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["postgres", "nats"])
 async def test_a_connection_cut_in_the_middle_of_a_frame_repeats_nothing(
     between: Between, side: str
@@ -158,6 +159,7 @@ async def test_a_connection_cut_in_the_middle_of_a_frame_repeats_nothing(
     assert between.relay.process.poll() is None
 
 
+@pytest.mark.slow
 async def test_jitter_half_closed_and_refused_connections_repeat_nothing(between: Between) -> None:
     with Load(between.dsn) as load:
         between.flows()
