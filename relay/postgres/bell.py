@@ -224,7 +224,9 @@ class PostgresBell:
         asked_at = float("-inf")
         while True:
             async with self._turn:
-                left = asked_at + HEARTBEAT - self._now()
+                # Whoever waits for the turn already could not cancel the wait that begins here.
+                wanted = self._turn.statistics().tasks_waiting > 0
+                left = 0.0 if wanted else asked_at + HEARTBEAT - self._now()
                 try:
                     with anyio.move_on_after(max(0.0, left)) as self._hearing:
                         await anyio.wait_readable(libpq.socket)

@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
 import psycopg
 import pytest
 
 from relay import devstack
 from relay.ports import Settlement, Wake
-from relay.postgres.bell import PostgresBell
+from relay.postgres.bell import HEARTBEAT, PostgresBell
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.sqlfiles import BELL_CLASS, text
 from tests.postgres.deaf_proxy import deaf_proxy
@@ -444,6 +445,23 @@ async def test_a_disabled_trigger_means_the_poll_and_is_noticed_while_armed(
     await until(lambda: silent(writer))
     await writer.execute("alter table relay.outbox enable trigger relay_notify")
     await armed(bell)
+
+
+async def test_a_reader_that_arms_right_behind_a_release_waits_for_no_heartbeat(
+    bell: PostgresBell,
+) -> None:
+    # R-FIRST
+    for _ in range(20):
+        await armed(bell)
+        bell.disarm()
+        while bell._held is not None:
+            await anyio.lowlevel.checkpoint()
+        while not bell._turn.statistics().tasks_waiting:
+            await anyio.lowlevel.checkpoint()
+        while bell._turn.statistics().tasks_waiting:  # the task that listens has its turn next
+            await anyio.lowlevel.checkpoint()
+        with anyio.fail_after(HEARTBEAT / 2):
+            assert await bell.arm() is not None
 
 
 async def test_a_ring_is_timed_while_the_bell_is_armed(bell: PostgresBell) -> None:
