@@ -57,8 +57,8 @@ def test_a_flag_beats_a_secret_s_file_which_beats_the_toml_file(secret_file, tom
 
 
 def test_a_secret_s_file_that_can_not_be_read_is_a_fault_unless_nobody_needs_it(tmp_path):
-    missing = str(tmp_path / "none")
-    environ = {"RELAY_NATS_TOKEN_FILE": missing, "RELAY_HTTP_TOKEN_FILE": str(tmp_path)}
+    missing = "/no/such/file"  # short: a long value is cut
+    environ = {"RELAY_NATS_TOKEN_FILE": missing, "RELAY_HTTP_TOKEN_FILE": "/"}
     found = faults({}, environ)
     assert found == [
         (
@@ -66,7 +66,7 @@ def test_a_secret_s_file_that_can_not_be_read_is_a_fault_unless_nobody_needs_it(
             f" can't be read: {os.strerror(errno.ENOENT)}"
         ),
         (
-            f"http_token_file = '{tmp_path}' (environment RELAY_HTTP_TOKEN_FILE) names a file that"
+            f"http_token_file = '/' (environment RELAY_HTTP_TOKEN_FILE) names a file that"
             f" can't be read: {os.strerror(errno.EISDIR)}"
         ),
     ]
