@@ -44,7 +44,7 @@ class Between:
         self.dsn = dsn
         self.nats_url = nats_url
 
-    def flows(self, seconds: float = 20) -> None:
+    def flows(self, seconds: float = 60) -> None:
         """Wait until more is delivered than now."""
         before = delivered(self.dsn)
         until(lambda: delivered(self.dsn) > before, seconds)
