@@ -143,7 +143,9 @@ class Bell:
         self._silent_below = await self._source.arm()
         if self._silent_below is None:
             self._not_before = now + ASK_AGAIN
-            await self._pause(self._poll_interval)
+            # A source that could ring, but for somebody who holds its lock just now, rings nobody.
+            soon = self._source.ring_seconds is not None
+            await self._pause(min(self._poll_interval, OFF_MOST) if soon else self._poll_interval)
             return
         self._sure = False
         self._unsure_pause = UNSURE_FIRST

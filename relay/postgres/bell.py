@@ -246,6 +246,8 @@ class PostgresBell:
         enabled = row is not None and row[0] and row[1] < FULL
         if self._enabled and not enabled:
             self._cant_ring()
+        if enabled and not self._enabled:
+            self._ring(Wake.START)  # who waits may arm
         self._enabled = enabled
 
     def _cant_ring(self) -> None:

@@ -4,7 +4,7 @@
 import anyio
 import pytest
 
-from relay.engine.bell import UNSURE_MOST, Bell
+from relay.engine.bell import OFF_MOST, UNSURE_MOST, Bell
 from relay.facts import Fact
 from relay.ports import Page, Wake
 from tests.contract.bus_contract import event
@@ -131,3 +131,20 @@ async def test_while_more_is_known_to_wait_nobody_rings() -> None:
     assert source.on
     await bell.rest(Page((event(1),), None, full=True, xmin=20))
     assert not source.on
+
+
+async def test_a_source_whose_lock_somebody_holds_just_now_is_asked_again_soon() -> None:
+    source = Taken(10)
+    bell = Bell(source, poll_interval=POLL, idle=lambda: None, record=[].append)
+    await bell.rest(Page((), None, full=False, xmin=20))
+    waits = [seconds for seconds in source.asked if seconds is not None]
+    assert waits
+    assert max(waits) <= OFF_MOST
+
+
+class Taken(Instant):
+    """Writers would ring, but for somebody who holds the lock."""
+
+    async def arm(self) -> int | None:
+        await super().arm()
+        return None
