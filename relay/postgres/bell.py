@@ -32,6 +32,7 @@ import anyio
 import anyio.abc
 import psycopg
 from psycopg import sql
+from psycopg.pq.abc import PGconn
 
 from relay.core.backoff import Backoff
 from relay.errors import Misconfigured, RelayError, StoreOutage, sole
@@ -82,8 +83,7 @@ class PostgresBell:
             outbox.pool, self._channel, self._token, now=now, too_long=self._cant_ring
         )
         self._now, self._jitter = now, jitter
-        # What the caller waits for.
-        self._rung = anyio.Event()
+        self._rung = anyio.Event()  # what the caller waits for
         self._cause = Wake.POLL
         # The listener: whether it works, whose turn it is, and N while it holds the lock.
         self._listener: Session | None = None
@@ -91,8 +91,7 @@ class PostgresBell:
         self._turn = anyio.Lock()
         self._hearing: anyio.CancelScope | None = None
         self._held: int | None = None
-        self._leaving = False
-        self._enabled = False
+        self._leaving = self._refused = self._enabled = False
         self._heard = anyio.Event()
         self._trial_again = HEARTBEAT
         self._trials = Backoff(base=TRIAL_RETRY_FIRST, cap=RETRY_MOST)
@@ -104,6 +103,7 @@ class PostgresBell:
     async def arm(self) -> int | None:
         """Take the bell's lock; return N, or None if only the timeout is left."""
         if self.ring_seconds is None:
+            self._refused = True
             self.disarm()
             return None
         if self._held is not None:
@@ -146,8 +146,7 @@ class PostgresBell:
             except (StoreOutage, Misconfigured) as error:
                 self._complain(error)
             except BaseExceptionGroup as group:
-                alone = sole(group)
-                if not isinstance(alone, RelayError):
+                if not isinstance(alone := sole(group), RelayError):
                     raise
                 self._complain(alone)
             self._ring(Wake.START)  # who waits must not wait for a dead bell
@@ -176,11 +175,11 @@ class PostgresBell:
                 self._trial.forget()
 
     async def _listen(self, listener: Session) -> None:
-        listener.connection.add_notify_handler(lambda notify: self._notified(notify.payload))
-        listen = sql.SQL("listen {}").format(sql.Identifier(self._channel))
+        connection, channel = listener.connection, sql.Identifier(self._channel)
+        connection.add_notify_handler(lambda notify: self._notified(notify.payload))
         try:
             with anyio.fail_after(HEARTBEAT_DEADLINE):
-                await listener.connection.execute(listen)
+                await connection.execute(sql.SQL("listen {}").format(channel))
         except TimeoutError:
             raise StoreOutage("LISTEN was not answered") from None
         except psycopg.Error as error:  # of any kind: a standby's, a pooler's, an old server's bug
@@ -208,7 +207,8 @@ class PostgresBell:
             return  # that it was too slow, or failed, is another matter
         self._trials.succeeded()
         self._trial_again = HEARTBEAT
-        if failed_before:
+        if failed_before or self._refused:
+            self._refused = False
             self._ring(Wake.START)  # who waits may arm again
         with anyio.move_on_after(SELF_TEST_DEADLINE):
             await self._heard.wait()
@@ -227,19 +227,23 @@ class PostgresBell:
                 # Whoever waits for the turn already could not cancel the wait that begins here.
                 wanted = self._turn.statistics().tasks_waiting > 0
                 left = 0.0 if wanted else asked_at + HEARTBEAT - self._now()
+                self._pass_on(libpq)  # what an answer brought along: no socket tells of it
                 try:
                     with anyio.move_on_after(max(0.0, left)) as self._hearing:
                         await anyio.wait_readable(libpq.socket)
                     self._hearing = None
                     libpq.consume_input()
-                    while notify := libpq.notifies():
-                        self._notified(notify.extra.decode())
+                    self._pass_on(libpq)
                 except psycopg.Error as error:
                     raise StoreOutage(f"the bell's session is gone: {error}") from error
                 if self._now() >= asked_at + HEARTBEAT:
                     asked_at = self._now()
                     query = self._query("bell_state")
                     self._look(await listener.row(query, deadline=HEARTBEAT_DEADLINE))
+
+    def _pass_on(self, libpq: PGconn) -> None:
+        while notify := libpq.notifies():
+            self._notified(notify.extra.decode())
 
     def _look(self, row: tuple[Any, ...] | None) -> None:
         """Take in whether writers would ring now."""
@@ -251,9 +255,9 @@ class PostgresBell:
         self._enabled = enabled
 
     def _cant_ring(self) -> None:
-        if self._held is not None:
-            self._ring(Wake.START)  # who waits must arm again, and learns that it can't
-            self.disarm()  # whoever should wait may be long at something else
+        if self._held is not None:  # who waits must arm again; who should wait may be long away
+            self._ring(Wake.START)
+            self.disarm()
 
     async def _try_commits(self) -> None:
         """Make a trial commit every heartbeat, armed or not: what rings cost may have changed."""
@@ -324,14 +328,11 @@ class PostgresBell:
             return
         self._looked_at = now
         rows = await listener.rows(self._query("lease_holder"), {"lock_class": BELL_CLASS})
-        rows = [row for row in rows if row[2] != "relay listener"]
-        who = "pid {}, login {}, application {!r}".format(*rows[0]) if rows else ""
+        others = (row for row in rows if row[2] != "relay listener")
+        who = next(("pid {}, login {}, application {!r}".format(*row) for row in others), "")
         if who and who == self._intruder and who != self._named:
-            self._named = who
-            known = {"holder": who}
-            log.warning(
-                "somebody else holds the bell's lock; polling until it is free", extra=known
-            )
+            self._named, message = who, "somebody else holds the bell's lock; polling meanwhile"
+            log.warning(message, extra={"holder": who})
         self._intruder = who
 
     def _ring(self, cause: Wake) -> None:
@@ -340,8 +341,7 @@ class PostgresBell:
         self._rung.set()
 
     def _complain(self, error: BaseException) -> None:
-        """Say once that only the poll is left."""
-        if not self._complaint:
+        if not self._complaint:  # once: only the poll is left
             reason = {"error": str(error)}
             log.warning("the bell is out of order; polling until it works again", extra=reason)
         self._complaint = str(error)

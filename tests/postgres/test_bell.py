@@ -464,6 +464,44 @@ async def test_a_reader_that_arms_right_behind_a_release_waits_for_no_heartbeat(
             assert await bell.arm() is not None
 
 
+async def test_a_reader_refused_while_a_trial_lasts_is_woken_behind_it(
+    bell: PostgresBell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However that trial ends: nobody rings who was not armed, so the sleep would be the poll's."""
+    # R-FIRST
+    await armed(bell)
+    bell.disarm()
+    trial, once = bell._trial, bell._trial.once
+    refused: list[int | None] = []
+
+    async def lasts_nearly_too_long(*, whole: bool = True) -> None:
+        await once(whole=whole)
+        trial._began = time.monotonic() - 1
+        refused.append(await bell.arm())
+        trial._began = None
+
+    monkeypatch.setattr(trial, "once", lasts_nearly_too_long)
+    with anyio.fail_after(LATE):
+        assert await bell.wait(POLL) is Wake.START
+    assert refused == [None]
+    await armed(bell)
+
+
+async def test_a_ring_that_comes_with_an_answer_is_heard_at_once(
+    bell: PostgresBell, writer: psycopg.AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # R-FIRST
+    await armed(bell)
+    monkeypatch.setattr("relay.postgres.bell.HEARTBEAT", POLL)
+    monkeypatch.setattr(bell, "_self_test", anyio.lowlevel.checkpoint)
+    async with bell._speaking() as listener:
+        await writer.execute(INSERT)
+        await anyio.wait_readable(listener.connection.pgconn.socket)
+        listener.connection.pgconn.consume_input()
+    with anyio.fail_after(2):  # behind its lifetime the session ends, and that would tell
+        assert await bell.wait(POLL) is Wake.BELL
+
+
 async def test_a_ring_is_timed_while_the_bell_is_armed(bell: PostgresBell) -> None:
     # R-FIRST
     assert bell.ring_seconds is None
