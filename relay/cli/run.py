@@ -51,7 +51,7 @@ def run(settings: Settings) -> None:
 
 
 def freeze() -> None:
-    """Import what a relay needs, and keep all that lives now from the garbage collector.
+    """Load what a relay needs, and keep all that lives now from the garbage collector.
 
     For a process that is a relay and nothing else. A full collection walks every object, and pages
     of thousands of events make one come often: while 200,000 events are drained, 40 ms each with
@@ -60,7 +60,9 @@ def freeze() -> None:
     import relay.jetstream.bus
     import relay.postgres.bell
     import relay.postgres.outbox  # noqa: F401 - loaded before, not after
+    from relay.postgres.sqlfiles import read_all
 
+    read_all()
     gc.collect()
     gc.freeze()
 

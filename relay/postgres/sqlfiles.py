@@ -12,6 +12,7 @@ restore; the migration lock, which is taken before there is a table, uses ``hash
 """
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -47,10 +48,19 @@ def text(name: str) -> str:
     return (folder() / f"{name}.sql").read_text(encoding="utf-8")
 
 
-def names(kind: str) -> list[str]:
+@cache
+def names(kind: str) -> Sequence[str]:
     """Return the names of a folder's files, sorted, e.g. ``functions/notify``."""
     found = (entry.name for entry in (folder() / kind).iterdir())
     return sorted(f"{kind}/{name.removesuffix('.sql')}" for name in found if name.endswith(".sql"))
+
+
+def read_all() -> None:
+    """Read every file now, for a process that lasts: a release may be installed over it."""
+    for kind in ("functions", "migrations", "queries", "triggers", "views"):
+        for name in names(kind):
+            text(name)
+    text("roles")
 
 
 @cache

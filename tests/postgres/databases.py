@@ -66,7 +66,13 @@ def own_files(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let a copy of the SQL files, which the test may change, be those that are read."""
     shutil.copytree(Path(str(sqlfiles.folder())), folder)
     monkeypatch.setattr(sqlfiles, "folder", lambda: folder)
+    forget_files()
+
+
+def forget_files() -> None:
+    """Let the SQL files be read anew."""
     sqlfiles.text.cache_clear()
+    sqlfiles.names.cache_clear()
 
 
 def rings(dsn: str) -> object:

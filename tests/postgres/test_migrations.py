@@ -15,12 +15,13 @@ from psycopg import sql
 from relay import devstack
 from relay.cli.migrate import run_migrate
 from relay.errors import SchemaError, StoreOutage
-from relay.postgres import migrations, sqlfiles
+from relay.postgres import migrations
 from relay.postgres.sqlfiles import BELL_CLASS
 from tests.postgres.databases import (
     Program,
     dumped,
     execute,
+    forget_files,
     further_databases,
     own_files,
     programs,
@@ -66,7 +67,7 @@ def later_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
         )
 
     yield release
-    sqlfiles.text.cache_clear()
+    forget_files()
 
 
 def applied(done: Sequence[str]) -> list[str]:
@@ -153,7 +154,7 @@ async def test_a_relay_of_before_stands_aside_for_a_later_migration(
         await migrations.check(outbox_dsn, "relay")
     await migrations.migrate(outbox_dsn, "relay")
     monkeypatch.undo()
-    sqlfiles.text.cache_clear()
+    forget_files()
     with pytest.raises(SchemaError, match="newer than this relay: it has migration 0002_tenant"):
         await migrations.check(outbox_dsn, "relay")
 

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from relay import devstack
 from relay.cli.migrate import run_migrate
-from relay.postgres import migrations
+from relay.postgres import migrations, sqlfiles
 from relay.postgres.sqlfiles import (
     BELL_CLASS,
     LEASE_CLASS,
@@ -18,12 +18,14 @@ from relay.postgres.sqlfiles import (
     folder,
     load,
     names,
+    read_all,
     text,
 )
 from tests.postgres.databases import (
     Program,
     dumped,
     execute,
+    forget_files,
     further_databases,
     programs,
     psql,
@@ -152,3 +154,15 @@ def test_load_leaves_out_the_header_and_puts_in_the_schema_and_nothing_else() ->
 
 def test_the_three_locks_differ() -> None:
     assert len({BELL_CLASS, LEASE_CLASS, MIGRATION_CLASS}) == 3
+
+
+def test_a_release_installed_over_a_running_relay_is_not_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    forget_files()
+    read_all()
+    monkeypatch.setattr(sqlfiles, "folder", lambda: tmp_path)  # what is there now is another's
+    assert migrations.all_steps("relay")
+    for kind in ("functions", "migrations", "queries", "triggers", "views"):
+        assert all(text(name) for name in names(kind))
+    assert text("roles")
