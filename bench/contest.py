@@ -7,8 +7,8 @@ word; when an event was committed is its producer's.
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import psycopg
@@ -68,8 +68,18 @@ def drain(servers: Stack, peer: Peer, events: int) -> float:
     return events / max(state.last_at - began, 1e-3)
 
 
+Meter = Callable[[Child, str], AbstractContextManager[object]]
+"""Measures a worker, which delivers from a database, for the length of the block."""
+
+
 def latency(
-    servers: Stack, peer: Peer, rate: int, seconds: float, *, samples: bool = False
+    servers: Stack,
+    peer: Peer,
+    rate: int,
+    seconds: float,
+    *,
+    samples: bool = False,
+    meter: Meter = lambda *_: nullcontext(),
 ) -> Delays:
     """Commit on schedule; how long each event took. ``samples`` asks a relay for its PubAcks."""
     with servers.database() as dsn, servers.stream() as stream:
@@ -77,7 +87,8 @@ def latency(
         flags = ("--samples",) if samples else ()
         with delivering(servers, peer, dsn, stream, *flags) as worker:
             worker.ready()
-            commits = commit(dsn, peer, rate, seconds)
+            with meter(worker, dsn):
+                commits = commit(dsn, peer, rate, seconds)
             url = servers.nats.url
             asyncio.run(streams.wait_for(url, stream, len(commits.at), PATIENCE))
             messages = asyncio.run(streams.read_back(url, stream))

@@ -4,8 +4,8 @@ from bench.scenario import Scenario
 from bench.scenarios import (
     backlog,
     drain,
-    idle,
     latency,
+    light,
     long_transaction,
     peers,
     producers,
@@ -22,7 +22,7 @@ SCENARIOS = (
     Scenario("steady", "producers as fast as they go, for minutes", steady.run),
     Scenario("long-transaction", "the same with an old snapshot held", long_transaction.run),
     Scenario("backlog", "the same rate whatever waits", backlog.run),
-    Scenario("idle", "what a relay at rest takes", idle.run),
+    Scenario("light", "what it takes at rest and at low rates", light.run),
     Scenario("peers", "what people use today, by the same clock", peers.run),
     Scenario("telemetry", "what metrics and traces cost", telemetry.run),
 )

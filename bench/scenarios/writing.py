@@ -17,10 +17,10 @@ import psycopg
 
 from bench.backlog import pass_over
 from bench.figures import Figure, Findings, at_most, ratios
+from bench.meter import cpu_seconds
 from bench.ours import Ours
 from bench.peers.base import payload
 from bench.scenario import Bench
-from bench.scenarios.idle import cpu_seconds
 from relay.postgres.sqlfiles import BELL_CLASS
 
 BARE, TRIGGER, BOTH = "bare table", "trigger alone", "trigger and rules"
