@@ -240,6 +240,9 @@ class Outbox(Protocol):
             SchemaError: the schema is missing, or not as this relay requires.
         """
 
+    async def released(self, seconds: float) -> None:
+        """Wait until a leader that ends says so, for at most ``seconds``."""
+
     async def storage(self) -> OutboxStorage | None:
         """Look at what the outbox takes up; None if there is nothing to be seen.
 

@@ -1,7 +1,7 @@
 """THE loop: stand by, lead, and begin again after every outage, until stopped.
 
-    ┌─► campaign ──another leads──► wait 200 ms ─┐
-    │      │ ▲───────────────────────────────────┘
+    ┌─► campaign ──another leads──► wait: 200 ms, less if that one ends ─┐
+    │      │ ▲──────────────────────────────────────────────────────────┘
     │      ▼
     │    lead (a Term) ──stop──► finished, settled, lease released
     │      │
@@ -160,7 +160,7 @@ class Engine:
             raise SettingsError([f"Postgres does not let us in: {outage}"]) from outage
 
     async def _campaign(self) -> OutboxStore | None:
-        """Try for a term every 200 ms; None once stopped."""
+        """Try for a term every 200 ms, and when a leader ends; None once stopped."""
         standing_by = False
         while not self._stop.is_set():
             store = await self._outbox.campaign(f"{self._holder}:{secrets.token_hex(4)}")
@@ -173,7 +173,7 @@ class Engine:
                 self._record(StandingBy(self._holder))
                 self._link.stand_by()
                 self._forget_the_lag()
-            await self._rest(CAMPAIGN_EVERY)
+            await self._outbox.released(CAMPAIGN_EVERY)
         return None
 
     def _forget_the_lag(self) -> None:

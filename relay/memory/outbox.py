@@ -44,6 +44,7 @@ class MemoryOutbox:
         self.leader: MemoryStore | None = None
         self.reported: Report | None = None
         self.learnt: dict[str, set[str]] = {}
+        self.ended = anyio.Event()
         self._ids = count(1)
 
     def draw(
@@ -89,6 +90,11 @@ class MemoryOutbox:
         self.epoch += 1
         self.leader = MemoryStore(self)
         return self.leader
+
+    async def released(self, seconds: float) -> None:
+        """Wait until a term ends, for at most ``seconds``."""
+        with anyio.move_on_after(seconds):
+            await self.ended.wait()
 
     async def storage(self) -> OutboxStorage | None:
         """Return nothing: no disk is in use."""
@@ -191,6 +197,8 @@ class MemoryStore:
         """End the term, if it lasts."""
         if self._outbox.leader is self:
             self._outbox.leader = None
+            self._outbox.ended.set()
+            self._outbox.ended = anyio.Event()
 
     def _fence(self) -> None:
         if not self.granted():

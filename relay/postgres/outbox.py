@@ -25,8 +25,10 @@ import logging
 import weakref
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
+import anyio
 import psycopg
 from psycopg import sql
 
@@ -39,7 +41,14 @@ from relay.postgres.pool import Pool
 from relay.postgres.reading import PLANS, Position, Reader
 from relay.postgres.session import Connection, Session
 from relay.postgres.sqlfiles import LEASE_CLASS, load
-from relay.postgres.store import Lease, PostgresStore, clock, ended_when_silent, hung_up
+from relay.postgres.store import (
+    Lease,
+    PostgresStore,
+    clock,
+    ended_when_silent,
+    hung_up,
+    lease_channel,
+)
 
 log = logging.getLogger("relay.postgres")
 
@@ -54,6 +63,7 @@ _WRITING: Final = {
     # Losing the last settlements in a crash of the server only publishes again.
     "synchronous_commit": "off",
 }
+_HEAR_NO_MORE: Final = sql.SQL("unlisten *").format()
 _DURABLE: Final = sql.SQL("set local synchronous_commit = on").format()
 
 
@@ -91,6 +101,7 @@ class PostgresOutbox:
         self._dead_blocks = dead_blocks
         self._longest_delay = longest_delay
         self._candidate: Session | None = None
+        self._listens = False
         self._foreign_holder = ""
         self._holder_looked_at = float("-inf")
         self._opened: list[tuple[str, weakref.ref[psycopg.AsyncConnection[Any]]]] = []
@@ -116,6 +127,7 @@ class PostgresOutbox:
             got = await session.row(self._query("campaign"), {"lease_class": LEASE_CLASS})
             if got is not None and got[0]:
                 return await self._begin(session, holder, asked)
+            await self._listen(session)
             await self._look_who_holds(session)
         except BaseException:
             if session is not None:
@@ -125,6 +137,18 @@ class PostgresOutbox:
         if self._foreign_holder:
             raise LeaseTaken(self._foreign_holder)
         return None
+
+    async def released(self, seconds: float) -> None:
+        """Wait until a leader that ends says so, for at most ``seconds``."""
+        session = self._candidate if self._listens else None
+        if session is None:
+            await anyio.sleep(seconds)
+            return
+        try:
+            async for _ in session.connection.notifies(timeout=seconds, stop_after=1):
+                pass
+        except psycopg.Error:
+            session.drop()  # the next campaign sees that, and connects anew
 
     async def storage(self) -> OutboxStorage:
         """Look at what the outbox takes up."""
@@ -144,6 +168,7 @@ class PostgresOutbox:
 
     async def _candidacy(self) -> Session:
         """Open the session of a candidate, and stay with its server from now on."""
+        self._listens = False
         options = {**_WRITING, **ended_when_silent(self.lease_lifetime)}
         session = await self._connect("term", options, self._dsn)
         try:
@@ -154,6 +179,14 @@ class PostgresOutbox:
             session.drop()
             raise
         return session
+
+    async def _listen(self, session: Session) -> None:
+        """Hear from now on what a leader that ends says; a server that can't is asked in turns."""
+        if not self._listens:
+            channel = sql.Identifier(lease_channel(self.schema))
+            with suppress(psycopg.NotSupportedError):  # a hot standby's
+                await session.rows(sql.SQL("listen {}").format(channel))
+                self._listens = True
 
     async def _look_who_holds(self, session: Session) -> None:
         """Remember who holds the lease, if that is no relay."""
@@ -168,6 +201,8 @@ class PostgresOutbox:
 
     async def _begin(self, term: Session, holder: str, asked: float) -> PostgresStore:
         """Begin the term whose lease ``term`` holds."""
+        if self._listens:
+            await term.rows(_HEAR_NO_MORE)
         async with term.transaction():
             await term.rows(_DURABLE)
             row = await term.row(self._query("begin_term"), {"holder": holder})

@@ -21,7 +21,7 @@ Source: riverqueue/river internal/leadership/doc.go (trusted from when the attem
 import select
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import anyio
@@ -41,7 +41,7 @@ from relay.postgres.session import (
     SilentTooLong,
     StatementCanceled,
 )
-from relay.postgres.sqlfiles import load
+from relay.postgres.sqlfiles import LEASE_CLASS, load
 
 BEAT: Final = 1.0
 """Seconds; a term speaks at least so often."""
@@ -49,11 +49,19 @@ BEAT: Final = 1.0
 LOOK: Final = 0.1
 """Seconds between two looks at the sockets."""
 
+RELEASE_WITHIN: Final = 0.5
+"""Seconds for a farewell."""
+
 BACKLOG_EXACT_UP_TO: Final = 10_000
 
 _GONE: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
 """What shows that the server closed the session; where POLLRDHUP is missing (not on Linux), the
 next beat finds out."""
+
+
+def lease_channel(schema: str) -> str:
+    """Return the channel on which a leader that ends says so."""
+    return f"{schema}.lease"
 
 
 def clock() -> float:
@@ -99,6 +107,8 @@ class Lease:
         self._proof = asked
         self._lost: StoreOutage | TermLost | None = None
         self._still_mine = load("queries/still_mine", schema)
+        self._release = load("queries/release", schema)
+        self._release_params = {"lease_class": LEASE_CLASS, "channel": lease_channel(schema)}
 
     def granted(self) -> bool:
         """Say whether the last proof is young enough, and the session not seen to be gone."""
@@ -164,8 +174,14 @@ class Lease:
             if any(hung_up(other) for other in others if not other.connection.closed):
                 raise self._lose(StoreOutage("Postgres closed a session of the term"))
 
-    def release(self) -> None:
-        """Let go of the lease; the next term can begin at once."""
+    async def release(self) -> None:
+        """Let go of the lease, and wake those that stand by; the next term can begin at once.
+
+        Where that can't be said in time the session's end says it, to who asks next.
+        """
+        if self._lost is None and not hung_up(self.session):
+            with anyio.move_on_after(RELEASE_WITHIN), suppress(StoreOutage, TermLost):
+                await self.row(self._release, self._release_params)
         self._lose(StoreOutage("the term is closed"))
 
     def over(self) -> TermLost:
@@ -296,9 +312,9 @@ class PostgresStore:
             await self._rows("keep_streams", {"names": list(names), "subjects": list(subjects)})
 
     async def close(self) -> None:
-        """End the term: the lease goes with its session."""
-        self._lease.release()
+        """End the term."""
         self._reader.session.drop()
+        await self._lease.release()
 
     async def _rows(self, name: str, params: Mapping[str, Any]) -> list[Row]:
         async with self._pool.session() as session:

@@ -64,6 +64,10 @@ class FaultyOutbox:
         await self._process.gate()
         return store
 
+    async def released(self, seconds: float) -> None:
+        await self._process.gate()
+        await self._inner.released(seconds)
+
     async def storage(self) -> OutboxStorage | None:
         return None
 

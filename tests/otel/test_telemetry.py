@@ -140,6 +140,9 @@ class Outbox:
     async def campaign(self, _):
         return self.store
 
+    async def released(self, seconds):
+        pass
+
     async def storage(self):
         return "as it is"
 

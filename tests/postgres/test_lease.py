@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import anyio
 import psycopg
 import pytest
+from psycopg import sql
 
 from relay import devstack
 from relay.core import disposition
@@ -27,6 +28,9 @@ TERMS = (
     " and datname = current_database()"
 )
 INSERT = "insert into relay.outbox (subject, key, payload_bytes) values ('a.b', 'k', 'x')"
+
+
+LISTENING = sql.SQL("select pg_listening_channels()").format()
 
 
 @pytest.fixture
@@ -269,6 +273,49 @@ async def test_a_standby_of_a_relay_is_no_error(outbox: PostgresOutbox, outbox_d
     await store.close()
     await (await begun(standby)).close()
     await standby.close()
+
+
+async def test_a_leader_that_ends_wakes_who_stands_by_and_is_followed_at_once(
+    outbox: PostgresOutbox, outbox_dsn: str
+) -> None:
+    # R-TERM
+    leader = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024)
+    store = await begun(leader)
+    assert await outbox.campaign("another") is None
+    standing_by = asyncio.create_task(outbox.released(60))
+    await asyncio.sleep(0.1)
+    assert not standing_by.done()
+    await store.close()
+    assert not store.granted()
+    with anyio.fail_after(5):
+        await standing_by
+    follower = await outbox.campaign("another")
+    assert follower is not None
+    assert await follower._lease.session.rows(LISTENING) == []
+    await follower.close()
+    await leader.close()
+
+
+async def test_who_stands_by_on_a_session_that_is_cut_asks_anew(
+    outbox: PostgresOutbox, admin: psycopg.Connection, outbox_dsn: str
+) -> None:
+    leader = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024)
+    store = await begun(leader)
+    watching = asyncio.create_task(store.watch())
+    assert await outbox.campaign("another") is None
+    assert outbox._candidate is not None
+    pid = outbox._candidate.connection.info.backend_pid
+    standing_by = asyncio.create_task(outbox.released(60))
+    await asyncio.sleep(0.1)
+    admin.execute("select pg_terminate_backend(%s)", (pid,))
+    with anyio.fail_after(5):
+        await standing_by
+    assert await outbox.campaign("another") is None
+    watching.cancel()
+    await store.close()
+    with anyio.fail_after(5):
+        await outbox.released(60)
+    await leader.close()
 
 
 async def test_a_candidate_whose_session_was_ended_makes_another_one(

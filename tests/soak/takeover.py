@@ -50,11 +50,12 @@ class Fleet:
     flow: Flow
     start: Callable[[], RelayProcess]
     relays: list[RelayProcess] = field(default_factory=list)
+    standbys: int = STANDBYS
 
     def fill(self) -> None:
         """Have as many relays as there should be."""
         self.relays = [each for each in self.relays if each.process.poll() is None]
-        while len(self.relays) <= STANDBYS:
+        while len(self.relays) <= self.standbys:
             self.relays.append(self.start())
 
     def settled(self) -> RelayProcess:
@@ -177,7 +178,7 @@ def measure(kills: int, stops: int, vanishings: int, folder: Path) -> dict[str, 
             found["vanished"] = summary(took, VANISHED_MOST)
         for relay in fleet.relays:
             end(relay)
-        found["stream"] = asyncio.run(judged(nats.url))
+        found["stream"] = judged(nats.url)
     return found
 
 
@@ -203,10 +204,11 @@ def summary(took: Sequence[float], most: float, *, but: int = 0) -> dict[str, An
     }
 
 
-async def judged(url: str) -> dict[str, Any]:
+def judged(url: str) -> dict[str, Any]:
     """Say whether the stream holds each event once, and in order."""
-    numbers = [message.event_id for message in await read_stream(url, STREAM)]
-    created = [message.created_at for message in await read_stream(url, STREAM)]
+    messages = asyncio.run(read_stream(url, STREAM))
+    numbers = [message.event_id for message in messages]
+    created = [message.created_at for message in messages]
     once, in_order = len(set(numbers)) == len(numbers), created == sorted(created)
     return {"messages": len(numbers), "met": once and in_order}
 

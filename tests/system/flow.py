@@ -1,6 +1,6 @@
-"""Lone commits at a steady rate, and when each came out: what shows how long nobody published.
+"""Commits at a steady rate, and when each event came out: what shows how long nobody published.
 
-One thread commits numbered events of one key, one after the other; another hears every message on
+One thread commits numbered events, one transaction after the other; another hears every message on
 the wire by a plain NATS subscription, the repeats that the stream drops included.
 """
 
@@ -18,7 +18,11 @@ from nats.aio.msg import Msg
 
 from tests.system.harness import until
 
-INSERT = "insert into relay.outbox (subject, key, payload) values ('orders.placed', 'k', %s)"
+INSERT = """
+    insert into relay.outbox (subject, key, payload)
+    select 'orders.placed', 'k' || n, json_build_object('number', %s::bigint + n)
+      from generate_series(0, %s::int - 1) as n
+"""
 
 
 class Flow:
@@ -29,13 +33,14 @@ class Flow:
         heard: by number, the wall clock of each message with it.
     """
 
-    def __init__(self, dsn: str, nats_url: str, *, apart: float = 0.005) -> None:
-        """Commit an event every ``apart`` s."""
+    def __init__(self, dsn: str, nats_url: str, *, apart: float = 0.005, events: int = 1) -> None:
+        """Commit ``events``, each of a key of its own, every ``apart`` s."""
         self.begun: dict[int, float] = {}
         self.heard: dict[int, list[float]] = defaultdict(list)
         self._dsn = dsn
         self._url = nats_url
         self._apart = apart
+        self._events = events
         self._stop = threading.Event()
         self._listening = threading.Event()
         self._threads = [
@@ -67,6 +72,11 @@ class Flow:
         until(lambda: bool(found()), within)
         return min(found())
 
+    def longest_silence(self, since: float) -> float:
+        """Return the longest time in s between two messages, of those after ``since``."""
+        heard = sorted(at for times in list(self.heard.values()) for at in times if at >= since)
+        return max((later - at for at, later in itertools.pairwise(heard)), default=float("inf"))
+
     def repeated_after(self, since: float) -> list[int]:
         """Return the numbers heard after ``since`` that had been heard before it."""
         return [
@@ -76,11 +86,12 @@ class Flow:
     def _commit(self) -> None:
         self._listening.wait(10)
         with psycopg.connect(self._dsn, autocommit=True) as connection:
-            for number in itertools.count():
+            for first in itertools.count(step=self._events):
                 if self._stop.wait(self._apart):
                     return
-                self.begun[number] = time.time()
-                connection.execute(INSERT, (json.dumps({"number": number}),))
+                now = time.time()
+                self.begun |= dict.fromkeys(range(first, first + self._events), now)
+                connection.execute(INSERT, (first, self._events))
 
     def _listen(self) -> None:
         async def take(message: Msg) -> None:
