@@ -23,7 +23,7 @@ one stream is an outcome of its events, and what is known of it outlives the con
 that took nothing last time is tried with a few events first.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from operator import itemgetter, methodcaller
 
@@ -40,6 +40,7 @@ from relay.jetstream.connection import Sender
 from relay.jetstream.diagnosis import LaneResult
 from relay.jetstream.fast_ingest import publish_batches
 from relay.jetstream.options import BusOptions
+from relay.jetstream.rounds import Lane, Outcomes, Round, rounds_of
 from relay.jetstream.routing import ASK_TIMEOUT, Route
 from relay.jetstream.servers import Servers
 from relay.jetstream.setup import Session, begin
@@ -55,16 +56,6 @@ _MOST_LOOKED_AT = 64
 """Streams: each costs a round trip, and series in the metrics."""
 
 _MESSAGE_ID = itemgetter(Event._fields.index("message_id"))
-
-Outcomes = list[Outcome | None]
-"""One an event; None where the connection was lost first."""
-
-Lane = tuple[Stream, bool]
-"""A stream, and whether its events go by the windowed path."""
-
-Round = dict[Lane, list[int]]
-"""The places of each lane's events in the call, ascending."""
-
 
 class JetStreamBus:
     """Publish events to JetStream. See ``relay.ports.EventBus`` for what is promised."""
@@ -296,36 +287,6 @@ class _Call:
                 self._sender, stream, events, max_bytes, patience, options=self._options
             )
         return await publish_batches(self._sender, stream, events, max_bytes, patience)
-
-
-def rounds_of(
-    events: Sequence[Event],
-    routes: Mapping[str, Route],
-    outcomes: Outcomes,
-    lane_of: Callable[[Event, Stream], Lane],
-) -> list[Round]:
-    """Sort ``events``; those that go nowhere, and those behind them, get their outcome here."""
-    rounds: list[Round] = [{}]
-    last: dict[str, tuple[Lane, int]] = {}
-    fence = KeyFence()
-    for place, event in enumerate(events):
-        key, route = event.key, routes[event.subject]
-        if not fence.passes(key):
-            outcomes[place] = WAITS
-            continue
-        if not isinstance(route, Stream):
-            outcomes[place] = route
-            fence.close(key)
-            continue
-        lane, turn = lane_of(event, route), 0
-        if key is not None:
-            before, turn = last.get(key, (lane, 0))
-            turn += before != lane
-            last[key] = (lane, turn)
-            if turn == len(rounds):
-                rounds.append({})
-        rounds[turn].setdefault(lane, []).append(place)
-    return rounds
 
 
 def _all_apart(stream: Stream) -> bool:

@@ -28,7 +28,8 @@ from relay.jetstream.diagnosis import Diagnosis
 from relay.jetstream.options import BusOptions
 from relay.jetstream.routing import ASK_TIMEOUT, Routing
 from relay.jetstream.servers import Servers
-from relay.jetstream.streams import MIN_DUPLICATE_WINDOW_NS, Streams
+from relay.jetstream.streams import Streams
+from relay.jetstream.weaknesses import MIN_DUPLICATE_WINDOW_NS
 
 log = logging.getLogger(__name__)
 

@@ -97,7 +97,7 @@ LOSS = (
 ORDER = (
     Bug(
         "a key's event for one stream passes its earlier one for another",
-        BUS,
+        "relay/jetstream/rounds.py",
         "            turn += before != lane\n",
         "            turn += 0\n",
         (OUTAGES, ROUTING),
