@@ -126,6 +126,7 @@ class Relay:
                 max_attempts=settings.max_attempts,
                 retention=settings.retention,
                 circuit_breaker_lag=settings.circuit_breaker_lag,
+                repair=settings.repair,
             ),
             record=self._sinks.record,
             shutdown_timeout=settings.shutdown_timeout,
@@ -152,6 +153,7 @@ def bus_options(settings: Settings) -> "BusOptions":
         stream_create=settings.stream_create,
         js_domain=settings.nats_js_domain,
         message_id_prefix=settings.message_id_prefix,
+        reconcile=settings.repair != "off",
     )
 
 
@@ -177,6 +179,7 @@ def _outbox(settings: Settings) -> Outbox:
         longest_delay=settings.max_retry_delay,
         lease_lifetime=settings.lease_lifetime,
         message_id_prefix=settings.message_id_prefix,
+        retention=settings.retention,
     )
 
 

@@ -18,6 +18,7 @@ The class is the kind, and the kind says what a caller does about it:
     │   │   └── BusLoginRefused
     │   └── LoginRefused       either of the two: at the first start a person has to act (exit 2)
     ├── TermLost           another relay leads now; stand by
+    │   └── StreamBehind       a stream has lost acknowledged messages; begin anew
     └── AlreadyRunning     run() was called twice on one Relay
 
 What one event's publishing came to is a value, not an error: see ``relay.core.outcome``.
@@ -100,6 +101,15 @@ class BusLoginRefused(BusOutage, LoginRefused):
 
 class TermLost(RelayError):
     """This relay's term has ended: the epoch has moved on, or the lease session is gone."""
+
+
+class StreamBehind(TermLost):
+    """Streams have lost messages that they had acknowledged. ``streams`` names them."""
+
+    def __init__(self, streams: list[str]) -> None:
+        """Keep the names."""
+        self.streams = streams
+        super().__init__(f"acknowledged messages are gone from {', '.join(streams)}: going back")
 
 
 class AlreadyRunning(RelayError):

@@ -21,8 +21,11 @@ from relay.facts import (
     OutageEnded,
     Parked,
     Pruned,
+    Repaired,
+    RepairEnded,
     Retried,
     StandingBy,
+    StreamLost,
     TermBegan,
     TermEnded,
 )
@@ -40,6 +43,15 @@ _LINES: dict[type[Fact], tuple[int, str]] = {
     HoldBegan: (logging.WARNING, "takes nothing now: its events wait, the others flow"),
     HoldEnded: (logging.INFO, "takes events again"),
     Pruned: (logging.DEBUG, "pruned events past their retention"),
+    StreamLost: (
+        logging.ERROR,
+        "a stream has lost messages that it had acknowledged: publishing them again",
+    ),
+    Repaired: (logging.INFO, "published again what a stream had lost"),
+    RepairEnded: (
+        logging.WARNING,
+        "the repair is over: what the outbox has is published again",
+    ),
     HousekeepingFailed: (logging.WARNING, "housekeeping failed, delivery goes on"),
 }
 """The facts that a person reads, each with its level; the others are figures only."""
@@ -91,4 +103,19 @@ def _line_of(fact: Fact) -> tuple[int, str] | None:
         again = fact.state is State.OPEN and fact.was is State.HALF_OPEN
         level = logging.DEBUG if again else quiet.get(fact.state, logging.WARNING)
         return level, f"{fact.breaker} breaker is {fact.state}"
+    if isinstance(fact, StreamLost) and (fact.gone or not fact.repairing):
+        return logging.ERROR, _lost(fact)
+    if isinstance(fact, Repaired) and fact.remembered:
+        return logging.ERROR, (
+            "JetStream did not store again some of what it had lost: it remembers their message ids"
+        )
     return _LINES.get(type(fact))
+
+
+def _lost(fact: StreamLost) -> str:
+    if not fact.repairing:
+        return "a stream has lost messages that it had acknowledged; RELAY_REPAIR publishes nothing"
+    return (
+        "a stream has lost messages that it had acknowledged, and some of these events are no"
+        f" longer in the outbox: those of the ids {fact.gone_from} to {fact.gone_to} are lost"
+    )

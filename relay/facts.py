@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from relay.core.backoff import State
+from relay.core.checkpoint import Setback
 from relay.core.disposition import Parking
 from relay.core.event import Event, parent_of
 from relay.core.outcome import Fault
@@ -203,6 +204,61 @@ class HousekeepingFailed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class StreamLost:
+    """A stream has lost messages that it had acknowledged.
+
+    Attributes:
+        stream: its name.
+        repairing: what of it the outbox has is published again.
+        seq: up to which the stream still holds what it acknowledged; None if nothing is repaired.
+        after_id, up_to_id: what it lost are events of these ids, the first one excluded.
+        gone_from, gone_to: those of them that the outbox no longer has; None if it has all.
+    """
+
+    stream: str
+    repairing: bool = False
+    seq: int | None = None
+    after_id: int | None = None
+    up_to_id: int | None = None
+    gone_from: int | None = None
+    gone_to: int | None = None
+
+    @classmethod
+    def of(cls, setback: Setback) -> "StreamLost":
+        """Make the fact that the cursor went back."""
+        each = setback
+        ids = each.after_id, each.up_to_id, each.gone_from, each.gone_to
+        return cls(each.stream, True, each.seq, *ids)
+
+    @property
+    def gone(self) -> int:
+        """How many ids the outbox no longer has, at most so many events."""
+        if self.gone_from is None or self.gone_to is None:
+            return 0
+        return self.gone_to - self.gone_from + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """Events of a page that a stream had lost.
+
+    Attributes:
+        events: those that were published again.
+        remembered: those that JetStream did not store again, for it remembers their message ids.
+    """
+
+    events: int
+    remembered: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RepairEnded:
+    """What streams had lost is published again, as far as the outbox has it: ``events``."""
+
+    events: int
+
+
 # Recorded only while somebody measures: see ``relay.otel``.
 
 
@@ -266,6 +322,9 @@ Fact = (
     | BacklogSeen
     | Pruned
     | HousekeepingFailed
+    | StreamLost
+    | Repaired
+    | RepairEnded
     | Sent
     | Asked
     | Looked

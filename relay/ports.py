@@ -13,6 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from relay.checkpoints import Checkpoints, Reconciling
+from relay.core.checkpoint import Tip
 from relay.core.disposition import Parking
 from relay.core.event import Event
 from relay.core.outcome import Outcome
@@ -47,16 +49,19 @@ class Settlement:
     """What is done, as one change.
 
     Attributes:
-        position: the last done page's position: everything up to it is stored or parked. None
-            leaves the cursor where it is.
+        position: the last done page's: everything up to it is stored or parked. None leaves it.
         parked: events of the pages that go to the parked, or, parked already, were tried again
             and stay. At most one an event.
         unparked: event_ids of parked events that are stored now.
+        tips: how far the streams are that have moved: checkpoints are made of them.
+        top_id: the highest id of what is done; 0 if the pages had no event.
     """
 
     position: object | None
     parked: Sequence[Parking] = ()
     unparked: Sequence[str] = ()
+    tips: Sequence[Tip] = ()
+    top_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +117,7 @@ class Report:
 
     Attributes:
         lag_breaker, bus_breaker: where both breakers stand.
-        delivered, refused: events since the term began.
-        wakes: how often each cause woke the relay since the term began.
+        delivered, refused, wakes: since the term began; events, and how often by cause.
     """
 
     lag_breaker: str
@@ -138,11 +142,7 @@ class Permit(Protocol):
         """Say whether the last proof of the lease is young enough. Cheap, asks nobody."""
 
     async def renew(self) -> None:
-        """Ask for a new proof.
-
-        Raises:
-            TermLost, StoreOutage: there is none: nothing may be sent.
-        """
+        """Ask for a new proof; raises TermLost, StoreOutage: there is none, nothing may be sent."""
 
 
 class OutboxStore(Permit, Protocol):
@@ -158,6 +158,9 @@ class OutboxStore(Permit, Protocol):
 
     epoch: int
     parked: "ParkedEvents"
+
+    @property
+    def checkpoints(self) -> Checkpoints: ...  # noqa: D102 - see there
 
     async def read(self, limit: int) -> Page:
         """Read the next page behind the one read last, of at most ``limit`` events."""
@@ -176,8 +179,7 @@ class OutboxStore(Permit, Protocol):
     async def look(self, position: object | None) -> Backlog:
         """Look at what waits behind ``position`` (None: behind the settled one). Writes nothing.
 
-        Raises:
-            TermLost: another term has begun, which an idle leader learns here.
+        Raises TermLost if another term has begun, which an idle leader learns here.
         """
 
     async def tend(self, retention: float) -> int:
@@ -199,8 +201,7 @@ class OutboxStore(Permit, Protocol):
     async def watch(self) -> None:
         """Keep the term's lease alive until cancelled.
 
-        Raises:
-            TermLost, StoreOutage: the lease, or a session of the term, is lost.
+        Raises TermLost, StoreOutage: the lease, or a session of the term, is lost.
         """
 
     async def close(self) -> None:
@@ -234,10 +235,8 @@ class Outbox(Protocol):
     async def campaign(self, holder: str) -> OutboxStore | None:
         """Try once to begin a term under the name ``holder``; None while another one leads.
 
-        Raises:
-            StoreOutage: the database is away, or is a standby.
-            LeaseTaken: the lock of the lease is held by somebody who is no relay.
-            SchemaError: the schema is missing, or not as this relay requires.
+        Raises StoreOutage: the database is away, or a standby; LeaseTaken: somebody who is no relay
+        holds the lock; SchemaError: the schema is missing, or not as this relay requires.
         """
 
     async def released(self, seconds: float) -> None:
@@ -246,8 +245,7 @@ class Outbox(Protocol):
     async def storage(self) -> OutboxStorage | None:
         """Look at what the outbox takes up; None if there is nothing to be seen.
 
-        Raises:
-            StoreOutage, SchemaError: it can't be seen now.
+        Raises StoreOutage, SchemaError: it can't be seen now.
         """
 
     async def close(self) -> None:
@@ -273,8 +271,11 @@ class EventBus(Protocol):
         sole_hold: the name of the hold that would hold up every event, as with one stream
             configured: its events wait in hand. None if events go apart.
         duplicate_window: the shortest in s of the streams met so far; None if none is known.
+        reconciling: compares the streams with the checkpoints, see ``relay.checkpoints``.
     """
 
+    @property
+    def reconciling(self) -> Reconciling: ...  # noqa: D102 - above
     @property
     def paths(self) -> Mapping[str, str]: ...  # noqa: D102 - above
     @property
@@ -290,6 +291,7 @@ class EventBus(Protocol):
         Raises:
             BusOutage: the broker is away or refuses the connection.
             StreamError: the configured stream is missing or can't be made.
+            StreamBehind: a stream has lost messages that it had acknowledged.
         """
 
     async def publish(
@@ -300,9 +302,8 @@ class EventBus(Protocol):
         Events of which the bus knows that one of ``closed`` (see ``Held.by``) holds them up are
         ``Held`` by it at once, without a byte to the server. All others are sent.
 
-        Raises:
-            BusOutage: the connection is gone: each event is to be published again.
-            TermLost, StoreOutage: ``permit`` could not be renewed.
+        Raises: BusOutage, each event is to be published again; TermLost, StoreOutage, ``permit``
+        could not be renewed; StreamBehind, as ``connect``.
         """
 
     def recall(self, streams: Mapping[str, Collection[str]]) -> None:
@@ -323,22 +324,19 @@ class WakeSource(Protocol):
 
     Guarantees:
         * Between ``arm`` returning N and ``disarm``, every commit by a transaction with an id of N
-          or above makes ``wait`` return. A transaction below N may be silent: it has ended, and its
-          events are visible, once a read says ``Page.xmin >= N``.
+          or above makes ``wait`` return. One below N may be silent: it has ended, and its events
+          are visible, once a read says ``Page.xmin >= N``.
         * A ring during a read is kept for the ``wait`` that follows.
         * Nothing else depends on it: without a working source ``wait`` still ends by its timeout.
     """
 
     async def arm(self) -> int | None:
-        """Ask committers to ring; return N, or None if only the timeout is left now.
-
-        Calling it while armed returns the same N.
-        """
+        """Ask committers to ring; return N (the same while armed), None if only polling is left."""
 
     async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - a poll interval, not a deadline
         """Sleep until rung, or for ``timeout`` s (``Wake.POLL``).
 
-        The source stays armed, unless it says ``Wake.START``: nobody may ring any more, arm again.
+        The source stays armed, unless it says ``Wake.START``: nobody may ring: arm again.
         """
 
     @property

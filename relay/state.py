@@ -30,8 +30,11 @@ from relay.facts import (
     OutageEnded,
     PageDelivered,
     Parked,
+    Repaired,
+    RepairEnded,
     Retried,
     StandingBy,
+    StreamLost,
     TermBegan,
     TermEnded,
     Unparked,
@@ -67,8 +70,10 @@ class Metrics(TypedDict):
     """What ``Relay.metrics()`` returns. Seconds, events, events/s; seen at most a second ago.
 
     ``held`` are parked events that an outage of their stream holds up, ``held_lag_seconds`` the age
-    of the oldest; ``unverified`` are duplicates whose stored message could not be looked at. A
-    standby does not look at what waits: lag, undelivered, parked, dead and held are 0 there.
+    of the oldest; ``unverified`` are duplicates whose stored message could not be looked at;
+    ``repaired`` were published again, for a stream had lost them, ``lost`` counts ids that a
+    stream lost and the outbox no longer has. A standby does not look at what waits: lag,
+    undelivered, parked, dead and held are 0 there.
     """
 
     leading: bool
@@ -82,6 +87,8 @@ class Metrics(TypedDict):
     retries: int
     refusals: int
     collisions: int
+    repaired: int
+    lost: int
     parked: int
     dead: int
     held: int
@@ -105,6 +112,7 @@ class RelayState:
         breakers: of "lag" and "bus".
         outages: those under way, by "postgres" and "nats".
         holds: streams, or parts of one, that take nothing, by name.
+        repairs: streams whose lost events are published again, by name.
         housekeeping: the last failure, until a look at the backlog succeeds.
     """
 
@@ -123,9 +131,10 @@ class RelayState:
         self.breakers: Mapping[str, State] = {"lag": State.CLOSED, "bus": State.CLOSED}
         self.outages: Mapping[str, Ongoing] = {}
         self.holds: Mapping[str, Ongoing] = {}
+        self.repairs: Mapping[str, Ongoing] = {}
         self.housekeeping: Ongoing | None = None
         self._delivered = self._duplicates = self._unverified = 0
-        self._retries = self._refusals = self._collisions = 0
+        self._retries = self._refusals = self._collisions = self._repaired = self._lost = 0
         self._wakes: Counter[Wake] = Counter()
         self._recent: deque[tuple[float, int]] = deque()
         self._recent_sum = 0
@@ -180,6 +189,8 @@ class RelayState:
             "retries": self._retries,
             "refusals": self._refusals,
             "collisions": self._collisions,
+            "repaired": self._repaired,
+            "lost": self._lost,
             "parked": backlog.parked,
             "dead": backlog.dead,
             "held": backlog.held,
@@ -195,7 +206,7 @@ class RelayState:
                 self.leading, self.holder, self.epoch = True, holder, epoch
                 role = Role.LEADER
             case StandingBy(holder=holder):
-                self.holder, self.backlog = holder, _NO_BACKLOG
+                self.holder, self.backlog, self.repairs = holder, _NO_BACKLOG, {}
                 self.outages = _without(self.outages, "nats")  # the leader asks NATS now
                 role = Role.STANDBY
             case TermEnded():
@@ -221,6 +232,19 @@ class RelayState:
                 self.holds = _without(self.holds, by)
             case HousekeepingFailed(reason=reason):
                 self.housekeeping = Ongoing(self._now(), reason)
+            case _:
+                self._record_repair(fact)
+
+    def _record_repair(self, fact: Fact) -> None:
+        match fact:
+            case StreamLost(stream=stream, repairing=repairing) as found:
+                self._lost += found.gone
+                if repairing:
+                    self.repairs = {**self.repairs, stream: Ongoing(self._now(), "")}
+            case Repaired(events=events):
+                self._repaired += events
+            case RepairEnded():
+                self.repairs = {}
             case _:
                 pass
 

@@ -30,7 +30,7 @@ declare
   monitor  constant text := s || '_monitor';
   columns  constant text := 'idempotency_key, subject, key, payload, payload_bytes, headers';
   tables   constant text[] := array['outbox', 'cursor', 'settled', 'report', 'stream', 'parked',
-                                    'decision', 'migration', 'fence', 'pending', 'status'];
+                                    'checkpoint', 'repair', 'unparked', 'decision', 'migration', 'fence', 'pending', 'status'];
   routines constant text[] := array['publishable', 'message_id', 'notify', 'refuse_truncate', 'emit',
                                     'emit_bytes', 'retry_dead', 'drop_dead'];
   home     constant oid := (select n.oid from pg_namespace as n where n.nspname = s);
@@ -133,11 +133,12 @@ begin
   execute format('grant select on sequence %s to %I',
                  pg_get_serial_sequence(format('%I.outbox', s), 'id'), relay);
   execute format('grant select, update on %I.cursor, %I.report to %I', s, s, relay);
-  execute format('grant select, insert, update, delete on %I.parked, %I.settled, %I.stream to %I',
-                 s, s, s, relay);
+  execute format('grant select, insert, update, delete on %I.parked, %I.settled, %I.stream, '
+                 '%I.checkpoint, %I.repair, %I.unparked to %I', s, s, s, s, s, s, relay);
 
   execute format('grant select on %I.outbox, %I.cursor, %I.report, %I.parked, %I.settled, %I.stream, '
-                 '%I.decision to %I', s, s, s, s, s, s, s, operator);
+                 '%I.decision, %I.checkpoint, %I.repair, %I.unparked to %I',
+                 s, s, s, s, s, s, s, s, s, s, operator);
 
   execute format('grant select on %I.migration, %I.fence to %I, %I', s, s, relay, operator);
   execute format('grant select on %I.pending, %I.status to %I, %I, %I',

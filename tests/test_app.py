@@ -85,6 +85,7 @@ def test_every_setting_of_nats_reaches_its_adapter(tmp_path: Path) -> None:
         stream_create=True,
         nats_js_domain="hub",
         message_id_prefix="shop:",
+        repair="off",
     )
     assert bus_options(settings) == BusOptions(
         urls=("tls://a:4222", "tls://b:4222"),
@@ -99,6 +100,7 @@ def test_every_setting_of_nats_reaches_its_adapter(tmp_path: Path) -> None:
         stream_create=True,
         js_domain="hub",
         message_id_prefix="shop:",
+        reconcile=False,
     )
     creds = tmp_path / "creds"
     creds.write_text("-")
@@ -110,7 +112,7 @@ def test_every_setting_of_nats_reaches_its_adapter(tmp_path: Path) -> None:
     set_above = (
         {"urls", "user", "password", "creds", "token", "nkey_seed", "inbox_prefix"}
         | {
-            *("js_domain", "message_id_prefix"),
+            *("js_domain", "message_id_prefix", "reconcile"),
         }
         | {name for name in BusOptions.__slots__ if name.startswith(("tls_", "stream"))}
     )

@@ -138,8 +138,24 @@ def report_of(
         "bus_breaker": row["bus_breaker"] if row["led"] else None,
         "cursor": {name: row[name] for name in ("base", "target", "last_id")},
         "wakes": {name: row[f"wakes_{name}"] for name in ("bell", "poll")},
+        "repair": _repair(row),
         "nats": None if nats is None else nats["error"] or "answers",
         "stream": None if nats is None else nats["stream"],
+    }
+
+
+def _repair(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the last repair of a stream that had lost messages; None if there was none."""
+    if row["repair_stream"] is None:
+        return None
+    began, ended = (row[f"repair_{each}_at"] for each in ("began", "ended"))
+    return {
+        "stream": row["repair_stream"],
+        "began_at": began.isoformat(),
+        "ended_at": ended.isoformat() if ended else None,
+        "repaired": row["repair_events"],
+        "remembered": row["repair_remembered"],
+        "gone_ids": [row["gone_from"], row["gone_to"]] if row["gone_from"] else None,
     }
 
 
@@ -179,6 +195,8 @@ def lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "dead", counted(report["dead"], "event")
     last = f" in this term, last settled {settled}" if settled else ""
     yield "delivered", counted(report["delivered"], "event") + last
+    if report["repair"] is not None:
+        yield "repair", _repaired(report["repair"])
     yield "cursor", f"{cursor['base']}{window if cursor['target'] else ''}"
     yield "wakes", ", ".join(f"{cause} {count}" for cause, count in report["wakes"].items())
     yield "nats", report["nats"] or "not asked yet"
@@ -193,6 +211,17 @@ def _stream(stream: Mapping[str, Any], *, nats_is_away: bool) -> str:
         return f"{stream['name']}: {stream['error']}"
     count = counted(stream["messages"], "message")
     return f"{stream['name']} by {stream['path']}: {count}, last {stream['last_seq']}"
+
+
+def _repaired(repair: Mapping[str, Any]) -> str:
+    state = "under way since" if repair["ended_at"] is None else "of"
+    text = f"{state} {instant(repair['began_at'])}: {repair['stream']} had lost messages"
+    text += f", {counted(repair['repaired'], 'event')} published again"
+    if repair["remembered"]:
+        text += f", {counted(repair['remembered'], 'event')} not stored again"
+    if repair["gone_ids"]:
+        text += ", ids {} to {} are gone from the outbox".format(*repair["gone_ids"])
+    return text
 
 
 def _nobody(report: Mapping[str, Any]) -> str:

@@ -59,6 +59,11 @@ class NatsServer(Server):
         """Where clients connect, without credentials."""
         return f"nats://127.0.0.1:{self.port}"
 
+    @property
+    def store(self) -> Path:
+        """JetStream's folder, to be copied and replaced while the server is stopped."""
+        return self._sandbox.folder / "store"
+
     def stop(self) -> None:
         """End it in order (SIGTERM): its store is written out. Nothing to do if it is stopped."""
         self._end(signal.SIGTERM)
@@ -70,7 +75,7 @@ class NatsServer(Server):
     def _spawn_server(self) -> subprocess.Popen[bytes]:
         # The switches win over the configuration: a `jetstream {}` in it can set limits only.
         command = [str(self._program), "-c", str(self._config), "-a", "127.0.0.1"]
-        command += ["-p", str(self.port), "-js", "-sd", str(self._sandbox.folder / "store")]
+        command += ["-p", str(self.port), "-js", "-sd", str(self.store)]
         return self._sandbox.spawn(command, log=self.log_path, tidy_end=self.tidy_end)
 
     def _is_ready(self, pid: int, log_start: int) -> bool:  # noqa: ARG002 - the log says it

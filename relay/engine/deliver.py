@@ -31,6 +31,7 @@ from relay.core.order import KeyFence, ParkedWatch
 from relay.core.outcome import Held, Outcome, Refused, Stored
 from relay.core.pace import Halving
 from relay.engine.link import BusLink, rest
+from relay.engine.reconcile import Reconciliation
 from relay.engine.settle import Done, Settler
 from relay.errors import StoreBusy
 from relay.facts import (
@@ -70,23 +71,21 @@ class Delivery:
         store: OutboxStore,
         link: BusLink,
         settler: Settler,
+        reconciliation: Reconciliation,
         limits: Limits,
         *,
         batch: int,
         jitter: Callable[[], float],
         record: FactSink,
     ) -> None:
-        """Publish over ``link``, and have ``settler`` write down what is done.
-
-        At most ``batch`` parked events are tried in one call to the bus.
-        """
+        """Publish over ``link``, at most ``batch`` parked events in one call to the bus."""
         self.parked = ParkedWatch()
         self.holds = Holds()
-        self.delivered = 0
-        self.refused = 0
+        self.delivered = self.refused = 0
         self._store = store
         self._link = link
         self._settler = settler
+        self._reconciliation = reconciliation
         self._limits = limits
         self._batch = batch
         self._jitter = jitter
@@ -100,26 +99,27 @@ class Delivery:
     async def page(self, page: Page, stop: anyio.Event) -> None:
         """Publish until every event of ``page`` is stored or parked, and have that settled.
 
-        Raises:
-            Stopped: the stop came while the bus gave no clear answer; nothing of it is settled.
+        Raises Stopped if the stop came before a clear answer; nothing of it is settled then.
         """
         while self._settler.is_behind():
             await rest(BEHIND_PAUSE, stop)
-        done, total = Done(page.position), Fates()
-        began, events = anyio.current_time(), page.events
-        fence = None
-        if self.parked.maybe and events:
-            fence = await self._fence(events, stop)
+        done, total, began = Done(page.position), Fates(), anyio.current_time()
+        repair = self._reconciliation
+        events = await repair.sift(page, stop) if repair.lasts and page.events else page.events
+        fence = await self._fence(events, stop) if self.parked.maybe and events else None
         if events:
             await self._publish_all(events, page.unreadable, fence, done, total, stop)
+            done.top_id = events[-1].id
+        done.tips = repair.tips(caught_up=not page.full)
         if done.parked:
-            set_aside = sum(1 for each in done.parked if not each.attempts)
-            if set_aside:
+            if set_aside := sum(1 for each in done.parked if not each.attempts):
                 self._record(SetAside(set_aside))
             with self.parked.changing():
                 await self._settler.add_and_wait(done)
         else:
             self._settler.add(done)
+        if repair.lasts:
+            await repair.page_done(page, stop)
         if events:
             readable = (each.created_at for each in events if each.id not in page.unreadable)
             took, oldest_at = anyio.current_time() - began, next(readable, events[0].created_at)
@@ -221,8 +221,7 @@ class Delivery:
     async def due(self, stop: anyio.Event) -> None:
         """Publish what is due, once; the next look follows at once while there is more.
 
-        Raises:
-            Stopped: the stop came while the bus gave no clear answer; nothing is changed.
+        Raises Stopped if the stop came before a clear answer; nothing is changed then.
         """
         now = anyio.current_time()
         self.parked.looked_at(now)
@@ -269,6 +268,7 @@ class Delivery:
                 done.parked.append(self._hold(each, fate, closed, again=fate.by in held))
                 held.add(fate.by)
         if done.unparked or done.parked:
+            done.tips = self._reconciliation.tips()
             with self.parked.changing():
                 await self._settler.add_and_wait(done)
         if done.unparked:

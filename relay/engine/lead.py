@@ -41,6 +41,7 @@ from relay.engine.deliver import Delivery
 from relay.engine.housekeeping import BACKLOG_EVERY, Housekeeping
 from relay.engine.link import BusLink, Stopped
 from relay.engine.outage import OutageBook
+from relay.engine.reconcile import AUTO, Reconciliation
 from relay.engine.settle import Settler
 from relay.errors import (
     RelayError,
@@ -74,6 +75,7 @@ class Policy:
     max_attempts: int = 10
     retention: float = 900.0
     circuit_breaker_lag: float = 5.0
+    repair: str = AUTO
 
     @property
     def limits(self) -> Limits:
@@ -248,6 +250,7 @@ class Term:
         self._source = source
         self._policy = policy
         self._settler = Settler(store, outage, duplicate_window=lambda: link.bus.duplicate_window)
+        self._reconciliation = Reconciliation(store, link, self._settler, policy.repair, record)
         self._bell = Bell(
             source, poll_interval=policy.poll_interval, idle=self._settler.idle, record=record
         )
@@ -255,6 +258,7 @@ class Term:
             store,
             link,
             self._settler,
+            self._reconciliation,
             policy.limits,
             batch=policy.max_batch_size,
             jitter=jitter,
@@ -274,11 +278,11 @@ class Term:
     async def run(self, stop: anyio.Event) -> None:
         """Deliver until ``stop`` is set, then finish the page in hand and settle it.
 
-        Raises (in an exception group):
-            StoreOutage, TermLost: the term is over; what was not settled comes again.
-            StreamError, SettingsError: at the process's first connection to the bus.
+        Raises, in an exception group, StoreOutage or TermLost: the term is over; StreamError or
+        SettingsError: at the process's first connection to the bus.
         """
         self._link.bus.recall(await self._store.streams())
+        await self._reconciliation.begin()
         send, receive = anyio.create_memory_object_stream[Page](0)
         async with anyio.create_task_group() as tasks:
             reading = anyio.CancelScope()
@@ -320,7 +324,7 @@ class Term:
         """Deliver page by page; the next one begins when this one's last event is resolved."""
         delivery = self._delivery
         with pages, suppress(Stopped, anyio.EndOfStream):
-            await self._link.connect(stop)
+            await self._reconciliation.connect(stop)
             while True:
                 page = await self._next_page(pages)
                 if page is None:

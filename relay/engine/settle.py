@@ -14,11 +14,12 @@ again with the next one. On failure the store's error ends the term; but for wan
 lock, which is waited for here, or every new term would publish the same page once more and fail.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
 
+from relay.core.checkpoint import Tip
 from relay.core.disposition import Parking
 from relay.engine.outage import OutageBook
 from relay.errors import StoreBusy, StoreFull
@@ -45,6 +46,8 @@ class Done:
     position: object | None = None
     parked: list[Parking] = field(default_factory=list)
     unparked: list[str] = field(default_factory=list)
+    tips: Sequence[Tip] = ()
+    top_id: int = 0
 
     def followed_by(self, more: "Done") -> "Done":
         """Return both as one; neither is changed, for whoever made them may still read them."""
@@ -52,7 +55,14 @@ class Done:
             self.position if more.position is None else more.position,
             self.parked + more.parked,
             self.unparked + more.unparked,
+            _newest(self.tips, more.tips),
+            max(self.top_id, more.top_id),
         )
+
+    @property
+    def settlement(self) -> Settlement:
+        """What is written down."""
+        return Settlement(self.position, self.parked, self.unparked, self.tips, self.top_id)
 
 
 class Settler:
@@ -133,7 +143,7 @@ class Settler:
             written, self._written = self._written, anyio.Event()
             if done is not None:
                 reach("before settle")
-                await self._write(Settlement(done.position, done.parked, done.unparked))
+                await self._write(done.settlement)
                 reach("after settle")
             self._unsettled_since = None if self._done is None else anyio.current_time()
             written.set()
@@ -155,3 +165,10 @@ class Settler:
                 if self._outage.lasts:
                     self._outage.answered()
                 return
+
+
+def _newest(before: Sequence[Tip], after: Sequence[Tip]) -> Sequence[Tip]:
+    """Return the newest tip of each stream."""
+    if not before or not after:
+        return before or after
+    return list(({tip.stream: tip for tip in before} | {tip.stream: tip for tip in after}).values())

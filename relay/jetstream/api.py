@@ -22,6 +22,9 @@ STREAM_NAME_IN_USE = 10058
 MOST_STREAMS = 10_000
 """Streams that are listed, 256 with each request; what more an account has is not seen."""
 
+MADE_BY_RELAY: Final = {"relay": "made because it was missing"}
+"""The metadata of a stream that a relay made."""
+
 FAST_INGEST = "fast ingest"
 WINDOWED = "windowed"
 _FAST_INGEST_LEVEL = 4
@@ -72,11 +75,18 @@ class StreamInfo:
     config: Json  # ``_CONFIG`` says which fields of which type
     state: dict[str, int]  # ``_STATE``
     domain: str  # "" if it has none
+    created: str = ""  # when, as the server writes it; the same for the stream's life
 
     @property
     def subjects(self) -> tuple[str, ...]:
         """The subject filters."""
         return tuple(self.config.get("subjects", ()))
+
+    @property
+    def made_by_relay(self) -> bool:
+        """Whether a relay made it, because it was missing (RELAY_STREAM_CREATE)."""
+        metadata: Json = self.config.get("metadata", {})
+        return MADE_BY_RELAY.items() <= metadata.items()
 
     def path(self, *, can_batch: bool) -> str:
         """How to publish to it: ``FAST_INGEST`` or ``WINDOWED``."""
@@ -89,7 +99,7 @@ _CONFIG: Final[dict[str, type]] = {
     **dict.fromkeys(("allow_direct", "allow_msg_counter"), bool),
     **dict.fromkeys(("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject"), int),
     **dict.fromkeys(("max_msg_size", "num_replicas", "duplicate_window"), int),
-    "mirror": dict,
+    **dict.fromkeys(("mirror", "metadata"), dict),
 }
 _STATE: Final = ("messages", "bytes", "first_seq", "last_seq", "consumer_count")
 
@@ -108,7 +118,8 @@ def read_stream_info(answer: object) -> StreamInfo | None:
         kept["subjects"] = [each for each in subjects if isinstance(each, str)]
     state = state if isinstance(state, dict) else {}
     figures = {field: whole(state.get(field)) or 0 for field in _STATE}
-    return StreamInfo(name, kept, figures, domain if isinstance(domain, str) else "")
+    texts = [each if isinstance(each, str) else "" for each in (domain, answer.get("created"))]
+    return StreamInfo(name, kept, figures, *texts)
 
 
 @dataclass(slots=True)

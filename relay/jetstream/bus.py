@@ -40,6 +40,7 @@ from relay.jetstream.connection import Sender
 from relay.jetstream.diagnosis import LaneResult
 from relay.jetstream.fast_ingest import publish_batches
 from relay.jetstream.options import BusOptions
+from relay.jetstream.reconcile import Reconciler
 from relay.jetstream.rounds import Lane, Outcomes, Round, rounds_of
 from relay.jetstream.routing import ASK_TIMEOUT, Route
 from relay.jetstream.servers import Servers
@@ -57,6 +58,7 @@ _MOST_LOOKED_AT = 64
 
 _MESSAGE_ID = itemgetter(Event._fields.index("message_id"))
 
+
 class JetStreamBus:
     """Publish events to JetStream. See ``relay.ports.EventBus`` for what is promised."""
 
@@ -71,6 +73,7 @@ class JetStreamBus:
         self._servers = Servers(options)
         self._open: Session | None = None
         self._streams = Streams()
+        self.reconciling = Reconciler(self._streams, options)
         self._was_connected = False
         self._connecting = anyio.Lock()
         self.recall = self._streams.recall
@@ -131,20 +134,25 @@ class JetStreamBus:
     async def _connected(self) -> Session:
         async with self._connecting:
             now = self._open
-            if now is not None and now.connection.lost is None:
-                return now
-            await self.close()
-            connection = await self._servers.connect()
-            try:
-                self._open = await begin(
-                    connection, self._options, self._streams, insist=not self._was_connected
-                )
-            except BaseException:
-                connection.drop("the start failed")
-                await connection.dropped()
-                raise
-            self._was_connected = True
-            return self._open
+            if now is None or now.connection.lost is not None:
+                await self.close()
+                now = self._open = await self._connect()
+            await self.reconciling.compare(now.connection, now.api, now.routing.present)
+            return now
+
+    async def _connect(self) -> Session:
+        connection = await self._servers.connect()
+        self._streams.forget_descriptions()
+        try:
+            session = await begin(
+                connection, self._options, self._streams, insist=not self._was_connected
+            )
+        except BaseException:
+            connection.drop("the start failed")
+            await connection.dropped()
+            raise
+        self._was_connected = True
+        return session
 
     # Publishing.
 
@@ -160,14 +168,20 @@ class JetStreamBus:
             BusOutage: the connection is or was lost: publish all of them again.
             StreamError, SettingsError: as ``connect``, if it has to connect first.
             TermLost, StoreOutage: ``permit`` could not be renewed.
+            StreamBehind: a stream has lost messages that it had acknowledged.
         """
         if not events:
             return []
         session = await self._connected()
         subjects = dict.fromkeys([event.subject for event in events])
         routes = await session.routing.routes_of(subjects, closed)
-        call = _Call(session, permit, self._options, self._own_ids)
-        outcomes = await call.publish(events, routes)
+        call = _Call(session, permit, self._options, self._own_ids, self.reconciling)
+        if self.reconciling.active:
+            outcomes = await self.reconciling.publish(call.publish, events, routes)
+        else:
+            outcomes = await call.publish(events, routes)
+        if self._streams.doubts:
+            await self.reconciling.doubted()
         complete = [outcome for outcome in outcomes if outcome is not None]
         if len(complete) < len(events):
             raise BusOutage(f"connection lost: {session.connection.lost}")
@@ -179,14 +193,26 @@ class JetStreamBus:
 class _Call:
     """One call of ``publish``: the events sorted into lanes, and the lanes sent."""
 
-    def __init__(self, session: Session, permit: Permit, options: BusOptions, own_ids: str) -> None:
+    def __init__(
+        self,
+        session: Session,
+        permit: Permit,
+        options: BusOptions,
+        own_ids: str,
+        reconciler: Reconciler,
+    ) -> None:
         self._session = session
+        self._reconciler = reconciler
+        self._apart = False  # whether each event needs an answer of its own, whatever its stream
         self._connection = session.connection
         self._sender = Sender(session.connection, permit)
         self._options = options
         self._own_ids = own_ids
 
-    async def publish(self, events: Sequence[Event], routes: Mapping[str, Route]) -> Outcomes:
+    async def publish(
+        self, events: Sequence[Event], routes: Mapping[str, Route], *, apart: bool = False
+    ) -> Outcomes:
+        self._apart = apart
         lane = self._sole_lane(events, routes)
         if lane is not None:
             return await self._send_lane(lane, events)
@@ -201,14 +227,14 @@ class _Call:
         stream, *others = set(routes.values())
         if others or not isinstance(stream, Stream):
             return None
-        if _all_apart(stream):
+        if self._apart or _all_apart(stream):
             return stream, True
         is_own = methodcaller("startswith", self._own_ids)
         of_our_own = all(map(is_own, map(_MESSAGE_ID, events)))  # in C: 0.12 µs an event, not 0.19
         return (stream, False) if of_our_own and not stream.found else None
 
     def _lane(self, event: Event, stream: Stream) -> Lane:
-        apart = _all_apart(stream) or event.subject in stream.found
+        apart = self._apart or _all_apart(stream) or event.subject in stream.found
         return stream, apart or not event.message_id.startswith(self._own_ids)
 
     async def _send_round(
@@ -259,6 +285,9 @@ class _Call:
     async def _send(self, stream: Stream, events: Sequence[Event], *, windowed: bool) -> Outcomes:
         if stream.doubted:
             await self._session.routing.refresh(stream)
+        if stream.uncompared and (held := await self._reconciler.look(stream)) is not None:
+            stream.takes_nothing(held)
+            return [held] * len(events)
         result = await self._by(stream, events, windowed=windowed)
         outcomes = result.outcomes
         remembered = stream.held or stream.found or stream.suspect or stream.doubted

@@ -210,8 +210,8 @@ class _Wire(Client):
 
     def __init__(self, connection: Connection, *, must_encrypt: bool) -> None:
         super().__init__()
-        parser: Any = AnswerParser(connection.deliver, self._control)
-        self._ps = parser
+        self.parser = AnswerParser(connection.deliver, self._control)
+        self._ps: Any = self.parser
         self._connection = connection
         self._must_encrypt = must_encrypt
         self._opened = False

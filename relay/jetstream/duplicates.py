@@ -22,15 +22,16 @@ import binascii
 import enum
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from relay.core.checkpoint import Found as StoredMessage
 from relay.core.event import Event
 from relay.core.outcome import Fault, Outcome, Refused, Stored, Unknown
-from relay.jetstream.answers import decode, status_of, whole
+from relay.jetstream.answers import Json, decode, status_of, whole
 from relay.jetstream.options import BusOptions
 from relay.jetstream.streams import Stream
 
-_NO_MESSAGE_FOUND = 10037
+NO_MESSAGE_FOUND = 10037
 
 _MOST_BYTES = 48 << 20
 _MOST = 48
@@ -116,7 +117,7 @@ class Duplicates:
     def _subject(self, stream: str, *, direct: bool) -> str:
         return f"{self._api}.{'DIRECT.GET' if direct else 'STREAM.MSG.GET'}.{stream}"
 
-    def _compare(self, place: int, found: "StoredMessage") -> Concluded:
+    def _compare(self, place: int, found: StoredMessage) -> Concluded:
         event, stored = self._events[place], self.undecided[place]
         if found.message_id != event.message_id:
             return self._unverified(place)
@@ -144,14 +145,6 @@ class Found(enum.Enum):
     NOBODY = "nobody answers"
 
 
-@dataclass(frozen=True, slots=True)
-class StoredMessage:
-    """Who wrote a stored message."""
-
-    message_id: str  # its Nats-Msg-Id, "" if it has none
-    event_id: str  # its Relay-Event-Id, "" if it has none
-
-
 def read_message(payload: bytes, headers: bytes | None) -> StoredMessage | Found | None:
     """Read an answer of either kind; None if it says nothing. Never raises."""
     if headers is not None:
@@ -162,10 +155,16 @@ def read_message(payload: bytes, headers: bytes | None) -> StoredMessage | Found
     answer = decode(payload)
     if answer is None:
         return None
-    error, message = answer.get("error"), answer.get("message")
+    error = answer.get("error")
     if isinstance(error, dict):
-        gone = whole(error.get("err_code")) == _NO_MESSAGE_FOUND
+        gone = whole(error.get("err_code")) == NO_MESSAGE_FOUND
         return Found.NOT_THERE if gone else Found.NOBODY
+    return read_stored(answer)
+
+
+def read_stored(answer: Json) -> StoredMessage | None:
+    """Read the answer of STREAM.MSG.GET; None if it shows no message. Never raises."""
+    message = answer.get("message")
     encoded = message.get("hdrs", "") if isinstance(message, dict) else None
     try:
         return None if encoded is None else _of(base64.b64decode(encoded, validate=True))

@@ -296,8 +296,7 @@ class _Page:
     def _place_seq(self, batch: Batch, ack: BatchAck) -> None:
         """Give the PubAck's ``seq``, of the last message *stored*, to an event.
 
-        The last one *sent* may be a duplicate. So ``seq`` counts only for a batch of one, or one
-        that moved the stream by exactly its own length.
+        The last one *sent* may be a duplicate: it counts where the stream moved by the whole batch.
         """
         name, stream = self.stream.name, self.stream
         if ack.count == 1 and len(batch.sent) == 1:
@@ -306,6 +305,8 @@ class _Page:
         elif ack.seq == stream.last_seq + ack.count and ack.count <= len(batch.sent):
             last = batch.sent[ack.count - 1]
             self.result.outcomes[last] = Stored(name, ack.seq, duplicate=False)
+        if not ack.duplicate:
+            stream.batch_stored(ack, self.events[batch.sent[ack.count - 1]].message_id)
         stream.last_seq = max(stream.last_seq, ack.seq)
 
     def _judge(self, batch: Batch) -> bool:

@@ -25,6 +25,7 @@ class BusOptions:
         connect_timeout: s for one server to accept us, TLS and log-in included.
         ping_interval: s between keep-alives. A frozen peer is given up within three: 4.5 s.
         window: most messages in flight on the windowed path.
+        reconcile: compare the streams with the checkpoints on each new connection.
     """
 
     urls: tuple[str, ...] = ("nats://127.0.0.1:4222",)
@@ -46,6 +47,7 @@ class BusOptions:
     connect_timeout: float = 5.0
     ping_interval: float = 1.5
     window: int = 1000
+    reconcile: bool = True
     name: str = "relay"
 
     @property

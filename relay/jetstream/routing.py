@@ -132,6 +132,11 @@ class Routing:
             return True
         return anyio.current_time() >= self._look_again_at
 
+    @property
+    def present(self) -> Collection[str]:
+        """The streams that there are, as far as was listed."""
+        return self._present
+
     # Asking the server.
 
     async def begin(self) -> None:

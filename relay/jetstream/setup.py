@@ -15,6 +15,7 @@ from relay.core.subjects import matches
 from relay.errors import BusLoginRefused, BusOutage, StreamError
 from relay.jetstream.answers import STREAM_NOT_FOUND, Json
 from relay.jetstream.api import (
+    MADE_BY_RELAY,
     STREAM_NAME_IN_USE,
     Account,
     Api,
@@ -154,6 +155,7 @@ def _new_stream(options: BusOptions, account: Account) -> Json:
         "num_replicas": 1,
         "duplicate_window": MIN_DUPLICATE_WINDOW_NS,
         "allow_direct": True,
+        "metadata": MADE_BY_RELAY,
         **({"allow_batched": True} if account.can_batch else {}),
     }
 

@@ -11,19 +11,24 @@ A weakness of a stream (``weaknesses``) is a warning, for the stream still takes
 """
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from relay.core.outcome import Held, Stored
+from relay.core.checkpoint import Tip
+from relay.core.event import Event
+from relay.core.outcome import Held, Outcome, Stored
 from relay.core.subjects import matches
-from relay.jetstream.answers import Expected, out
+from relay.jetstream.answers import BatchAck, Expected, out
 from relay.jetstream.api import WINDOWED, StreamInfo
 from relay.jetstream.weaknesses import weaknesses
 
 log = logging.getLogger(__name__)
 
 SEQ_UNKNOWN = -(1 << 62)
+
+_LARGEST_SEQ = (1 << 63) - 1
+"""What Postgres keeps."""
 
 _PATIENCE_AFTER_SILENCE = 0.8
 """s. Other streams' events wait as long as a try of a stream that was silent."""
@@ -56,6 +61,66 @@ class Stream:
     doubted: bool = False  # an event was refused by its limit, which a person may raise any time
     suspect: bool = False  # its last batch was not answered to the end: ask about each message
     weak: list[tuple[str, str]] = field(default_factory=list)  # what it puts at risk, and remedies
+    # For ``reconcile``: how far it was when that was taken down last, and has come since.
+    info: StreamInfo | None = None  # as it was last described
+    tip: Tip | None = None
+    newest: tuple[int, str, bool] | None = None  # sequence, message id, whether it is sure
+    looked: int = 0  # the sequence up to which it was searched for events of ours
+    uncompared: bool = False  # it has to be compared with its tip before it is published to
+    moved: set["Stream"] = field(default_factory=set)  # every stream's: those with ``newest``
+    doubts: set["Stream"] = field(default_factory=set)  # every stream's: see ``doubt``
+
+    def stored_at(self, seq: int, message_id: str, *, sure: bool) -> None:
+        """Note a message that was stored."""
+        if self.newest is None or seq > self.newest[0]:
+            self.newest = min(seq, _LARGEST_SEQ), message_id, sure
+            self.moved.add(self)
+
+    def batch_stored(self, ack: BatchAck, message_id: str) -> None:
+        """Note a batch; its last stored message is ``message_id``, unless that was a duplicate."""
+        seq, count = ack.seq, ack.count
+        if not seq:  # all of them are duplicates that nobody expected: look where they are
+            self.doubts.add(self)
+            return
+        self.stored_at(seq, message_id, sure=count == 1 or seq == self.last_seq + count)
+        before = max(self.last_seq, -1 if self.tip is None else self.tip.seq)
+        if before >= 0 and seq < before + count:
+            self.doubts.add(self)
+
+    def each_stored(self, events: Sequence[Event], outcomes: Sequence[Outcome | None]) -> None:
+        """Note events that have an answer each."""
+        new = [
+            (each.seq, place)
+            for place, each in enumerate(outcomes)
+            if type(each) is Stored and each.seq and each.duplicate is False
+        ]
+        if new:
+            seq, place = max(new)
+            self.stored_at(seq, events[place].message_id, sure=True)
+            if self.tip is not None and min(new)[0] <= self.tip.seq:
+                self.doubts.add(self)
+
+    def take_tip(self, *, keep_after: bool) -> Tip | None:
+        """Make what is newest the tip; with ``keep_after`` what stands behind it may be ours."""
+        before = self.tip
+        if before is None:
+            if self.newest is None or self.info is None:
+                return None
+            before = Tip(self.name, self.info.created, 0)
+        seq, message_id, sure = self.newest or (before.seq, before.message_id, before.sure)
+        after = before.after if keep_after else max(seq, before.after)
+        self.tip = Tip(self.name, before.created, seq, message_id, sure, after)
+        self.newest = None
+        return self.tip
+
+    def resume(self, tip: Tip) -> None:
+        """Begin with ``tip``."""
+        self.tip, self.newest, self.looked, self.uncompared = tip, None, tip.after, True
+
+    def forget_tip(self) -> None:
+        """Begin with none."""
+        self.tip = self.newest = None
+        self.looked = 0
 
     def hold_of(self, subject: str, closed: Collection[str]) -> Held | None:
         """Return what is known to hold an event on ``subject``: one of ``closed``, or no_ack."""
@@ -99,6 +164,8 @@ class Streams:
         self._unsaved: set[str] = set()
         self._paths: dict[str, str] = {}
         self._warned: set[tuple[str, str]] = set()
+        self.moved: set[Stream] = set()
+        self.doubts: set[Stream] = set()
 
     @property
     def met(self) -> list[Stream]:
@@ -115,7 +182,13 @@ class Streams:
         stream = self.by_name.get(name)
         if stream is None:
             stream = self.by_name[name] = Stream(name, Expected(name, domain), Stored(name))
+            stream.moved, stream.doubts = self.moved, self.doubts
         return stream
+
+    def forget_descriptions(self) -> None:
+        """What there is has to be described anew: this is another connection."""
+        for stream in self.by_name.values():
+            stream.info = None
 
     def once(self, subject: str, only: str | None = None) -> str | None:
         """Name a stream that ever captured ``subject``; of ``only`` alone if that is given."""
@@ -143,6 +216,7 @@ class Streams:
             stream.expected = Expected(info.name, info.domain)
         stream.path = info.path(can_batch=can_batch)
         stream.subjects = info.subjects
+        stream.info = info
         # An event over max_bytes fits into no stream of that size, however empty.
         limits = [config.get(limit, 0) for limit in ("max_msg_size", "max_bytes")]
         stream.max_bytes = min((limit for limit in limits if limit > 0), default=0)

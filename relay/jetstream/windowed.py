@@ -89,6 +89,7 @@ async def publish_windowed(
                     await window.progress()
         if scope.cancelled_caught:
             window.give_up(ack_timeout)
+    stream.each_stored(events, window.result.outcomes)
     return window.result
 
 

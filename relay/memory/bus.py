@@ -11,6 +11,7 @@ from relay.core.order import WAITS, KeyFence
 from relay.core.outcome import Fault, Held, Outcome, Refused, Stored, Unknown
 from relay.core.storage import StreamStorage
 from relay.errors import BusOutage
+from relay.memory.checkpoints import MemoryReconciling
 from relay.ports import Permit
 
 STREAM = "memory"
@@ -60,12 +61,25 @@ class MemoryBus:
         self.sole_hold: str | None = None
         self.duplicate_window: float | None = None
         self._seqs: dict[str, int] = {}
+        self.reconciling = MemoryReconciling(STREAM, self._all)
 
     async def connect(self) -> None:
-        """Raise BusOutage while ``away``."""
+        """Raise BusOutage while ``away``, StreamBehind where messages were lost."""
         await anyio.lowlevel.checkpoint()
         if self.away:
+            self.reconciling.dropped()
             raise BusOutage("the memory bus is away")
+        self.reconciling.connected()
+
+    def lose(self, count: int) -> None:
+        """Lose the newest messages and their ids, as a server with an older disk has."""
+        self.reconciling.dropped()
+        for message in self.messages[len(self.messages) - count :]:
+            self._seqs.pop(message.message_id, None)
+        del self.messages[len(self.messages) - count :]
+
+    def _all(self) -> list[tuple[int, str, str]]:
+        return [(each.seq, each.message_id, each.event_id) for each in self.messages]
 
     async def publish(
         self, events: Sequence[Event], permit: Permit, *, closed: Collection[str] = ()
@@ -80,7 +94,10 @@ class MemoryBus:
                 continue
             held = self.hold.get(event.subject)
             outcome: Outcome
-            if held is not None and held.by in closed:
+            known = self.reconciling.known(event)
+            if known is not None:
+                outcome = known
+            elif held is not None and held.by in closed:
                 outcome = held
             else:
                 if not permit.granted():
@@ -104,7 +121,8 @@ class MemoryBus:
         return [StreamStorage(STREAM, len(self.messages), size)]
 
     async def close(self) -> None:
-        """Do nothing: there is no connection."""
+        """Compare again on the next connection."""
+        self.reconciling.dropped()
 
     def answer(self, event: Event) -> Outcome:
         """Return the outcome of one event, and store it if that says so."""

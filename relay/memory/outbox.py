@@ -18,6 +18,7 @@ from relay.core.event import Event
 from relay.core.order import KeyFence
 from relay.core.storage import OutboxStorage
 from relay.errors import TermLost
+from relay.memory.checkpoints import MemoryCheckpoints
 from relay.ports import Backlog, Due, Page, Report, Settlement, Wake
 
 
@@ -46,6 +47,7 @@ class MemoryOutbox:
         self.learnt: dict[str, set[str]] = {}
         self.ended = anyio.Event()
         self._ids = count(1)
+        self.checkpoints = MemoryCheckpoints(self._go_back, self._delivered)
 
     def draw(
         self,
@@ -96,6 +98,14 @@ class MemoryOutbox:
         with anyio.move_on_after(seconds):
             await self.ended.wait()
 
+    def _go_back(self, position: int) -> int:
+        self.epoch, self.leader, was = self.epoch + 1, None, self.settled
+        self.settled = min(was, position)
+        return was
+
+    def _delivered(self, until: int) -> set[int]:
+        return {event.id for event in self.events[: max(0, until - self.pruned)]}
+
     async def storage(self) -> OutboxStorage | None:
         """Return nothing: no disk is in use."""
         return None
@@ -110,7 +120,7 @@ class MemoryStore:
     def __init__(self, outbox: MemoryOutbox) -> None:
         """Read on behind what is settled."""
         self.epoch = outbox.epoch
-        self.parked = outbox.parked
+        self.parked, self.checkpoints = outbox.parked, outbox.checkpoints
         self._outbox = outbox
         self._read = outbox.settled
 
@@ -145,6 +155,7 @@ class MemoryStore:
         if done.position is not None:
             assert isinstance(done.position, int)
             outbox.settled = done.position
+        outbox.checkpoints.settle(done, outbox.settled)
 
     async def look(self, position: object | None) -> Backlog:
         """Count what is not delivered."""
@@ -153,8 +164,7 @@ class MemoryStore:
         assert position is None or isinstance(position, int)
         outbox, now = self._outbox, datetime.now(UTC)
         behind = max(outbox.settled, position or 0)
-        waiting = outbox.events[behind - outbox.pruned :]
-        rows = outbox.parked.rows.values()
+        waiting, rows = outbox.events[behind - outbox.pruned :], outbox.parked.rows.values()
         live = [row for row in rows if not row.dead]
         held = [row for row in live if row.held_by]
         return Backlog(

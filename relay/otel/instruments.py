@@ -150,6 +150,18 @@ COLLISIONS: Final = Instrument(
     "{event}",
     "Events under whose message id another event is stored: each is dead at once.",
 )
+REPAIRED: Final = Instrument(
+    "relay.repaired",
+    Kind.COUNTER,
+    "{event}",
+    "Events published again because a stream had lost them after it had acknowledged them.",
+)
+LOST: Final = Instrument(
+    "relay.lost",
+    Kind.COUNTER,
+    "{event}",
+    "Events that a stream had lost and the outbox no longer had, at most: their ids are counted.",
+)
 PARKED: Final = Instrument(
     "relay.parked",
     Kind.GAUGE,

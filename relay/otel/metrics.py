@@ -13,7 +13,19 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from relay.core.backoff import State
 from relay.core.outcome import Fault
-from relay.facts import Asked, Fact, PageDelivered, Parked, Retried, Sent, Unparked, Woken
+from relay.facts import (
+    Asked,
+    Fact,
+    PageDelivered,
+    Parked,
+    Repaired,
+    Retried,
+    Sent,
+    StreamLost,
+    TermBegan,
+    Unparked,
+    Woken,
+)
 from relay.otel import instruments
 from relay.otel.instruments import INSTRUMENTS, Kind
 from relay.state import RelayState
@@ -75,7 +87,18 @@ class MetricsSink:
                 if fault is Fault.COLLISION:
                     self._write[instruments.COLLISIONS.name](1)
             case _:
-                pass
+                self._record_repair(fact)
+
+    def _record_repair(self, fact: Fact) -> None:
+        if isinstance(
+            fact, TermBegan
+        ):  # alerts ring at the first one, which needs a zero before it
+            self._write[instruments.REPAIRED.name](0)
+            self._write[instruments.LOST.name](0)
+        elif isinstance(fact, Repaired):
+            self._write[instruments.REPAIRED.name](fact.events)
+        elif isinstance(fact, StreamLost) and fact.gone:
+            self._write[instruments.LOST.name](fact.gone)
 
     def _record_batch(self, sent: Sent) -> None:
         """Write one point a stream and result, and those of the call as a whole."""

@@ -35,6 +35,7 @@ from psycopg import sql
 from relay.core.storage import OutboxStorage
 from relay.errors import LeaseTaken, StoreOutage, TermLost
 from relay.postgres import migrations, status
+from relay.postgres.checkpoints import PostgresCheckpoints
 from relay.postgres.connecting import one_host, open_connection
 from relay.postgres.parked import PostgresParked
 from relay.postgres.pool import Pool
@@ -80,6 +81,7 @@ class PostgresOutbox:
         longest_delay: float = 30.0,
         lease_lifetime: float = 5.0,
         message_id_prefix: str = "",
+        retention: float = 900.0,
     ) -> None:
         """Connect to nothing yet.
 
@@ -91,6 +93,7 @@ class PostgresOutbox:
             longest_delay: s; no parked event waits longer for its next try.
             lease_lifetime: s; how long a leader that is silent keeps the lease.
             message_id_prefix: what every message id begins with.
+            retention: s; what was settled longer ago may be deleted.
         """
         self.schema = schema
         self.lease_lifetime = lease_lifetime
@@ -100,6 +103,7 @@ class PostgresOutbox:
         self._pages: dict[str, Any] = {"page_bytes": page_bytes, "prefix": message_id_prefix}
         self._dead_blocks = dead_blocks
         self._longest_delay = longest_delay
+        self._retention = retention
         self._candidate: Session | None = None
         self._listens = False
         self._foreign_holder = ""
@@ -221,9 +225,11 @@ class PostgresOutbox:
         await parked.promote_all(term)
         reader = Reader(await self._connect("reader", PLANS), self.schema, position, **self._pages)
         await lease.renew()
-        return PostgresStore(
-            lease, reader, parked, self.pool, schema=self.schema, dead_blocks=self._dead_blocks
+        checkpoints = PostgresCheckpoints(
+            self.pool, self.schema, lease.term, position, self._retention
         )
+        how: dict[str, Any] = {"schema": self.schema, "dead_blocks": self._dead_blocks}
+        return PostgresStore(lease, reader, parked, checkpoints, self.pool, **how)
 
     async def _take_in(self, lease: Lease, from_xid: str, *, all_rows: bool) -> bool:
         """Stamp rows of another cluster anew, before the term's first read; True if all were."""

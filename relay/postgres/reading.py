@@ -26,7 +26,7 @@ import heapq
 import json
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -106,7 +106,7 @@ class Reader:
         self._ids: deque[int] = deque()
         self._ids_are_all = False
         self._top: int | None = None
-        self._bare = False
+        self._bare, self._resumed = False, position.target is not None
 
     async def read(self, limit: int) -> Page:
         """Return the next page of at most ``limit`` events; empty if nothing is new.
@@ -120,9 +120,8 @@ class Reader:
         page = await self._read_window(limit)
         if page.events:
             return page
-        # The window's last page was exactly full, or a window had nothing in it.
-        newer = await self._read_recent(limit)
-        return newer if newer is not None and newer.events else page
+        newer = await self._read_recent(limit)  # the window ended with a full page, or was empty
+        return replace(page, full=newer is None) if newer is None or not newer.events else newer
 
     async def _read_recent(self, limit: int) -> Page | None:
         """Read all that is new, or begin a window and return None if that is too much."""
@@ -200,14 +199,16 @@ class Reader:
         if not events:
             return None
         ended = not self._ids and (self._ids_are_all or reached >= (self._top or 0))
+        full = not ended or self._resumed  # behind another process's window it may have read on
         if ended:
             self._end_window()
-        return Page(events, self.position, not ended, _xmin(target), reasons)
+        return Page(events, self.position, full, _xmin(target), reasons)
 
     def _end_window(self) -> None:
         assert self.position.target is not None
         self.position = Position(self.position.target)
-        self._ids, self._ids_are_all, self._top, self._bare = deque(), False, None, False
+        self._ids, self._ids_are_all, self._top = deque(), False, None
+        self._bare = self._resumed = False
 
     async def _look_ahead(self, last_id: int) -> None:
         """Learn the window's next FEW ids behind ``last_id``: of late transactions, then the rest.

@@ -30,6 +30,7 @@ from psycopg import sql
 
 from relay.errors import StoreBusy, StoreFull, StoreOutage, TermLost
 from relay.ports import Backlog, ParkedEvents, Report, Settlement, Wake
+from relay.postgres.checkpoints import PostgresCheckpoints
 from relay.postgres.housekeeping import Housekeeping
 from relay.postgres.parked import PostgresParked
 from relay.postgres.pool import Pool
@@ -232,6 +233,7 @@ class PostgresStore:
         lease: Lease,
         reader: Reader,
         parked: PostgresParked,
+        checkpoints: PostgresCheckpoints,
         pool: Pool,
         *,
         schema: str,
@@ -240,6 +242,7 @@ class PostgresStore:
         """Use ``PostgresOutbox.campaign``."""
         self.epoch: int = lease.term["epoch"]
         self.parked: ParkedEvents = parked
+        self.checkpoints = checkpoints
         self.granted, self.renew, self.read = lease.granted, lease.renew, reader.read
         self._parked = parked
         self._dead_blocks = dead_blocks
@@ -257,7 +260,7 @@ class PostgresStore:
 
     async def settle(self, done: Settlement) -> None:
         """Move the cursor and change the parked, in one transaction."""
-        place = _place(done.position)
+        place = _place(done.position) | self.checkpoints.written_with(done)
         if not (done.parked or done.unparked):
             if await self._lease.row(self._settle, place) is None:
                 raise self._lease.over()

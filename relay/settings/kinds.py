@@ -336,5 +336,6 @@ Listen = Annotated[Address | None, BeforeValidator(_address), Word("HOST:PORT|of
 LogFormat = Annotated[Literal["auto", "text", "json"], BeforeValidator(_lower)]
 
 OnDead = Annotated[Literal["skip", "block"], BeforeValidator(_lower)]
+Repair = Annotated[Literal["auto", "report", "off"], BeforeValidator(_lower)]
 
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]

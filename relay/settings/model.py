@@ -135,6 +135,11 @@ class Settings(BaseModel):
         default="skip",
         description="What a dead event does to its key: skip lets later ones pass, block does not.",
     )
+    repair: kinds.Repair = Field(
+        default="auto",
+        description="What a stream's loss of acknowledged messages leads to: auto publishes them"
+        " again, report only says so, off does not look.",
+    )
     circuit_breaker_lag: Annotated[kinds.Seconds, _time(0.1, 365 * 86_400.0)] = Field(
         default=5.0,
         description="Age of the oldest undelivered event above which the lag breaker opens.",

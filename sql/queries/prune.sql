@@ -10,7 +10,8 @@
 --
 -- Only what the newest mark past retention sees may go: a late committer can sit at a low id, not
 -- yet read, and a window under way is not behind the base before its end. And nothing to which a
--- parked event refers: an anti-join costs 0.4 us a row, a foreign key 15.
+-- parked event refers: an anti-join costs 0.4 us a row, a foreign key 15. What left the parked stays
+-- for the retention, too: its settlement was later than its place says.
 with mark as materialized (
   select s.base
     from :"schema".settled as s, :"schema".cursor as k
@@ -33,8 +34,17 @@ gone as (
              from chunk as c, mark as m
             where pg_visible_in_snapshot(c.xid, m.base)
               and not exists (select from :"schema".parked as p where p.id = c.id)
+              and not exists (
+                    select from :"schema".unparked as u
+                     where u.id = c.id
+                       and u.unparked_at > clock_timestamp() - %(retention)s::interval
+                  )
          ))
   returning 1
+),
+forgotten as (
+  delete from :"schema".unparked as u
+   where u.unparked_at <= clock_timestamp() - %(retention)s::interval
 )
 select (select count(*) from gone) as deleted,
        (select max(c.id) from chunk as c) as last_id,

@@ -37,5 +37,12 @@ select exists (
        s.wakes_bell,
        s.wakes_poll,
        s.lag_breaker,
-       s.bus_breaker
+       s.bus_breaker,
+       s.repair_stream,
+       s.repair_began_at,
+       s.repair_ended_at,
+       s.repair_events,
+       s.repair_remembered,
+       s.gone_from,
+       s.gone_to
   from :"schema".status as s

@@ -1,8 +1,17 @@
--- unpark: events that were parked are stored now.
+-- unpark: events that were parked are stored now; kept for as long as the stream may lose them.
 --
 -- takes    event_ids (text[] of uuids)
 -- returns  their keys
 -- locks    their rows
-delete from :"schema".parked as p
- where p.event_id = any (%(event_ids)s::text[]::uuid[])
-returning p.key
+--
+-- The time is that of the settlement's transaction, as that of its checkpoint is.
+with stored as (
+  delete from :"schema".parked as p
+   where p.event_id = any (%(event_ids)s::text[]::uuid[])
+  returning p.event_id, p.id, p.key, p.subject, p.created_at, p.retries
+),
+kept as (
+  insert into :"schema".unparked (event_id, id, key, subject, created_at, retries, unparked_at)
+  select s.event_id, s.id, s.key, s.subject, s.created_at, s.retries, now() from stored as s
+)
+select s.key from stored as s

@@ -14,6 +14,10 @@ needed (relation, privilege) as (
          ('report', 'select'), ('report', 'update'),
          ('stream', 'select'), ('stream', 'insert'), ('stream', 'update'), ('stream', 'delete'),
          ('parked', 'select'), ('parked', 'insert'), ('parked', 'update'), ('parked', 'delete'),
+         ('checkpoint', 'select'), ('checkpoint', 'insert'), ('checkpoint', 'update'),
+         ('checkpoint', 'delete'), ('repair', 'select'), ('repair', 'insert'),
+         ('repair', 'update'), ('repair', 'delete'),
+         ('unparked', 'select'), ('unparked', 'insert'), ('unparked', 'delete'),
          ('fence', 'select'), ('status', 'select')
 ),
 found as (

@@ -7,7 +7,8 @@
 --          and not dead, whoever it waits behind; parked (the dead among them), dead, held;
 --          held_lag_seconds: of the oldest event that an outage holds up; reported_at, delivered,
 --          refused, wakes_bell, wakes_poll, lag_breaker, bus_breaker: what the leader last said of
---          itself in this term
+--          itself in this term; repair_stream, repair_began_at, repair_ended_at (null while it is
+--          under way), repair_events, repair_remembered, gone_from, gone_to: of the last repair
 -- reads    at most 10,000 entries of each index that it asks, whatever the size
 -- locks    nothing
 --
@@ -128,8 +129,16 @@ select c.epoch,
        coalesce(r.wakes_bell, 0) as wakes_bell,
        coalesce(r.wakes_poll, 0) as wakes_poll,
        r.lag_breaker,
-       r.bus_breaker
+       r.bus_breaker,
+       t.stream as repair_stream,
+       t.began_at as repair_began_at,
+       t.ended_at as repair_ended_at,
+       t.repaired as repair_events,
+       t.remembered as repair_remembered,
+       t.gone_from,
+       t.gone_to
   from c
  cross join backlog as b
  cross join refused as p
-  left join :"schema".report as r on r.epoch = c.epoch;
+  left join :"schema".report as r on r.epoch = c.epoch
+  left join lateral (select * from :"schema".repair as p order by p.id desc limit 1) as t on true;

@@ -18,9 +18,8 @@ LOSS = (
     Bug(
         "a page is settled before its answers are there",
         DELIVER,
-        "        began, events = anyio.current_time(), page.events\n",
-        "        began, events = anyio.current_time(), page.events\n"
-        "        self._settler.add(Done(page.position))\n",
+        "        repair = self._reconciliation\n",
+        "        repair = self._reconciliation\n        self._settler.add(Done(page.position))\n",
         (MODEL,),
     ),
     Bug(
@@ -67,8 +66,8 @@ ORDER = (
     Bug(
         "a new event overtakes its key's parked one",
         DELIVER,
-        "        if self.parked.maybe and events:\n",
-        "        if self.parked.maybe and not events:\n",
+        "if self.parked.maybe and events else None\n",
+        "if self.parked.maybe and not events else None\n",
         (MODEL,),
     ),
     Bug(

@@ -5,6 +5,7 @@ import time
 import anyio
 
 from relay.core.outcome import Stored
+from relay.errors import BusOutage
 
 
 def all_stored(outcomes):
@@ -18,3 +19,16 @@ async def back_after(bus, page):
         assert time.monotonic() - began < 10
         await anyio.sleep(0.01)
     return time.monotonic() - began
+
+
+async def back_after_outage(bus, page):
+    """Publish until it is stored, over as many connections as it takes."""
+    began = time.monotonic()
+    while True:
+        try:
+            if all_stored(await bus.publish(page)):
+                return
+        except BusOutage:
+            pass
+        assert time.monotonic() - began < 20
+        await anyio.sleep(0.02)

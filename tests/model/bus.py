@@ -16,6 +16,7 @@ from relay.core.outcome import Fault, Held, Outcome, Refused, Stored, Unknown
 from relay.core.storage import StreamStorage
 from relay.errors import BusOutage
 from relay.memory import MemoryBus
+from relay.memory.checkpoints import MemoryReconciling
 from relay.ports import Permit
 from tests.model.faults import Faults, Wire
 from tests.model.ledger import Ledger
@@ -47,6 +48,7 @@ class FaultyBus:
     ) -> None:
         self.sole_hold = sole_hold
         self.duplicate_window: float | None = None
+        self.reconciling = MemoryReconciling("none", list)
         self._broker = broker
         self._process = process
         self._faults = faults

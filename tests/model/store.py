@@ -90,6 +90,7 @@ class FaultyStore:
     ) -> None:
         self.epoch = inner.epoch
         self.parked = self
+        self.checkpoints = inner.checkpoints
         self._inner = inner
         self._server = server
         self._process = process

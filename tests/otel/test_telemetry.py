@@ -42,6 +42,7 @@ class Bus:
     paths: ClassVar = {"ORDERS": "windowed"}
     sole_hold = "stream ORDERS"
     server = ("nats.example", 4222)
+    reconciling = None
     duplicate_window = 120.0
 
     def __init__(self, answers=None):
@@ -85,6 +86,7 @@ class Store:
     """A term that answers everything, or fails as it is told."""
 
     epoch = 7
+    checkpoints = None
 
     def __init__(self, events=()):
         self.parked = Parked()

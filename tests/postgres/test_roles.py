@@ -19,6 +19,9 @@ TABLES = (
     "report",
     "stream",
     "parked",
+    "checkpoint",
+    "repair",
+    "unparked",
     "decision",
     "migration",
     "fence",
@@ -47,6 +50,11 @@ TABLE_RIGHTS = {
     ("parked", "insert"): "relay",
     ("parked", "update"): "relay",
     ("parked", "delete"): "relay",
+    **{
+        (table, verb): "relay operator" if verb == "select" else "relay"
+        for table in ("checkpoint", "repair", "unparked")
+        for verb in ("select", "insert", "update", "delete")
+    },
     ("decision", "select"): "operator",
     ("fence", "select"): "relay operator",
     ("migration", "select"): "relay operator",

@@ -1,0 +1,114 @@
+"""Bugs of reconciling with the streams."""
+
+from tests.bugs.bug import Bug
+
+RULES = "tests/core/test_checkpoint.py"
+ENGINE = "tests/engine/test_reconcile.py"
+STREAMS = "tests/jetstream/test_jetstream_reconcile.py"
+STORE = "tests/postgres/test_checkpoints.py"
+
+CORE = "relay/core/checkpoint.py"
+RECONCILE = "relay/jetstream/reconcile.py"
+CHECKPOINTS = "relay/postgres/checkpoints.py"
+
+BUGS: tuple[Bug, ...] = (
+    Bug(
+        "a stream with a lower last sequence than its checkpoint is believed",
+        CORE,
+        "    if last_seq < tip.seq:\n",
+        "    if last_seq < 0:\n",
+        (RULES, STREAMS),
+    ),
+    Bug(
+        "another message at the checkpoint's sequence is believed to be ours",
+        CORE,
+        "    if tip.sure or not found.event_id:\n",
+        "    if tip.sure and not found.message_id:\n",
+        (RULES,),
+    ),
+    Bug(
+        "a message that a person deleted is taken for a loss",
+        CORE,
+        "    if not tip.message_id or found is None:\n        return Verdict.NO_EVIDENCE\n",
+        "    if found is None:\n        return Verdict.BEHIND\n    if not tip.message_id:\n"
+        "        return Verdict.NO_EVIDENCE\n",
+        (RULES,),
+    ),
+    Bug(
+        "nobody reads what stands behind the checkpoint",
+        RECONCILE,
+        "        if last_seq <= after:\n            return\n",
+        "        if last_seq >= after:\n            return\n",
+        (STREAMS,),
+    ),
+    Bug(
+        "a tip forgets where the tail began before all of it was passed over",
+        RECONCILE,
+        "stream.take_tip(keep_after=stream in self._tails)",
+        "stream.take_tip(keep_after=False)",
+        (STREAMS,),
+    ),
+    Bug(
+        "a repair publishes again what other streams hold",
+        RECONCILE,
+        "        before = event.id in self._delivered and route.name not in self._repairing\n",
+        "        before = event.id in self._delivered and not route.name\n",
+        (STREAMS,),
+    ),
+    Bug(
+        "nobody looks at a sequence that did not rise",
+        "relay/jetstream/bus.py",
+        "        if self._streams.doubts:\n",
+        "        if self._streams.doubts and not outcomes:\n",
+        (STREAMS,),
+    ),
+    Bug(
+        "a stream that the relay made again is a new one",
+        RECONCILE,
+        "        if verdict is Verdict.REMADE and info.made_by_relay:\n",
+        "        if verdict is Verdict.REMADE and not info.name:\n",
+        (STREAMS,),
+    ),
+    Bug(
+        "what the stream contradicts stays a checkpoint",
+        CHECKPOINTS,
+        "        if each.number > last.number or _order(each.position) > _order(position)\n",
+        "        if each.number > last.number and not last.tip.stream\n",
+        (STORE,),
+    ),
+    Bug(
+        "a repair goes back to the latest of two places",
+        CHECKPOINTS,
+        "    back = min(held.values(), key=lambda each: _order(each.position))\n",
+        "    back = max(held.values(), key=lambda each: _order(each.position))\n",
+        (STORE,),
+    ),
+    Bug(
+        "what left the parked is not lost with its stream",
+        "sql/queries/rewind.sql",
+        "     and exists (select from back)\n   order by u.event_id, u.unparked_at desc\n",
+        "     and not exists (select from back)\n   order by u.event_id, u.unparked_at desc\n",
+        (STORE,),
+    ),
+    Bug(
+        "another term's checkpoints are thrown away",
+        "sql/queries/rewind.sql",
+        "     and k.number = f.number\n     and exists (select from back)\n",
+        "     and k.number = f.number\n",
+        (STORE,),
+    ),
+    Bug(
+        "the cursor stays where it is though the stream has lost messages",
+        "relay/engine/reconcile.py",
+        "            setbacks = await self._checkpoints.rewind(held)\n",
+        "            setbacks = await self._checkpoints.rewind(held) if not held else ()\n",
+        (ENGINE,),
+    ),
+    Bug(
+        "a repair is over with its first page",
+        "relay/engine/reconcile.py",
+        "        over = not page.full\n",
+        "        over = bool(page.events)\n",
+        (ENGINE,),
+    ),
+)

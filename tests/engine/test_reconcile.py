@@ -1,0 +1,164 @@
+"""Going back to what the stream still holds, over the models, in virtual time."""
+
+import anyio
+import pytest
+
+from relay.core.checkpoint import Checkpoint
+from relay.engine.lead import Engine, Policy
+from relay.facts import Repaired, RepairEnded, StreamLost, TermBegan
+from tests.engine.world import World, running, until
+
+pytestmark = pytest.mark.anyio
+
+
+def emit(world: World, count: int, key: str | None = "k") -> None:
+    for _ in range(count):
+        world.outbox.emit("a", b"%d" % len(world.outbox.events), key=key)
+
+
+async def lose(world: World, count: int) -> None:
+    """Take the broker away for a moment; it comes back without its newest messages."""
+    world.bus.away = True
+    await anyio.sleep(2)
+    world.bus.lose(count)
+    world.bus.away = False
+
+
+async def test_what_a_stream_lost_is_published_again_before_anything_new(world: World) -> None:
+    # R-LOSS, R-ORDER
+    async def work() -> None:
+        emit(world, 10)
+        await until(lambda: world.outbox.settled == 10)
+        await lose(world, 4)
+        emit(world, 3)
+        await until(lambda: len(world.stored()) == 13)
+
+    await running(world, work)
+    assert world.stored() == [b"%d" % number for number in range(13)]
+    (lost,) = world.told(StreamLost)
+    assert lost.repairing
+    assert sum(fact.events for fact in world.told(Repaired)) >= 4
+    assert len(world.told(RepairEnded)) == 1
+
+
+async def test_what_the_stream_still_holds_is_not_published_again(world: World) -> None:
+    # R-ONCE, though the stream remembers no message id at all
+    world.bus.window = 0
+
+    async def work() -> None:
+        for _ in range(5):
+            emit(world, 2)
+            await until(lambda: world.outbox.settled == len(world.outbox.events))
+        await lose(world, 3)
+        await until(lambda: len(world.stored()) == 10)
+        await anyio.sleep(60)
+
+    await running(world, work)
+    assert world.stored() == [b"%d" % number for number in range(10)]
+
+
+async def test_what_was_stored_and_never_settled_is_not_published_again(world: World) -> None:
+    # R-ONCE: the relay before died between the acknowledgement and its settlement
+    world.bus.window = 0
+
+    async def first() -> None:
+        emit(world, 5)
+        await until(lambda: world.outbox.settled == 5)
+
+    await running(world, first)
+    emit(world, 4)
+    for event in world.outbox.events[5:]:
+        world.bus.store(event)
+    successor = World(world.outbox, world.bus, "two")
+    await running(successor, lambda: until(lambda: world.outbox.settled == 9))
+    assert world.stored() == [b"%d" % number for number in range(9)]
+
+
+async def test_a_relay_that_dies_in_the_middle_of_a_repair_is_followed_by_one_that_ends_it(
+    world: World,
+) -> None:
+    # R-LOSS
+    world.engine = Engine(
+        world.outbox, world.bus, world.outbox.bell, holder="one",
+        policy=Policy(poll_interval=60.0, batch_size=2, max_batch_size=2),
+        record=world.facts.append,
+    )  # fmt: skip
+
+    async def work() -> None:
+        emit(world, 40)
+        await until(lambda: world.outbox.settled == 40)
+        await lose(world, 30)
+        with anyio.CancelScope() as life:
+            async with anyio.create_task_group() as tasks:
+
+                async def die() -> None:
+                    await until(lambda: len(world.stored()) >= 15)
+                    life.cancel()
+
+                tasks.start_soon(die)
+                await anyio.sleep_forever()
+
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(world.engine.run)
+            await work()
+            scope.cancel()
+    successor = World(world.outbox, world.bus, "two")
+    await running(successor, lambda: until(lambda: len(world.stored()) == 40))
+    assert world.stored() == [b"%d" % number for number in range(40)]
+
+
+async def test_an_outage_in_the_middle_of_a_repair_is_waited_out(world: World) -> None:
+    # R-LOSS
+    held = world.bus.reconciling.held
+
+    async def look(stream: str, ring: list[Checkpoint]) -> Checkpoint:
+        world.bus.reconciling.held = held  # type: ignore[method-assign]
+        await lose(world, 2)
+        return await held(stream, ring)
+
+    world.bus.reconciling.held = look  # type: ignore[method-assign, assignment]
+
+    async def work() -> None:
+        emit(world, 10)
+        await until(lambda: world.outbox.settled == 10)
+        await lose(world, 2)
+        await until(lambda: len(world.stored()) == 10)
+
+    await running(world, work)
+    assert world.stored() == [b"%d" % number for number in range(10)]
+
+
+async def test_report_says_what_was_lost_once_and_goes_on(world: World) -> None:
+    world.engine = Engine(
+        world.outbox, world.bus, world.outbox.bell, holder="one",
+        policy=Policy(poll_interval=60.0, repair="report"), record=world.facts.append,
+    )  # fmt: skip
+
+    async def work() -> None:
+        emit(world, 10)
+        await until(lambda: world.outbox.settled == 10)
+        await lose(world, 4)
+        emit(world, 1)
+        await until(lambda: len(world.stored()) == 7)
+        world.bus.away = True
+        await anyio.sleep(2)
+        world.bus.away = False
+        emit(world, 1)
+        await until(lambda: len(world.stored()) == 8)
+
+    await running(world, work)
+    (lost,) = world.told(StreamLost)
+    assert not lost.repairing
+
+
+async def test_a_term_begins_without_going_back_when_nothing_happened(world: World) -> None:
+    async def work() -> None:
+        emit(world, 3)
+        await until(lambda: world.outbox.settled == 3)
+
+    await running(world, work)
+    await running(World(world.outbox, world.bus, "two"), lambda: anyio.sleep(5))
+    assert world.told(StreamLost) == []
+    assert len(world.told(TermBegan)) == 1
+    assert len(world.stored()) == 3

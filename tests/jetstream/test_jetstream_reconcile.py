@@ -1,0 +1,275 @@
+"""Streams that are not what they were, on a real server: what the bus says. R-LOSS, R-ONCE."""
+
+import shutil
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from relay.core.checkpoint import Checkpoint
+from relay.core.outcome import Stored
+from relay.errors import StreamBehind
+from tests.jetstream.helpers import all_stored, back_after_outage
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def kit(look, open_bus, make_event):
+    return SimpleNamespace(look=look, bus=open_bus, event=make_event)
+
+
+@pytest.fixture
+def older_store(own_nats, tmp_path):
+    """Keep a copy of the store as it is now; put it back at the end of a block."""
+
+    @contextmanager
+    def keep():
+        own_nats.stop()
+        shutil.copytree(own_nats.store, tmp_path / "older")
+        own_nats.start()
+        yield
+        own_nats.stop()
+        shutil.rmtree(own_nats.store)
+        shutil.copytree(tmp_path / "older", own_nats.store)
+        own_nats.start()
+
+    return keep
+
+
+def taken(bus, *, caught_up=True):
+    """Take the tips as the engine does behind a page."""
+    return list(bus.reconciling.tips(caught_up=caught_up))
+
+
+async def delivered(bus, page):
+    assert all_stored(await bus.publish(page))
+    return taken(bus)
+
+
+async def resumed(bus, tips, repairing=()):
+    """Begin another term with these tips."""
+    await bus.close()
+    bus.reconciling.resume(tips, repairing)
+    await bus.connect()
+
+
+async def test_an_older_store_is_behind_and_names_what_it_holds(
+    own_nats, kit, name, batched, older_store
+):
+    async with kit.look(own_nats.url) as seen:
+        await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
+    pages = [[kit.event(f"{name}.x", key=f"k{n % 2}") for n in range(5)] for _ in range(4)]
+    async with kit.bus(own_nats.url, stream=name) as bus:
+        await bus.connect()
+        ring = [Checkpoint(*taken(bus), number=1)]
+        ring.insert(0, Checkpoint(*(await delivered(bus, pages[0])), number=2))
+        with older_store():
+            for number, page in enumerate(pages[1:3], 3):
+                with_tip = await bus_delivers(bus, page)
+                ring.insert(0, Checkpoint(*with_tip, number=number))
+        with pytest.raises(StreamBehind) as caught:
+            await bus_delivers(bus, pages[3])
+        assert caught.value.streams == [name]
+        with pytest.raises(StreamBehind):
+            await bus.publish(pages[3])  # again and again, until somebody does something about it
+        held = await bus.reconciling.held(name, ring)
+        assert held.number == 2
+        # the next term: the engine has gone back, and publishes again
+        await resumed(bus, [held.tip], [name])
+        bus.reconciling.pass_over([event.id for page in pages[1:3] for event in page])
+        for page in pages[1:]:
+            assert all_stored(await bus.publish(page))
+        assert bus.reconciling.repaired() == (10, 0)
+    async with kit.look(own_nats.url) as seen:
+        ids = [message_id for _, message_id, _, _ in await seen.messages(name)]
+    assert sorted(ids) == sorted(event.message_id for page in pages for event in page)
+
+
+async def bus_delivers(bus, page):
+    """Publish as often as the connection is lost, as the engine does."""
+    await back_after_outage(bus, page)
+    return taken(bus)
+
+
+async def test_others_may_have_filled_the_place_of_what_is_gone(
+    own_nats, kit, name, batched, older_store
+):
+    async with kit.look(own_nats.url) as seen:
+        await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
+    async with kit.bus(own_nats.url, stream=name) as bus:
+        first = await delivered(bus, [kit.event(f"{name}.x") for _ in range(3)])
+        with older_store():
+            await bus_delivers(bus, [kit.event(f"{name}.x") for _ in range(3)])
+        async with kit.look(own_nats.url) as seen:
+            for _ in range(9):
+                await seen.client.request(f"{name}.other", b"another publisher's")
+        with pytest.raises(StreamBehind):
+            await bus_delivers(bus, [kit.event(f"{name}.x")])
+        held = await bus.reconciling.held(name, [Checkpoint(*first, number=1)])
+        assert held.number == 1
+
+
+async def test_what_stands_behind_the_checkpoint_is_not_sent_again(nats_server, kit, name, batched):
+    # the relay before died between the answers and its settlement, longer ago than the window
+    async with kit.look(nats_server.url) as seen:
+        await seen.make_stream(
+            name, [f"{name}.>"], allow_batched=batched, duplicate_window=100_000_000
+        )
+        settled, unsettled, new = (
+            [kit.event(f"{name}.x", key=f"k{n % 3}") for n in range(40)] for _ in range(3)
+        )
+        async with kit.bus(nats_server.url, stream=name) as bus:
+            tips = await delivered(bus, settled)
+            assert all_stored(await bus.publish(unsettled[:25]))
+        for _ in range(5):
+            await seen.client.request(f"{name}.other", b"another publisher's")
+        async with kit.bus(nats_server.url, stream=name) as bus:
+            bus.reconciling.resume(tips, ())
+            await bus.connect()
+            for page in (unsettled[:10], unsettled[10:] + new):
+                assert all_stored(await bus.publish(page))
+                (tip,) = taken(bus, caught_up=False)
+                assert tip.after == tips[0].seq  # a relay that dies here reads the tail again
+            (tip,) = taken(bus)
+            assert tip.after == tip.seq
+        ids = [ids[0] for _, *ids, _, _ in await seen.messages(name) if ids]
+    assert len(ids) == len(set(ids)) == 120
+
+
+@pytest.mark.parametrize("retention", ["workqueue", "interest"])
+async def test_a_work_queue_shows_what_nobody_has_consumed_yet(nats_server, kit, name, retention):
+    async with kit.look(nats_server.url) as seen:
+        await seen.make_stream(
+            name, [f"{name}.>"], retention=retention, duplicate_window=100_000_000
+        )
+        config = {"durable_name": "c", "ack_policy": "explicit"}
+        await seen.ask(f"CONSUMER.DURABLE.CREATE.{name}.c", {"stream_name": name, "config": config})
+        async with kit.bus(nats_server.url, stream=name) as bus:
+            tips = await delivered(bus, [kit.event(f"{name}.x")])
+            unsettled = [kit.event(f"{name}.x") for _ in range(10)]
+            assert all_stored(await bus.publish(unsettled))
+        async with kit.bus(nats_server.url, stream=name) as bus:
+            bus.reconciling.resume(tips, ())
+            assert all_stored(await bus.publish(unsettled))
+        assert await seen.count(name) == 11
+
+
+async def test_a_stream_that_was_made_anew_is_begun_with_anew(nats_server, kit, name, caplog):
+    async with kit.look(nats_server.url) as seen, kit.bus(nats_server.url, stream=name) as bus:
+        await seen.make_stream(name, [f"{name}.>"])
+        tips = await delivered(bus, [kit.event(f"{name}.x") for _ in range(5)])
+        await seen.ask(f"STREAM.DELETE.{name}")
+        await seen.make_stream(name, [f"{name}.>"])
+        await resumed(bus, tips)
+        assert "the stream was made anew" in caplog.text
+        (tip,) = taken(bus)
+        assert tip.created != tips[0].created
+        assert await delivered(bus, [kit.event(f"{name}.x")])
+        assert await seen.count(name) == 1
+
+
+async def test_a_stream_that_the_relay_made_because_it_was_missing_has_lost_everything(
+    nats_server, kit, name
+):
+    how = {"stream": name, "stream_subjects": (f"{name}.>",), "stream_create": True}
+    async with kit.look(nats_server.url) as seen, kit.bus(nats_server.url, **how) as bus:
+        tips = await delivered(bus, [kit.event(f"{name}.x") for _ in range(5)])
+        await seen.ask(f"STREAM.DELETE.{name}")
+        with pytest.raises(StreamBehind):
+            await resumed(bus, tips)
+        held = await bus.reconciling.held(name, [Checkpoint(*tips, number=1)])
+        assert (held.tip.seq, held.position) == (0, None)
+        await resumed(bus, [held.tip], [name])  # and that is enough
+        assert await delivered(bus, [kit.event(f"{name}.x")])
+
+
+async def test_a_stream_made_anew_below_a_lasting_connection_is_noticed(
+    nats_server, kit, name, batched, caplog
+):
+    async with kit.look(nats_server.url) as seen, kit.bus(nats_server.url, stream=name) as bus:
+        await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
+        await delivered(bus, [kit.event(f"{name}.x") for _ in range(5)])
+        await seen.ask(f"STREAM.DELETE.{name}")
+        await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
+        await delivered(bus, [kit.event(f"{name}.x") for _ in range(2)])
+        assert "the stream was made anew" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["purged", "deleted", "limited"])
+async def test_what_a_person_or_a_limit_deleted_is_no_evidence(nats_server, kit, name, how):
+    async with kit.look(nats_server.url) as seen, kit.bus(nats_server.url, stream=name) as bus:
+        await seen.make_stream(name, [f"{name}.>"], max_msgs=1000)
+        tips = await delivered(bus, [kit.event(f"{name}.x") for _ in range(5)])
+        if how == "purged":
+            await seen.ask(f"STREAM.PURGE.{name}")
+        elif how == "deleted":
+            for seq in (4, 5):
+                await seen.ask(f"STREAM.MSG.DELETE.{name}", {"seq": seq})
+        else:
+            await seen.change_stream(name, max_msgs=2)
+            for _ in range(4):
+                await seen.client.request(f"{name}.other", b"another publisher's")
+        await resumed(bus, tips)
+        assert await delivered(bus, [kit.event(f"{name}.x")])
+
+
+async def test_when_nothing_happened_a_stream_costs_one_request(nats_server, kit, name):
+    asked = []
+    async with kit.look(nats_server.url) as seen, kit.bus(nats_server.url, stream=name) as bus:
+        await seen.make_stream(name, [f"{name}.>"])
+        tips = await delivered(bus, [kit.event(f"{name}.x") for _ in range(5)])
+
+        async def note(message):
+            asked.append(message.subject)
+
+        await seen.client.subscribe("$JS.API.>", cb=note)
+        await seen.client.flush()
+        await resumed(bus, tips)
+        assert taken(bus) == []
+        await seen.client.flush()
+    assert [each for each in asked if ".MSG.GET." in each] == [f"$JS.API.STREAM.MSG.GET.{name}"]
+    assert [each for each in asked if "CONSUMER" in each] == []
+
+
+async def test_the_end_of_a_batch_on_a_shared_stream_is_no_certainty(nats_server, kit, name):
+    async with kit.look(nats_server.url) as seen, kit.bus(nats_server.url, stream=name) as bus:
+        await seen.make_stream(name, [f"{name}.>"])
+        (tip,) = await delivered(bus, [kit.event(f"{name}.x") for _ in range(5)])
+        assert tip.sure
+        await seen.client.request(f"{name}.other", b"another publisher's")
+        page = [kit.event(f"{name}.x") for _ in range(5)]
+        (tip,) = await delivered(bus, page)
+        assert not tip.sure
+        assert (tip.seq, tip.message_id) == (11, page[-1].message_id)
+
+
+async def test_a_repair_that_the_stream_remembers_is_counted_apart(nats_server, kit, name, batched):
+    async with kit.look(nats_server.url) as seen, kit.bus(nats_server.url, stream=name) as bus:
+        await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
+        page = [kit.event(f"{name}.x") for _ in range(3)]
+        tips = await delivered(bus, page)
+        await seen.ask(f"STREAM.PURGE.{name}")
+        await resumed(bus, tips, [name])
+        bus.reconciling.pass_over([event.id for event in page])
+        outcomes = await bus.publish([*page, kit.event(f"{name}.x")])
+        assert all(isinstance(each, Stored) for each in outcomes)
+        assert bus.reconciling.repaired() == (0, 3)
+
+
+async def test_what_went_to_a_stream_that_holds_everything_is_not_sent_again(
+    two_streams, events, name
+):
+    async with two_streams() as (seen, bus):
+        page = [*events("A", 3), *events("B", 3)]
+        tips = await delivered(bus, page)
+        assert {tip.stream for tip in tips} == {f"{name}A", f"{name}B"}
+        for each in "AB":
+            await seen.ask(f"STREAM.PURGE.{name}{each}")
+        await resumed(bus, tips, [f"{name}A"])
+        again = [event._replace(message_id=f"{event.message_id}-again") for event in page]
+        bus.reconciling.pass_over([event.id for event in page])
+        assert all_stored(await bus.publish(again))
+        assert bus.reconciling.repaired() == (3, 0)
+        assert await seen.count(f"{name}A") == 3
+        assert await seen.count(f"{name}B") == 0

@@ -1,0 +1,248 @@
+"""The ring of checkpoints, and going back to one of them. R-LOSS, R-ONCE."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from relay.core.checkpoint import Checkpoint, Tip
+from relay.core.disposition import Parking
+from relay.errors import TermLost
+from relay.ports import Page, Settlement
+from relay.postgres.outbox import PostgresOutbox
+from relay.postgres.reading import Position
+from relay.postgres.store import PostgresStore
+
+pytestmark = pytest.mark.anyio
+
+TIP = Tip("S", "monday", 1, "relay-1", sure=True, after=1)
+INSERT = "insert into relay.outbox (subject, key, payload) values ('a.b', 'k', '{}')"
+
+
+class Shop:
+    """An outbox, its producer, and one leader at a time."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.outbox = PostgresOutbox(dsn, "relay", page_bytes=1 << 20)
+        self.terms: list[PostgresStore] = []
+
+    async def lead(self) -> PostgresStore:
+        while (store := await self.outbox.campaign("tester")) is None:
+            pass
+        self.terms.append(store)
+        return store
+
+    async def emit(self, count: int = 1) -> None:
+        async with await psycopg.AsyncConnection.connect(self.dsn) as producer:
+            for _ in range(count):
+                await producer.execute(INSERT)
+
+    async def ask(self, query: str) -> list[tuple[object, ...]]:
+        async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as look:
+            return await (await look.execute(query.encode())).fetchall()
+
+    async def deliver(self, store: PostgresStore, seq: int, count: int = 1) -> Page:
+        """Write, read and settle a page, whose last message is at ``seq``."""
+        store.checkpoints._next_at = 0.0  # a checkpoint of its own, however soon
+        await self.emit(count)
+        page = await store.read(100)
+        tip = replace(TIP, seq=seq, message_id=f"relay-{seq}", after=seq)
+        await store.settle(Settlement(page.position, tips=[tip], top_id=page.events[-1].id))
+        return page
+
+
+@pytest.fixture
+async def shop(outbox_dsn: str) -> AsyncIterator[Shop]:
+    shop = Shop(outbox_dsn)
+    yield shop
+    for term in shop.terms:
+        await term.close()
+    await shop.outbox.close()
+
+
+async def go_back(store: PostgresStore, to: int | None) -> None:
+    """Go back to the checkpoint at sequence ``to``."""
+    (ring,) = (await store.checkpoints.ring(["S"])).values()
+    nothing = Checkpoint(Tip("S", "monday", 0))
+    held = next((each for each in ring if each.tip.seq == to), nothing)
+    await store.checkpoints.rewind({"S": held})
+
+
+async def ids(store: PostgresStore) -> list[int]:
+    return [event.id for event in (await store.read(100)).events]
+
+
+async def test_the_newest_tip_of_each_stream_outlives_the_term(shop: Shop) -> None:
+    store = await shop.lead()
+    assert await store.checkpoints.newest() == []
+    await shop.deliver(store, 3)
+    other = Tip("T", "tuesday", 9)
+    await store.settle(Settlement(None, tips=[other]))
+    await shop.deliver(store, 5)
+    await store.close()
+    found = await (await shop.lead()).checkpoints.newest()
+    assert sorted(found, key=lambda tip: tip.stream) == [
+        replace(TIP, seq=5, message_id="relay-5", after=5),
+        other,
+    ]
+
+
+async def test_going_back_makes_new_what_was_delivered_since_and_ends_the_term(shop: Shop) -> None:
+    store = await shop.lead()
+    for seq in (1, 2, 3, 4):
+        await shop.deliver(store, seq)
+    await go_back(store, 2)
+    with pytest.raises(TermLost):
+        await store.settle(Settlement(None))
+    await store.close()
+    store = await shop.lead()
+    (tip,) = await store.checkpoints.newest()
+    assert tip.seq == 2
+    assert store.checkpoints.repairing == ("S",)
+    await shop.emit()
+    page = await store.read(100)
+    assert [event.id for event in page.events] == [3, 4, 5]
+    assert await store.checkpoints.delivered([3, 4, 5]) == {3: False, 4: False}
+
+
+async def test_going_back_ends_only_with_its_last_page(shop: Shop) -> None:
+    store = await shop.lead()
+    await shop.deliver(store, 1)
+    await shop.deliver(store, 9, count=4)
+    await go_back(store, 1)
+    await store.close()
+    store = await shop.lead()
+    await store.checkpoints.newest()
+    page = await store.read(2)
+    await store.settle(Settlement(page.position, tips=[replace(TIP, seq=3)]))
+    await store.checkpoints.repaired(2, 0, over=False)
+    await store.close()  # it dies
+    store = await shop.lead()
+    await store.checkpoints.newest()
+    assert store.checkpoints.repairing == ("S",)
+    assert len(await store.checkpoints.delivered(await ids(store))) == 2
+    await store.checkpoints.repaired(2, 0, over=True)
+    row = await shop.ask("select repaired, ended_at is not null from relay.repair")
+    assert row == [(4, True)]
+
+
+async def test_a_repair_that_nobody_ended_is_over_once_the_cursor_has_passed_it(shop: Shop) -> None:
+    store = await shop.lead()
+    await shop.deliver(store, 1)
+    await shop.deliver(store, 2)
+    await go_back(store, 1)
+    await store.close()
+    store = await shop.lead()
+    page = await store.read(100)
+    await store.settle(Settlement(page.position, tips=[replace(TIP, seq=2)]))
+    await store.close()
+    store = await shop.lead()
+    await store.checkpoints.newest()
+    assert store.checkpoints.repairing == ()
+    assert await shop.ask("select count(*) from relay.repair where ended_at is null") == [(0,)]
+
+
+async def test_a_late_committer_with_a_low_id_comes_again_as_well(shop: Shop) -> None:
+    # its id is below that of the checkpoint, its delivery was later
+    store = await shop.lead()
+    async with await psycopg.AsyncConnection.connect(shop.dsn) as late:
+        await late.execute(INSERT)
+        await shop.deliver(store, 1)
+        await late.commit()
+    page = await store.read(100)
+    assert [event.id for event in page.events] == [1]
+    store.checkpoints._next_at = 0.0
+    await store.settle(Settlement(page.position, tips=[replace(TIP, seq=2)], top_id=1))
+    await go_back(store, 1)
+    await store.close()
+    assert await ids(await shop.lead()) == [1]
+
+
+async def test_a_stream_that_holds_no_checkpoint_gets_all_that_is_retained(shop: Shop) -> None:
+    store = await shop.lead()
+    await shop.deliver(store, 1, count=3)
+    await go_back(store, None)
+    await store.close()
+    store = await shop.lead()
+    (tip,) = await store.checkpoints.newest()
+    assert (tip.seq, tip.after, tip.created) == (0, 0, "monday")  # all of it is looked at
+    assert await ids(store) == [1, 2, 3]
+
+
+async def test_two_streams_that_are_behind_go_back_to_the_earlier_place(shop: Shop) -> None:
+    store = await shop.lead()
+    await shop.deliver(store, 1)
+    early = Checkpoint(replace(TIP, stream="T", seq=1))
+    store.checkpoints._next_at = 0.0
+    await store.settle(Settlement(None, tips=[early.tip]))
+    for seq in (2, 3):
+        await shop.deliver(store, seq)
+    ring = await store.checkpoints.ring(["S", "T"])
+    setbacks = await store.checkpoints.rewind({"S": ring["S"][0], "T": ring["T"][-1]})
+    assert {each.stream: each.seq for each in setbacks} == {"S": 3, "T": 1}
+    await store.close()
+    store = await shop.lead()
+    assert {tip.stream: tip.seq for tip in await store.checkpoints.newest()} == {"S": 1, "T": 1}
+    assert await ids(store) == [2, 3]
+
+
+async def test_what_left_the_parked_is_parked_again_and_due(shop: Shop) -> None:
+    store = await shop.lead()
+    await shop.deliver(store, 1)
+    await shop.emit()
+    page = await store.read(100)
+    (event,) = page.events
+    refused = Parking(event.id, event.event_id, 1, 0.0, error="too large")
+    await store.settle(Settlement(page.position, [refused]))
+    store.checkpoints._next_at = 0.0
+    tip = replace(TIP, seq=2)
+    await store.settle(Settlement(None, unparked=[event.event_id], tips=[tip]))
+    await store.tend(60.0)
+    await go_back(store, 1)
+    await store.close()
+    store = await shop.lead()
+    await store.checkpoints.newest()
+    (due,) = await store.parked.due(10)
+    assert due.event.event_id == event.event_id
+    assert (await store.checkpoints.delivered([event.id])).get(event.id, True) is True
+
+
+async def test_rows_past_their_retention_are_named(shop: Shop) -> None:
+    shop.outbox._retention = 0.0
+    store = await shop.lead()
+    await shop.deliver(store, 1)
+    await shop.deliver(store, 5, count=4)
+    await shop.ask("delete from relay.outbox where id <= 3 returning id")
+    (ring,) = (await store.checkpoints.ring(["S"])).values()
+    (setback,) = await store.checkpoints.rewind({"S": ring[-1]})
+    assert (setback.after_id, setback.up_to_id) == (1, 5)
+    assert (setback.gone_from, setback.gone_to) == (2, 3)
+
+
+async def test_of_checkpoints_of_another_cluster_stays_the_one_before_its_rows(shop: Shop) -> None:
+    store = await shop.lead()
+    for seq in (1, 2, 3, 4):
+        await shop.deliver(store, seq)
+    await shop.ask("delete from relay.outbox where id <= 2 returning id")
+    await store.close()
+    await shop.ask("update relay.cursor set system_identifier = 1 returning id")
+    store = await shop.lead()
+    (tip,) = await store.checkpoints.newest()
+    assert tip.seq == 2  # the rows 3 and 4 can only stand behind it
+    assert await ids(store) == [3, 4]
+    ring = (await store.checkpoints.ring(["S"]))["S"]
+    assert [each.position for each in ring] == [Position()]
+
+
+async def test_a_term_that_is_over_goes_nowhere(shop: Shop) -> None:
+    # R-TERM
+    store = await shop.lead()
+    await shop.deliver(store, 1)
+    await shop.ask("update relay.cursor set epoch = epoch + 1 returning id")
+    ring = await store.checkpoints.ring(["S"])
+    held = replace(ring["S"][0], number=0)
+    assert await store.checkpoints.rewind({"S": held}) == []
+    assert len((await store.checkpoints.ring(["S"]))["S"]) == 1
+    assert await shop.ask("select count(*) from relay.repair") == [(0,)]
