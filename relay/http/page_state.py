@@ -133,7 +133,9 @@ class PageState:
     def _summary(self, figures: Mapping[str, Any], look_up: LookUp | None) -> Summary:
         dead, parked = figures["dead"] or 0, figures["parked"] or 0
         report = self._leader_report(look_up)
-        return summarize(self._health, dead=dead, parked=parked, report=report)
+        metrics = self._relay.metrics()
+        counts = {name: metrics[name] for name in ("repaired", "lost")}
+        return summarize(self._health, dead=dead, parked=parked, report=report, **counts)
 
     def _leader_report(self, look_up: LookUp | None) -> LeaderReport:
         row = look_up.outbox if look_up else {}

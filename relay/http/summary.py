@@ -44,15 +44,27 @@ class Summary(NamedTuple):
 
 
 def summarize(
-    health: Health, *, dead: int, parked: int = 0, report: LeaderReport | None = None
+    health: Health,
+    *,
+    dead: int,
+    parked: int = 0,
+    report: LeaderReport | None = None,
+    repaired: int = 0,
+    lost: int = 0,
 ) -> Summary:
     """Sum up this relay's health, the parked events, and what a standby knows of the leader.
 
-    ``dead`` is a part of ``parked``.
+    ``dead`` is a part of ``parked``; ``repaired`` and ``lost`` are of streams that lost messages,
+    since this relay started.
     """
     report = report or LeaderReport()
     level, headline = _headline(health, report, dead)
-    sentences = (*_of_relay(health), *_of_leader(report), *_of_events(dead, parked - dead))
+    sentences = (
+        *_of_relay(health),
+        *_of_leader(report),
+        *_of_events(dead, parked - dead),
+        *_of_repairs(repaired, lost),
+    )
     return Summary(level, headline, sentences)
 
 
@@ -90,6 +102,8 @@ def _of_standby(report: LeaderReport) -> tuple[Level, str]:
 def _of_delivery(health: Health, dead: int) -> tuple[Level, str]:
     if health.state.holds:
         return Level.DEGRADED, "Degraded: a stream takes nothing"
+    if health.state.repairs:
+        return Level.DEGRADED, "Degraded: a stream lost messages"
     if health.lag_is_high:
         return Level.DEGRADED, "Degraded: events are late"
     if dead:
@@ -120,6 +134,9 @@ def _of_relay(health: Health) -> Iterator[str]:
         yield _OF_ROLE[health.state.role]
     for by, hold in health.state.holds.items():
         yield f"{by[:1].upper()}{by[1:]} takes nothing for {health.time_of(hold)}: {hold.reason}"
+    for stream, repair in health.state.repairs.items():
+        since = health.time_of(repair)
+        yield f"Stream {stream} had lost messages, which are published again, for {since} now."
     if health.lag_is_high:
         yield f"The oldest undelivered event waits for {health.state.backlog.lag:.1f} s."
     if health.state.housekeeping:
@@ -141,3 +158,11 @@ def _of_events(dead: int, alive: int) -> Iterator[str]:
     if alive > 0:
         parked = "1 parked event is" if alive == 1 else f"{alive:,} parked events are"
         yield f"{parked} tried again without a person."
+
+
+def _of_repairs(repaired: int, lost: int) -> Iterator[str]:
+    if repaired:
+        events = "1 event was" if repaired == 1 else f"{repaired:,} events were"
+        yield f"{events} published again: a stream had lost them."
+    if lost:
+        yield f"Up to {lost:,} events that a stream lost are no longer in the outbox: see the log."

@@ -256,6 +256,36 @@ HISTORIES = [
         faults={f"relay_hold{{{A}}}": level((0, 0), (11, 1), (30, 0))},
     ),
     History(
+        "a stream lost what it had acknowledged",
+        quiet=(10, 40),
+        at=13,
+        rings=[
+            Ringing(
+                "RelayRepaired",
+                "warning",
+                "280 events of orders were published again: a stream had lost them",
+                "A stream had lost messages that it had acknowledged. The relay has published them"
+                " again, out of the outbox.",
+            )
+        ],
+        faults={f"relay_repaired_total{{{A}}}": level((0, 0), (12, 280))},
+    ),
+    History(
+        "a stream lost what the outbox no longer has",
+        quiet=(10, 80),
+        at=13,
+        rings=[
+            Ringing(
+                "RelayEventsLost",
+                "critical",
+                "A stream of orders has lost events, and the outbox no longer has them",
+                "A stream has lost messages that it had acknowledged, and some of these events are"
+                " past their retention.",
+            )
+        ],
+        faults={f"relay_lost_total{{{A}}}": level((0, 0), (12, 20))},
+    ),
+    History(
         "events are dead",
         quiet=(10, 11, 31),
         at=13,

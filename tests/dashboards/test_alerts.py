@@ -128,4 +128,4 @@ def test_every_setting_and_command_that_a_text_names_exists() -> None:
     everything += dashboards.shipped()[dashboards.DASHBOARD].decode()
     assert set(re.findall(r"\bRELAY_[A-Z_]+", everything)) <= variables
     commands = set(re.findall(r"python -m relay (\w+)", everything))
-    assert commands == {"status", "dead"}
+    assert commands == {"status", "dead", "reconcile"}

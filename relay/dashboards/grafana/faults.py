@@ -53,6 +53,15 @@ def _not_stored() -> list[Panel]:
 def _kept() -> list[Panel]:
     return [
         lines(
+            "Lost by a stream",
+            "Repaired: published again, for a stream had lost them after it had acknowledged them:"
+            " a power cut, an older copy of its store. Lost: no longer in the outbox; the relay's"
+            " log names their ids.",
+            Query(promql.per_second(i.REPAIRED), "repaired"),
+            Query(promql.per_second(i.LOST), "lost"),
+            unit="eps",
+        ),
+        lines(
             "Parked and dead",
             "Events in relay.parked, and among them the dead and those held up by an outage of"
             " their stream. All but the dead are tried again by themselves; the dead wait for"
@@ -61,7 +70,6 @@ def _kept() -> list[Panel]:
             Query(promql.highest(i.DEAD), "dead"),
             Query(promql.highest(i.HELD), "held"),
             unit="short",
-            width=12,
         ),
         lines(
             "Held streams",
@@ -69,7 +77,6 @@ def _kept() -> list[Panel]:
             ' says which and why ("takes nothing now"): full, offline, no permission.',
             Query(promql.highest(i.HOLD), "held"),
             unit="short",
-            width=12,
         ),
     ]
 
