@@ -131,6 +131,7 @@ class Reconciler:
         if connection is not self._connection and self._options.reconcile:
             self._connection, self._api = connection, api
             self._stored, self._tails = set(), set()  # the tails are read anew
+            self._behind.clear()
             for stream in self._streams.by_name.values():
                 stream.looked = 0
                 stream.uncompared = stream.tip is not None or stream.name == self._options.stream
@@ -150,7 +151,9 @@ class Reconciler:
         assert self._api is not None
         try:
             info = await self._api.stream_info(stream.name, _ASK)
-        except DeniedError:
+        except DeniedError as why:
+            self._say_denied(stream, why)
+            stream.uncompared = False
             return None
         except (RejectedError, NoAnswerError) as why:
             return Held(out(stream.name), f"nobody can say what {out(stream.name)} holds: {why}")
@@ -291,8 +294,9 @@ class Reconciler:
             self._denied.add(stream.name)
             log.warning(
                 "the permissions forbid to look whether a stream still holds what it acknowledged:"
-                " allow $JS.API.STREAM.MSG.GET.*, $JS.API.CONSUMER.CREATE.*.*,"
-                " $JS.API.CONSUMER.MSG.NEXT.*.* and $JS.API.CONSUMER.DELETE.*.*",
+                " allow $JS.API.STREAM.INFO.*, $JS.API.STREAM.MSG.GET.*,"
+                " $JS.API.CONSUMER.CREATE.*.*, $JS.API.CONSUMER.MSG.NEXT.*.* and"
+                " $JS.API.CONSUMER.DELETE.*.*",
                 extra={"stream": stream.name, "reason": str(why)},
             )
 
