@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from relay.core.checkpoint import Checkpoint
+from relay import devstack
+from relay.core.checkpoint import Checkpoint, Tip
 from relay.core.outcome import Stored
 from relay.errors import StreamBehind
 from tests.jetstream.helpers import all_stored, back_after_outage
@@ -273,3 +274,35 @@ async def test_what_went_to_a_stream_that_holds_everything_is_not_sent_again(
         assert bus.reconciling.repaired() == (3, 0)
         assert await seen.count(f"{name}A") == 3
         assert await seen.count(f"{name}B") == 0
+
+
+NARROW = """
+authorization {{ users = [
+  {{ user: look, password: look }}
+  {{ user: relay, password: relay, permissions: {{
+     publish: {{ allow: ["{name}.>", {allowed}] }}, subscribe: "_INBOX.>" }} }}
+] }}
+"""
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    ['"$JS.API.INFO"', '"$JS.API.INFO", "$JS.API.STREAM.INFO.*", "$JS.API.STREAM.LIST"'],
+    ids=["nothing may be asked", "no message may be read"],
+)
+async def test_a_login_that_may_not_look_publishes_and_is_told_so_once(kit, name, caplog, allowed):
+    with devstack.nats_server(NARROW.format(name=name, allowed=allowed)) as server:
+        async with kit.look(server.url, user="look", password="look") as seen:
+            await seen.make_stream(name, [f"{name}.>"])
+            how = {"user": "relay", "password": "relay", "stream": name}
+            async with kit.bus(server.url, stream_subjects=(f"{name}.>",), **how) as bus:
+                await bus.connect()
+                tips = taken(bus) or [Tip(name, "monday", 0)]
+                for _ in range(3):
+                    assert all_stored(await bus.publish([kit.event(f"{name}.x")]))
+                await resumed(bus, tips)
+                for _ in range(3):
+                    assert all_stored(await bus.publish([kit.event(f"{name}.x")]))
+            assert await seen.count(name) == 6
+    told = [line for line in caplog.messages if "whether a stream still holds" in line]
+    assert len(told) == 1
