@@ -4,7 +4,10 @@ What a power cut leaves is an older copy of the store, put back while the server
 """
 
 import asyncio
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -164,7 +167,7 @@ def test_events_past_their_retention_are_named_as_lost(
     assert relay.terminate() == 0
 
 
-def test_report_only_says_so(
+def test_report_only_says_so_and_a_person_has_it_published_again(
     one_dsn: str, own_nats: devstack.NatsServer, start: Start, tmp_path: Path
 ) -> None:
     relay = start(one_dsn, own_nats.url, repair="report")
@@ -177,6 +180,24 @@ def test_report_only_says_so(
     emit(one_dsn, "orders.placed")
     until(lambda: delivered(one_dsn) == 3, 20)
     assert len(streams.read(own_nats.url, STREAM)) == 2
+    until(lambda: alone(one_dsn, "select count(*) from relay.pending") == 0, 20)
+    done = subprocess.run(
+        [sys.executable, "-m", "relay", "reconcile"],
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "RELAY_POSTGRES_DSN": one_dsn,
+            "RELAY_NATS_URL": own_nats.url,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "EVENTS: has lost messages behind sequence 1" in done.stdout
+    until(lambda: len(streams.read(own_nats.url, STREAM)) == 3, 20)
+    until(lambda: alone(one_dsn, OPEN) == 0, 20)
+    assert sorted(m.event_id for m in streams.read(own_nats.url, STREAM)) == sorted(ids(one_dsn))
     assert relay.terminate() == 0
 
 
