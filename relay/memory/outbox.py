@@ -1,4 +1,4 @@
-"""The outbox as a list, its parked events as a dict, its bell as an event.
+"""The outbox as a list, its parked events as a dict.
 
 ``MemoryOutbox.events`` holds the committed events in the order of their commits; the cursor is a
 count of them. Ages are by the wall clock, as in the database; when a parked event is due again is
@@ -18,8 +18,9 @@ from relay.core.event import Event
 from relay.core.order import KeyFence
 from relay.core.storage import OutboxStorage
 from relay.errors import TermLost
+from relay.memory.bell import MemoryBell
 from relay.memory.checkpoints import MemoryCheckpoints
-from relay.ports import Backlog, Due, Page, Report, Settlement, Wake
+from relay.ports import Backlog, Due, Page, Report, Settlement
 
 
 class MemoryOutbox:
@@ -317,42 +318,3 @@ class MemoryParked:
                 return
             age = 0.0 if row.refused_at is None else now - row.refused_at
             yield Due(row.event, row.attempts, row.held_by, age)
-
-
-class MemoryBell:
-    """``relay.ports.WakeSource``: rings while armed, at no cost."""
-
-    ring_seconds: float | None = 0.0
-
-    def __init__(self) -> None:
-        """Begin disarmed."""
-        self._armed = False
-        self._rung = anyio.Event()
-
-    def ring(self) -> None:
-        """Wake the relay that waits, or will."""
-        if self._armed:
-            self._rung.set()
-
-    async def arm(self) -> int | None:
-        """Listen from now on; no transaction is silent here."""
-        await checkpoint()
-        self._armed = True
-        return 0
-
-    async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - the poll interval
-        """Sleep until rung or for ``timeout`` s."""
-        with anyio.move_on_after(timeout):
-            await self._rung.wait()
-        if not self._rung.is_set():
-            return Wake.POLL
-        self._rung = anyio.Event()
-        return Wake.BELL
-
-    def disarm(self) -> None:
-        """Be silent."""
-        self._armed = False
-
-    async def run(self) -> None:
-        """Do nothing: there is no session to keep."""
-        await anyio.sleep_forever()
