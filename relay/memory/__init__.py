@@ -11,6 +11,7 @@ They prove nothing about Postgres or NATS.
 """
 
 from relay.memory.bus import MemoryBus, Message
-from relay.memory.outbox import MemoryBell, MemoryOutbox, MemoryParked, MemoryStore
+from relay.memory.outbox import MemoryBell, MemoryOutbox, MemoryStore
+from relay.memory.parked import MemoryParked
 
 __all__ = ["MemoryBell", "MemoryBus", "MemoryOutbox", "MemoryParked", "MemoryStore", "Message"]
