@@ -28,6 +28,7 @@ class MemoryOutbox:
         settled: how many events, in the order of their commits, are settled: the cursor.
         leader: the store of the term that lasts, or None.
         reported: what the leader reported last.
+        replays: how many replays a person has begun.
         learnt: every stream that was ever learnt, with its subject filters.
     """
 
@@ -42,6 +43,7 @@ class MemoryOutbox:
         self.leader: MemoryStore | None = None
         self.reported: Report | None = None
         self.learnt: dict[str, set[str]] = {}
+        self.replays = 0
         self._ids = count(1)
 
     def draw(
@@ -78,6 +80,12 @@ class MemoryOutbox:
         )
         self.commit([event])
         return event.event_id
+
+    def replay(self, event_ids: Collection[str]) -> None:
+        """Have delivered events published again, as a person does."""
+        self.replays += 1
+        delivered = self.events[: self.settled - self.pruned]
+        self.parked.replay([each for each in delivered if each.event_id in event_ids], self.replays)
 
     async def campaign(self, holder: str) -> "MemoryStore | None":  # noqa: ARG002 - the port's
         """Begin a term unless one lasts."""
@@ -148,11 +156,12 @@ class MemoryStore:
         waiting = outbox.events[behind - outbox.pruned :]
         rows = outbox.parked.rows.values()
         live = [row for row in rows if not row.dead]
+        undelivered = [row.event for row in live if row.replay is None]
         held = [row for row in live if row.held_by]
         return Backlog(
             undelivered=len(waiting),
-            lag=_age([*waiting, *(row.event for row in live)], now),
-            parked=len(rows),
+            lag=_age([*waiting, *undelivered], now),
+            parked=len(rows) - len(live) + len(undelivered),
             dead=len(rows) - len(live),
             held=len(held),
             held_lag=_age([row.event for row in held], now),

@@ -23,6 +23,7 @@ class Row:
         attempts, errors: how often it was refused, and every refusal's reason.
         due_at: None is as soon as no earlier event of its key is in the way.
         waits_since, refused_at: when it was tried last, and refused first.
+        replay: the replay that publishes it again.
     """
 
     event: Event
@@ -34,10 +35,11 @@ class Row:
     held_by: str = ""
     errors: list[str] = field(default_factory=list)
     retries: int = 0
+    replay: int | None = None
 
 
 class MemoryParked:
-    """``relay.ports.ParkedEvents`` over a dict by event_id. A person does ``retry``, ``drop``."""
+    """``relay.ports.ParkedEvents`` over a dict. A person does ``retry``, ``replay``, ``drop``."""
 
     def __init__(self, *, dead_blocks: bool) -> None:
         """Begin empty."""
@@ -54,7 +56,16 @@ class MemoryParked:
         row = self.rows[event_id]
         row.dead, row.attempts, row.retries, row.refused_at = False, 0, row.retries + 1, None
         row.due_at = row.waits_since = anyio.current_time()
-        row.event = row.event._replace(message_id=f"relay-{event_id}-{row.retries}")
+        of_replay = "" if row.replay is None else f"-r{row.replay}"
+        message_id = f"relay-{event_id}{of_replay}-{row.retries}"
+        row.event = row.event._replace(message_id=message_id)
+
+    def replay(self, events: Sequence[Event], replay: int) -> None:
+        """Put delivered events among the parked, unless they are there."""
+        for event in events:
+            id_, headers = f"relay-{event.event_id}-r{replay}", {**(event.headers or {})}
+            again = event._replace(message_id=id_, headers=headers | {"Relay-Replay": str(replay)})
+            self.rows.setdefault(event.event_id, Row(again, replay=replay))
 
     def drop(self, event_id: str) -> None:
         """Forget a parked event."""
@@ -110,4 +121,4 @@ class MemoryParked:
             if row.dead or (row.due_at or 0.0) > now or (row.held_by and row.held_by in without):
                 return
             age = 0.0 if row.refused_at is None else now - row.refused_at
-            yield Due(row.event, row.attempts, row.held_by, age)
+            yield Due(row.event, row.attempts, row.held_by, age, replay=row.replay)

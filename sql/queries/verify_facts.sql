@@ -83,7 +83,7 @@ select true, format('schema "%s" was renamed, and %s still looks for the old nam
                     '`python -m relay migrate`', :'schema', string_agg(distinct p.proname, ', '))
   from pg_proc as p
  where p.pronamespace = (select o.relnamespace from outbox as o)
-   and p.proname in ('emit', 'emit_bytes', 'retry_dead', 'drop_dead')
+   and p.proname in ('emit', 'emit_bytes', 'retry_dead', 'drop_dead', 'begin_replay', 'mark_replay')
    and p.prosecdef
    and not coalesce(format('search_path=pg_catalog, %s, pg_temp', quote_ident(:'schema'))
                     = any (p.proconfig), false)

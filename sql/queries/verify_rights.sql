@@ -14,7 +14,7 @@ needed (relation, privilege) as (
          ('report', 'select'), ('report', 'update'),
          ('stream', 'select'), ('stream', 'insert'), ('stream', 'update'), ('stream', 'delete'),
          ('parked', 'select'), ('parked', 'insert'), ('parked', 'update'), ('parked', 'delete'),
-         ('fence', 'select'), ('status', 'select')
+         ('replay', 'select'), ('fence', 'select'), ('status', 'select')
 ),
 found as (
   select n.relation, n.privilege, c.oid
