@@ -8,6 +8,7 @@ connection only. Later a missing one is an outage of that stream: a person may b
 """
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,3 +207,24 @@ async def describe(options: BusOptions, stream: str) -> dict[str, Any]:
         "replicas": config.get("num_replicas"),
         "consumers": state["consumer_count"],
     }
+
+
+async def duplicate_window(options: BusOptions, streams: Collection[str]) -> float:
+    """Ask for the longest duplicate window in s of those of ``streams`` that are there.
+
+    Raises:
+        BusOutage: no server takes us, JetStream does not answer, or the permissions forbid it.
+    """
+    connection = await Servers(options).connect()
+    api = Api(connection, options.api)
+    try:
+        found = [await _find(api, stream, options.ack_timeout) for stream in streams]
+    except (DeniedError, NoAnswerError, RejectedError) as why:
+        raise BusOutage(f"the streams' duplicate windows can't be seen: {why}") from why
+    finally:
+        connection.drop("done")
+        await connection.dropped()
+    windows = [info.config.get("duplicate_window", 0) / 1e9 for info in found if info is not None]
+    if not windows:
+        raise BusOutage(f"no stream is there, of {', '.join(streams) or 'none'} that are known")
+    return float(max(windows))
