@@ -26,7 +26,12 @@ A driver's error that no adapter translates passes through untouched: a bug must
 
 
 class RelayError(Exception):
-    """Base of every error that the relay raises on purpose."""
+    """Base of every error that the relay raises on purpose.
+
+    ``exit_code`` is what a command exits with when the error ends it.
+    """
+
+    exit_code = 1
 
 
 class Misconfigured(RelayError):
@@ -88,6 +93,8 @@ class LoginRefused(Outage):
     After the first success it counts as an outage, for passwords may be changing; at the first try
     a person has to act (exit 2).
     """
+
+    exit_code = 2
 
 
 class StoreLoginRefused(StoreOutage, LoginRefused):
