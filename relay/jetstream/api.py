@@ -125,15 +125,26 @@ class Api:
         body: Json | None = None,
     ) -> Json:
         """Ask ``<prefix>.<verb>`` and return the answer."""
-        connection, subject = self._connection, f"{self.prefix}.{verb}"
-        answer = _Answer(subject)
         payload = json.dumps(body).encode() if body is not None else b""
+        return await self.ask(f"{self.prefix}.{verb}", payload, timeout)
+
+    async def ask(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout: float,  # noqa: ASYNC109
+        headers: bytes = b"",
+    ) -> Json:
+        """Ask ``subject`` and return the answer; ``headers`` are a whole block, or none."""
+        connection, answer = self._connection, _Answer(subject)
         with connection.exchange(answer) as token:
-            reply = f"{connection.inbox}.{token}"
-            head = f"PUB {subject} {reply} {len(payload)}\r\n".encode()
+            verb, sizes = "PUB", str(len(payload))
+            if headers:
+                verb, sizes = "HPUB", f"{len(headers)} {len(headers) + len(payload)}"
+            head = f"{verb} {subject} {connection.inbox}.{token} {sizes}\r\n".encode()
             try:
                 with anyio.fail_after(timeout):
-                    connection.wire.write(b"%b%b\r\n" % (head, payload))
+                    connection.wire.write(b"%b%b%b\r\n" % (head, headers, payload))
                     await connection.wire.drain()
                     await answer.event.wait()
             except TimeoutError:

@@ -13,7 +13,7 @@ from typing import Any
 
 from relay.core.subjects import matches
 from relay.errors import BusLoginRefused, BusOutage, StreamError
-from relay.jetstream.answers import STREAM_NOT_FOUND, Json
+from relay.jetstream.answers import Json
 from relay.jetstream.api import (
     STREAM_NAME_IN_USE,
     Account,
@@ -23,6 +23,7 @@ from relay.jetstream.api import (
     RejectedError,
     StreamInfo,
 )
+from relay.jetstream.codes import STREAM_NOT_FOUND
 from relay.jetstream.connection import Connection
 from relay.jetstream.diagnosis import Diagnosis
 from relay.jetstream.options import BusOptions

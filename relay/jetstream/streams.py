@@ -14,7 +14,7 @@ what they are worth.
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from relay.core import durations
 from relay.core.outcome import Held, Stored
@@ -35,6 +35,14 @@ _PATIENCE_AFTER_SILENCE = 0.8
 _MOST_FOUND = 10_000
 
 T = TypeVar("T")
+
+
+class Weakness(NamedTuple):
+    """What a stream puts at risk, and what to do about it; ``topic`` is one word for sorting."""
+
+    topic: str
+    weak: str
+    remedy: str
 
 
 @dataclass(slots=True, eq=False)
@@ -59,7 +67,7 @@ class Stream:
     late: bool = False  # an answer to such a try came afterwards; no patient try has followed yet
     doubted: bool = False  # an event was refused by its limit, which a person may raise any time
     suspect: bool = False  # its last batch was not answered to the end: ask about each message
-    weak: list[tuple[str, str]] = field(default_factory=list)  # what it puts at risk, and remedies
+    weak: list[Weakness] = field(default_factory=list)  # what it puts at risk
 
     def hold_of(self, subject: str, closed: Collection[str]) -> Held | None:
         """Return what is known to hold an event on ``subject``: one of ``closed``, or no_ack."""
@@ -196,7 +204,7 @@ class Streams:
             self._paths[name] = stream.path
             extra = {"stream": name, "path": stream.path}
             log.info("publishing by %s", stream.path, extra=extra)
-        for weak, remedy in stream.weak:
+        for _, weak, remedy in stream.weak:
             if (name, weak) not in self._warned:
                 self._warned.add((name, weak))
                 hint = weak.startswith("allow_batched")
@@ -241,8 +249,8 @@ class Filters(Generic[T]):
         return None if after is None else after.value
 
 
-def weaknesses(config: Json, *, consumers: int, can_batch: bool) -> list[tuple[str, str]]:
-    """List what a stream's configuration puts at risk: (what is weak, what to do about it)."""
+def weaknesses(config: Json, *, consumers: int, can_batch: bool) -> list[Weakness]:
+    """List what a stream's configuration puts at risk."""
     retention = config.get("retention", "limits")
     window = config.get("duplicate_window", 0)
     evicting = _evicting(config)
@@ -253,61 +261,72 @@ def weaknesses(config: Json, *, consumers: int, can_batch: bool) -> list[tuple[s
     risks = (
         (
             config.get("storage") == "memory",
+            "storage",
             "memory storage: a restart loses it",
             "make it anew with file storage",
         ),
         (
             config.get("num_replicas", 1) < 2,  # noqa: PLR2004
+            "replicas",
             "one replica: it is away with its server",
             "set num_replicas to 3 on a cluster",
         ),
         (
             config.get("persist_mode") == "async",
+            "storage",
             "persist_mode async: a crash loses acknowledged messages",
             "use persist_mode default",
         ),
         (
             bool(evicting),
+            "limits",
             f"limits that delete old messages ({evicting})",
             "set discard to new, or make sure that consumers are done by then",
         ),
         (
             window < MIN_DUPLICATE_WINDOW_NS,
+            "window",
             f"a duplicate window of {window / 1e9:g} s: later repeats are stored again",
             "set duplicate_window to 2 minutes or more",
         ),
         (
             config.get("sealed"),
+            "accepts",
             "it is sealed: it takes no message",
             "publish to another stream",
         ),
         (
             config.get("allow_msg_counter"),
+            "accepts",
             "it counts (allow_msg_counter): it takes no event",
             "publish to another stream",
         ),
         (
             retention == "interest" and consumers == 0,
+            "consumers",
             "interest retention without a consumer: acknowledged messages are not kept",
             "make the consumers first, or use limits retention",
         ),
         (
             retention == "workqueue" and consumers == 0,
+            "consumers",
             "workqueue retention without a consumer",
             "make its consumer",
         ),
         (
             bool(forgetting),
+            "window",
             f"{' and '.join(forgetting)}: after a server's restart a repeat may be stored again",
             "have consumers expect repeats, or keep messages for the duplicate window",
         ),
         (
             can_batch and not config.get("allow_batched"),
+            "path",
             "allow_batched is off",
             "set allow_batched for the fast ingest path",
         ),
     )
-    return [(weak, remedy) for is_so, weak, remedy in risks if is_so]
+    return [Weakness(topic, weak, remedy) for is_so, topic, weak, remedy in risks if is_so]
 
 
 def _evicting(config: Json) -> str:
