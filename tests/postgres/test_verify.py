@@ -145,7 +145,8 @@ async def test_all_that_is_missing_is_named_at_once(
         await migrations.verify(damaged, "relay")
     message = str(refusal.value)
     assert (
-        "relay_relay lacks DELETE on outbox, DELETE on parked: grant relay_relay to it" in message
+        "relay_relay lacks DELETE on outbox, DELETE on parked: grant DELETE on relay.outbox to"
+        " relay_relay; grant DELETE on relay.parked to relay_relay" in message
     )
     assert "row-level security hides rows of parked" in message
 
