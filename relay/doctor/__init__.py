@@ -34,12 +34,21 @@ SIDES: Final[dict[str, Sequence[Check[Any]]]] = {
 async def examine(
     settings: Settings, tell: Callable[[Finding], None], *, try_publish: bool = False
 ) -> None:
-    """Examine both sides; ``tell`` takes each finding, in order, as soon as it may. Raises nothing.
+    """Examine both sides; ``tell`` takes each finding, in order, as soon as it may.
 
-    With ``try_publish`` messages are sent that no stream can store.
+    With ``try_publish`` messages are sent that no stream can store. Raises what ``tell`` raises.
     """
     database = Outbox(settings)
     broker = Publishing(settings, database, try_publish=try_publish)
+    try:
+        await _examine(database, broker, tell)
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from None  # by ``tell``, as when nobody reads any more
+
+
+async def _examine(database: Outbox, broker: Publishing, tell: Callable[[Finding], None]) -> None:
     async with anyio.create_task_group() as tasks:
         receiving = []
         for (side, checks), subject in zip(SIDES.items(), (database, broker), strict=True):

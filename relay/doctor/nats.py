@@ -60,7 +60,7 @@ STAGES: Final = (
     ),
     (
         "nats",
-        r"(?i)name or service|resolve|getaddrinfo|nodename",
+        r"(?i)name or service|resol|getaddrinfo|nodename",
         "mend the host in RELAY_NATS_URL, or the name service",
     ),
     (
@@ -216,6 +216,8 @@ class Broker:
         if isinstance(info, RejectedError):
             code = code_of(info.code, str(info))
             return [fault(f"{info}: {code.meaning}", code.remedy)]
+        if isinstance(info, NoAnswerError) and not str(info).startswith("nobody"):
+            return [fault(str(info), "look at nats-server: is it frozen, overloaded, or cut off?")]
         if isinstance(info, RelayError):
             remedy = "jetstream {} in the server's configuration, and for the account"
             if self.options.js_domain:

@@ -140,7 +140,8 @@ class Outbox(Database):
         if not heard.is_set():
             seen = f"a notification did not arrive within {lasting(HEARD_WITHIN)}: the relay polls"
             return [warning(seen, "name Postgres itself in RELAY_POSTGRES_DSN, without a pooler")]
-        return [ok(f"there and back in {lasting(took)}; a ring costs a commit {lasting(ring)}")]
+        cost = f"a ring adds {ring * 1000:.1f} ms to a commit"
+        return [ok(f"there and back in {took * 1000:.0f} ms; {cost}")]
 
     # Who leads, and how far.
 
@@ -264,7 +265,7 @@ class Outbox(Database):
         found = [str(row["subject"]) for row in await self.rows("doctor_subjects")]
         self.newest_subjects = found
         self.looked.set()
-        return [ok(f"{len(found)} different ones among the newest events")]
+        return [ok(f"{len(found)} among the newest events")]
 
     async def retention(self) -> list[Seen]:
         """Compare the retention with how often JetStream syncs."""

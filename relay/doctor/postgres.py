@@ -158,7 +158,7 @@ class Database:
 
     async def rls(self) -> list[Seen]:
         """Look for row-level security that hides rows."""
-        return await self.verified(migrations.RIGHTS, "rls", "hides no row")
+        return await self.verified(migrations.RIGHTS, "rls", "row-level security hides no row")
 
     async def locks(self) -> list[Seen]:
         """Name who locks the tables against the relay."""
@@ -195,7 +195,7 @@ class Database:
 
     async def tables(self) -> list[Seen]:
         """Look whether every table is there."""
-        return await self.verified(migrations.RIGHTS, "tables", "all are there")
+        return await self.verified(migrations.RIGHTS, "tables", "every table is there")
 
     async def facts(self, topic: str, fine: str) -> list[Seen]:
         """Return what a relay would refuse at its start."""

@@ -12,6 +12,7 @@ has one (R-BOUND): each check its own, and all checks of a side ``BUDGET`` s.
 """
 
 import enum
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -19,14 +20,20 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import anyio
 import psycopg
 
-from relay.errors import Outage, RelayError, SchemaError, StoreBusy
+from relay.errors import Outage, SchemaError, StoreBusy
 from relay.postgres.connecting import in_words
+
+log = logging.getLogger("relay.doctor")
 
 DEADLINE: Final = 3.0
 """Seconds that a check may take, unless it says otherwise."""
 
 BUDGET: Final = 10.0
 """Seconds that all checks of one side may take together."""
+
+_WHO_LOCKS: Final = (
+    "select pid, relation::regclass, mode from pg_locks where granted and mode ~ 'Exclusive'"
+)
 
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -135,19 +142,20 @@ async def _run(
     except TimeoutError:
         seen = f"no answer within {deadline:.1f} s, though it answered before"
         return [fault(seen, "look at the server: is it frozen, overloaded, or cut off?")], False
-    except (RelayError, psycopg.Error) as error:
-        is_away = isinstance(error, Outage) and not isinstance(error, StoreBusy)
-        return [_explained(error)], not is_away
+    except Exception as error:  # noqa: BLE001 - a bug of one check must not hide the others
+        return [_explained(error)], not isinstance(error, Outage)
 
 
-def _explained(error: RelayError | psycopg.Error) -> Seen:
+def _explained(error: Exception) -> Seen:
     if isinstance(error, StoreBusy):
-        return fault(str(error), "see the check locks: who holds a lock of the outbox")
+        return fault(str(error), f"end who locks it: {_WHO_LOCKS}")
     if isinstance(error, SchemaError):
         seen, _, remedy = str(error).rpartition(": ")
         is_right = isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege)
         return (skipped if is_right else fault)(seen, remedy)
     if isinstance(error, Outage):
         return fault(str(error), "look at the server and its log, and try again")
+    log.debug("a check failed", exc_info=error)
     why = in_words(error) if isinstance(error, psycopg.Error) else str(error)
-    return fault(f"the check itself failed: {why}", "please report it, with the server's version")
+    seen = f"the check itself failed: {type(error).__name__}: {why}"
+    return fault(seen, "please report it, with what --log-level debug adds")

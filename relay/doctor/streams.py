@@ -195,7 +195,7 @@ class Publishing(Broker):
             if not isinstance(route, Stream):
                 seen, _, remedy = route.reason.partition(": ")
                 found.append(fault(seen, remedy or "add it to the subjects of a stream"))
-        seen = f"{len(subjects)} subjects of the newest events, each by a stream"
+        seen = f"each of the newest events' subjects ({len(subjects)}), by a stream"
         return found[:MOST] or [ok(seen if subjects else "there is no event yet")]
 
     async def publish(self) -> list[Seen]:
@@ -300,10 +300,22 @@ CHECKS: Final[Sequence[Check[Publishing]]] = (
     Check("accepts", "`no_ack`, mirrors, sealed or full streams", Publishing.accepts, _STREAM),
     Check("path", "fast ingest or windowed, and why", Publishing.path, _STREAM),
     Check("window", "duplicate window and retry span", Publishing.window, _STREAM),
-    Check("storage", "memory, `persist_mode`", _weak("storage", "in files"), _STREAM),
+    Check(
+        "storage", "memory, `persist_mode`", _weak("storage", "in files, written at once"), _STREAM
+    ),
     Check("replicas", "how many, and whether current", Publishing.replicas, _STREAM),
-    Check("limits", "what deletes old messages", _weak("limits", "none deletes"), _STREAM),
-    Check("consumers", "whether what is stored is kept", _weak("consumers", "kept"), _STREAM),
+    Check(
+        "limits",
+        "what deletes old messages",
+        _weak("limits", "no limit deletes old messages"),
+        _STREAM,
+    ),
+    Check(
+        "consumers",
+        "whether what is stored is kept",
+        _weak("consumers", "what is stored is kept"),
+        _STREAM,
+    ),
     Check("nats-clock", "nats-server's clock and this host's", Publishing.clock, _STREAM),
     Check(
         "captured",

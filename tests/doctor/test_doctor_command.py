@@ -1,7 +1,10 @@
 """``relay doctor``: its exit codes, its JSON, its deadline, and the README's table of checks."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -68,6 +71,18 @@ def test_a_dsn_with_a_bad_port_exits_with_2_but_is_a_fault_to_the_doctor(command
     done = relay(command, *args, *off, RELAY_POSTGRES_DSN="host=127.0.0.1 port=99999 user=u")
     assert done.returncode == (1 if command == "doctor" else 2)
     assert "99999" in done.stdout + done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_bug():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "relay", "doctor", "--nats-url", "nats://127.0.0.1:1"]
+    with os.fdopen(writing, "wb") as output:
+        kept = {**os.environ, "RELAY_POSTGRES_DSN": "host=127.0.0.1 port=1"}
+        done = subprocess.run(
+            command, env=kept, stdout=output, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 @pytest.mark.slow

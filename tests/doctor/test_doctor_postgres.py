@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from relay import devstack
-from relay.doctor import outbox
+from relay.doctor import connecting, outbox
 from relay.postgres import trial
 from relay.postgres.sqlfiles import BELL_CLASS, LEASE_CLASS
 from tests.doctor.examining import (
@@ -23,6 +23,7 @@ from tests.doctor.examining import (
     shown,
     states,
 )
+from tests.doctor.seeded_postgres import REFUSED, SEEDED
 from tests.postgres.databases import execute
 from tests.postgres.deaf_proxy import deaf_proxy
 from tests.postgres.test_sessions import pooler_in_front, silent_host
@@ -32,13 +33,6 @@ pytestmark = pytest.mark.anyio
 HEALTHY = {"durability": WARNING, "lease": WARNING}
 """What is not ok in a test's database: the cluster does not sync, and no relay leads."""
 
-PARK = """
-with written as (
-  insert into relay.outbox (subject, payload) values ('a.b', '1') returning id, event_id, created_at
-)
-insert into relay.parked (id, event_id, created_at, subject, last_error, last_code, {columns})
-select id, event_id, created_at, 'a.b', '{error}', {code}, {values} from written
-"""
 LEADS = """
 update relay.cursor set holder = 'me', epoch = 7, term_began_at = now() - interval '1h',
                         settled_at = now() - interval '1h';
@@ -55,330 +49,6 @@ alter subscription feed disable;
 alter subscription feed set (slot_name = none);
 drop subscription feed
 """
-
-REFUSED = [
-    Case("port", "dsn", FAULT, "99999", "mend RELAY_POSTGRES_DSN", dsn={"port": "99999"}),
-    Case("sslmode", "dsn", FAULT, "strange", "keywords", dsn={"sslmode": "strange"}),
-    Case("service", "dsn", FAULT, "nobody", "RELAY_POSTGRES_DSN", dsn={"service": "nobody"}),
-    Case("away", "postgres", FAULT, "refused", "start Postgres there", dsn={"port": "1"}),
-    Case("no TLS", "tls", FAULT, "does not support SSL", "sslmode", dsn={"sslmode": "require"}),
-    Case(
-        "channel binding",
-        "tls",
-        FAULT,
-        "channel binding required",
-        "mend sslmode",
-        dsn={"channel_binding": "require"},
-    ),
-    Case(
-        "wrong password",
-        "login",
-        FAULT,
-        "password authentication failed",
-        'alter role "postgres" password',
-        dsn={"password": "wrong"},
-        user="postgres",
-    ),
-    Case(
-        "no password",
-        "login",
-        FAULT,
-        "no password supplied",
-        "RELAY_POSTGRES_DSN_FILE",
-        dsn={"password": "", "passfile": "/nowhere"},
-        user="postgres",
-    ),
-    Case(
-        "no such role",
-        "login",
-        FAULT,
-        'role "nobody" does not exist',
-        'create role "nobody" login .*grant relay_relay to "nobody"',
-        user="nobody",
-    ),
-    Case(
-        "a group",
-        "login",
-        FAULT,
-        "not permitted to log in",
-        'alter role "relay_monitor" login',
-        user="relay_monitor",
-    ),
-    Case(
-        "no such database",
-        "login",
-        FAULT,
-        'database "nowhere" does not exist',
-        'create database "nowhere"',
-        dsn={"dbname": "nowhere"},
-    ),
-    Case(
-        "connection limit",
-        "login",
-        FAULT,
-        "too many connections for role",
-        'alter role "doctor_limited" connection limit -1',
-        user="doctor_limited",
-    ),
-]
-
-SEEDED = [
-    Case(
-        "superuser",
-        "role",
-        WARNING,
-        "postgres is a superuser",
-        "grant relay_relay",
-        user="postgres",
-    ),
-    Case(
-        "few sessions",
-        "sessions",
-        WARNING,
-        "2 sessions are left by connection limit of the role doctor_few",
-        "raise connection limit of the role doctor_few",
-        user="doctor_few",
-    ),
-    Case(
-        "asynchronous commits",
-        "durability",
-        WARNING,
-        "synchronous_commit is off",
-        "alter system set synchronous_commit = on",
-        user="doctor_hasty",
-    ),
-    Case(
-        "no schema",
-        "schema",
-        FAULT,
-        'no schema "shop"',
-        "relay migrate",
-        settings={"schema": "shop"},
-    ),
-    Case(
-        "a schema of others",
-        "schema",
-        FAULT,
-        'schema "public" of .* holds no outbox',
-        "relay migrate, or mend RELAY_SCHEMA",
-        settings={"schema": "public"},
-    ),
-    Case(
-        "no rights at all",
-        "grants",
-        FAULT,
-        "doctor_stranger lacks USAGE on schema relay, .*DELETE on outbox",
-        "^grant relay_relay to doctor_stranger$",
-        user="doctor_stranger",
-    ),
-    Case(
-        "one right revoked",
-        "grants",
-        FAULT,
-        "doctor lacks DELETE on parked$",
-        "^grant DELETE on relay.parked to relay_relay$",
-        "revoke delete on relay.parked from relay_relay",
-    ),
-    Case(
-        "the ledger hidden",
-        "grants",
-        FAULT,
-        "doctor lacks SELECT on migration$",
-        "^grant SELECT on relay.migration to relay_relay$",
-        "revoke all on relay.migration from relay_relay",
-    ),
-    Case(
-        "a function revoked",
-        "grants",
-        FAULT,
-        r"EXECUTE on relay.message_id\(",
-        r"^grant EXECUTE on function relay.message_id\(.*\) to relay_relay$",
-        "revoke execute on function relay.message_id from public",
-    ),
-    Case(
-        "row-level security",
-        "rls",
-        FAULT,
-        "hides rows of outbox from doctor",
-        "alter table relay.outbox disable row level security",
-        "alter table relay.outbox enable row level security",
-    ),
-    Case(
-        "old schema",
-        "migrations",
-        FAULT,
-        "lacks 0001_outbox",
-        "^python -m relay migrate$",
-        "delete from relay.migration where version = 1",
-    ),
-    Case(
-        "newer schema",
-        "migrations",
-        FAULT,
-        "newer than this relay",
-        "install the release that applied it",
-        "insert into relay.migration values (99, '0099_later', 'x')",
-    ),
-    Case(
-        "edited migration",
-        "migrations",
-        FAULT,
-        "is not the one that was applied",
-        "install an unchanged release",
-        "update relay.migration set checksum = 'abc' where version = 1",
-    ),
-    Case(
-        "old functions",
-        "migrations",
-        WARNING,
-        "functions and views are not those of this release",
-        "^python -m relay migrate$",
-        "update relay.migration set checksum = 'abc' where version = 0",
-    ),
-    Case(
-        "a table gone",
-        "tables",
-        FAULT,
-        'settled of schema "relay" is gone',
-        "restore it from a backup",
-        "drop table relay.settled",
-    ),
-    Case(
-        "unlogged",
-        "outbox",
-        FAULT,
-        "outbox of schema .* is unlogged",
-        "^alter table relay.outbox set logged$",
-        "alter table relay.outbox set unlogged",
-    ),
-    Case(
-        "no cursor",
-        "outbox",
-        FAULT,
-        "the cursor row .* is gone",
-        "restore it from a backup",
-        "delete from relay.cursor",
-    ),
-    Case(
-        "inherited",
-        "outbox",
-        FAULT,
-        "is a partition, or has children",
-        "one table of its own",
-        "create table public.child () inherits (relay.outbox)",
-    ),
-    Case(
-        "cached ids",
-        "sequence",
-        FAULT,
-        "caches 100 ids a session",
-        "^alter sequence relay.outbox_id_seq cache 1$",
-        "alter sequence relay.outbox_id_seq cache 100",
-    ),
-    Case(
-        "cycling ids",
-        "sequence",
-        FAULT,
-        "in a circle",
-        "increment 1 no cycle",
-        "alter sequence relay.outbox_id_seq cycle",
-    ),
-    Case(
-        "ids used",
-        "sequence",
-        FAULT,
-        "is at 1, but an event has id 7",
-        r"select setval\('relay.outbox_id_seq', 7\)",
-        "insert into relay.outbox (id, subject, payload) overriding system value"
-        " values (7, 'a.b', '1')",
-    ),
-    Case(
-        "renamed schema",
-        "functions",
-        FAULT,
-        "was renamed, and emit still looks for the old name",
-        "relay migrate",
-        "alter function relay.emit(text, json, text, jsonb, text) reset all",
-    ),
-    Case(
-        "no trigger",
-        "trigger",
-        FAULT,
-        "relay_notify of the outbox is gone",
-        "relay migrate",
-        "drop trigger relay_notify on relay.outbox",
-    ),
-    Case(
-        "trigger disabled",
-        "trigger",
-        WARNING,
-        "disabled: the relay polls, every 100ms",
-        "relay migrate --notify",
-        "alter table relay.outbox disable trigger relay_notify",
-    ),
-    Case(
-        "late",
-        "lag",
-        FAULT,
-        "backlog 1, the oldest undelivered one is 1h old",
-        "lease, parked and those of NATS",
-        "insert into relay.outbox (subject, payload, created_at)"
-        " values ('a.b', '1', now() - interval '1h')",
-    ),
-    Case(
-        "held",
-        "parked",
-        WARNING,
-        "1 event held by stream S, .*the stream is full",
-        "raise max_msgs or max_bytes; python -m relay dead show 1",
-        PARK.format(
-            columns="held_by, next_attempt_at",
-            values="'stream S', now()",
-            error="maximum messages exceeded",
-            code=10077,
-        ),
-    ),
-    Case(
-        "dead",
-        "dead",
-        WARNING,
-        "1 event dead, .*larger than the stream's max_msg_size",
-        "raise max_msg_size and retry the event",
-        PARK.format(columns="dead_at", values="now()", error="too large", code=10054),
-    ),
-    Case(
-        "no autovacuum",
-        "vacuum",
-        WARNING,
-        "autovacuum is off for relay.outbox",
-        r"alter table relay.outbox reset \(autovacuum_enabled\)",
-        "alter table relay.outbox set (autovacuum_enabled = off)",
-    ),
-    Case(
-        "another cluster",
-        "cluster",
-        WARNING,
-        "came from another cluster",
-        "delete what is delivered first",
-        "update relay.cursor set system_identifier = 1",
-    ),
-    Case(
-        "foreign rows",
-        "cluster",
-        WARNING,
-        "transaction ids that this cluster has not reached",
-        "the next term takes them in",
-        "insert into relay.outbox (subject, payload, xid) values ('a.b', '1', '99999999999')",
-    ),
-    Case(
-        "short retention",
-        "retention",
-        WARNING,
-        "kept for 10s",
-        "RELAY_RETENTION",
-        settings={"retention": 10.0},
-    ),
-]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -511,6 +181,34 @@ async def test_who_locks_the_outbox_is_named_and_costs_one_fault(outbox_dsn: str
         seen = f"pid {pid}, .* holds outbox in AccessExclusiveLock for"
         remedy = rf"select pg_terminate_backend\({pid}\)"
         await examined(outbox_dsn, Case("", "locks", FAULT, seen, remedy))
+
+
+async def test_a_lock_that_comes_later_costs_one_fault_as_well(
+    outbox_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connecting, "_LOCK_TIMEOUT", {"lock_timeout": "100ms"})
+    with held_by(outbox_dsn, "lock table relay.cursor") as pid:  # for less than a second
+        found = await examine_postgres(postgres_dsn=make_conninfo(outbox_dsn, user="doctor"))
+        assert pid
+    expect(found, "outbox", FAULT, "lock timeout", "end who locks it: select pid, .* from pg_locks")
+
+
+async def test_what_is_sent_in_the_clear_is_named(
+    outbox_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connecting, "is_loopback", lambda _host: False)
+    case = Case("", "tls", WARNING, "is not encrypted .sslmode=prefer", "sslmode=verify-full")
+    await examined(outbox_dsn, case)
+
+
+async def test_a_bug_of_one_check_is_a_fault_and_hides_no_other(
+    outbox_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(session: object, schema: str) -> None:
+        raise KeyError("oops")
+
+    monkeypatch.setattr(outbox, "reasons", broken)
+    await examined(outbox_dsn, Case("", "parked", FAULT, "KeyError: 'oops'", "please report it"))
 
 
 async def test_an_old_transaction_is_named(

@@ -88,6 +88,21 @@ async def test_a_full_queue_is_named(server: devstack.Postgres) -> None:
     expect(found, "queue", WARNING, "writers do not ring", "end the oldest transaction")
 
 
+async def test_a_synchronous_standby_that_is_away_is_named_and_not_waited_for(
+    server: devstack.Postgres,
+) -> None:
+    with psycopg.connect(server.dsn, autocommit=True) as person:
+        person.execute("alter system set synchronous_standby_names = 'nobody'")
+        person.execute("select pg_reload_conf()")
+        try:
+            found = await examine_postgres(postgres_dsn=server.dsn)
+        finally:
+            person.execute("set synchronous_commit = off")
+            person.execute("alter system reset synchronous_standby_names")
+            person.execute("select pg_reload_conf()")
+    expect(found, "notify", WARNING, "takes more than 50ms", "synchronous standby that is away")
+
+
 async def test_a_server_that_freezes_in_the_middle_is_one_fault(
     server: devstack.Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
