@@ -83,7 +83,10 @@ async def examined(dsn: str, case: Case) -> None:
     expect(found, case.check, case.state, case.seen, case.remedy)
 
 
-async def test_a_healthy_database_has_no_fault(outbox_dsn: str) -> None:
+async def test_a_healthy_database_has_no_fault(
+    outbox_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "TOO_LONG", 2.0)  # this machine may be busy
     found = await examine_postgres(postgres_dsn=make_conninfo(outbox_dsn, user="doctor"))
     assert states(found, WARNING, FAULT, SKIPPED) == HEALTHY, shown(found)
     assert all(each.remedy or each.state in {OK, SKIPPED} for each in found)
