@@ -73,7 +73,7 @@ STAGES: Final = (
 
 PRIVATE: Final = (
     "set RELAY_NATS_INBOX_PREFIX=_INBOX_relay, and give every other user of the account"
-    ' publish: {{ deny: "{0}.>" }} and subscribe: {{ deny: "{0}.>" }}'
+    ' publish: { deny: "_INBOX_relay.>" } and subscribe: { deny: "_INBOX_relay.>" }'
 )
 
 
@@ -107,12 +107,9 @@ class Broker:
         Raises:
             BusOutage: there is none, or it is lost.
         """
-        if self._connection is None or self._connection.lost is not None:
-            raise BusOutage(
-                "there is no connection"
-                if self._connection is None
-                else f"connection lost: {self._connection.lost}"
-            )
+        lost = "there is none" if self._connection is None else self._connection.lost
+        if self._connection is None or lost is not None:
+            raise BusOutage(f"connection lost: {lost}")
         return self._connection
 
     @property
@@ -192,20 +189,15 @@ class Broker:
         except (RejectedError, DeniedError, NoAnswerError) as error:
             self._info = error
         prefix = self.options.inbox_prefix
-        forbidden = self.connection_lost_by_inbox
+        forbidden = self._connection.forbidden_inbox if self._connection else None
         if forbidden:
             seen = f"the login may not subscribe to its replies: {forbidden}"
             remedy = f'allow subscribe: "{prefix}.>", or set RELAY_NATS_INBOX_PREFIX to one allowed'
             return [fault(seen, remedy)]
         if prefix == "_INBOX":
             seen = "answers come below _INBOX, where any user of the account may answer first"
-            return [warning(seen, PRIVATE.format("_INBOX_relay"))]
+            return [warning(seen, PRIVATE)]
         return [ok(f"answers come below {prefix}; that others are denied it can't be seen here")]
-
-    @property
-    def connection_lost_by_inbox(self) -> str | None:
-        """Why the login may not subscribe to its own inbox; None if it may."""
-        return None if self._connection is None else self._connection.forbidden_inbox
 
     async def jetstream(self) -> list[Seen]:
         """Say whether JetStream answers, and at which API level."""
@@ -223,12 +215,10 @@ class Broker:
             if self.options.js_domain:
                 remedy = f"mend RELAY_NATS_JS_DOMAIN ({self.options.js_domain}), or: {remedy}"
             return [fault(str(info), f"switch it on: {remedy}")]
-        api, domain = info.get("api"), info.get("domain")
-        level = whole(api.get("level")) if isinstance(api, dict) else None
-        self.account = Account(level or 0, domain if isinstance(domain, str) else "")
-        path = "fast ingest" if self.account.can_batch else "the windowed path alone"
-        of = f", domain {domain}" if isinstance(domain, str) and domain else ""
-        return [ok(f"API level {self.account.level}{of}: knows {path}")]
+        account = self.account = Account.read(info)
+        path = "fast ingest" if account.can_batch else "the windowed path alone"
+        of = f", domain {account.domain}" if account.domain else ""
+        return [ok(f"API level {account.level}{of}: knows {path}")]
 
     async def limits(self) -> list[Seen]:
         """Compare what the account uses with its limits."""

@@ -58,6 +58,13 @@ class Account:
         return self.level >= _FAST_INGEST_LEVEL
 
     @classmethod
+    def read(cls, info: Json) -> "Account":
+        """Read the answer to INFO."""
+        api, domain = info.get("api"), info.get("domain")
+        level = whole(api.get("level")) if isinstance(api, dict) else None
+        return cls(level or 0, domain if isinstance(domain, str) else "")
+
+    @classmethod
     def guess(cls, version: object) -> "Account":
         """Guess the level by the server's version, where the permissions hide it."""
         numbers = [int(each) for each in str(version).split(".")[:2] if each.isdecimal()]
@@ -161,10 +168,7 @@ class Api:
 
     async def account(self, timeout: float) -> Account:  # noqa: ASYNC109
         """Ask for the API level and the domain. Also proves that answers reach us."""
-        info = await self.request("INFO", timeout)
-        api, domain = info.get("api"), info.get("domain")
-        level = whole(api.get("level")) if isinstance(api, dict) else None
-        return Account(level or 0, domain if isinstance(domain, str) else "")
+        return Account.read(await self.request("INFO", timeout))
 
     async def stream_info(self, stream: str, timeout: float) -> StreamInfo:  # noqa: ASYNC109
         """Ask for a stream's configuration and state; ``STREAM_NOT_FOUND`` if there is none."""
