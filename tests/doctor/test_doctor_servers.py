@@ -3,16 +3,28 @@
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import anyio
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from relay import devstack
-from relay.doctor import outbox
+from relay.doctor import Finding, connecting, outbox
 from relay.postgres import migrations
 from tests.devstack.standby import standby
-from tests.doctor.examining import FAULT, SKIPPED, WARNING, examine_postgres, expect, shown, states
+from tests.doctor.examining import (
+    FAULT,
+    OK,
+    SKIPPED,
+    WARNING,
+    examine_postgres,
+    expect,
+    shown,
+    states,
+)
+from tests.jetstream.credentials import Certificates
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -130,3 +142,41 @@ async def test_a_server_that_freezes_in_the_middle_is_one_fault(
     expect(found, "parked", FAULT, "no answer within 3.0 s", "frozen, overloaded")
     later = ["dead", "transactions", "vacuum", "cluster", "subjects"]
     assert list(states(found, SKIPPED)) == later, shown(found)
+
+
+def encrypt(server: devstack.Postgres, certificates: Certificates) -> None:
+    """Switch TLS on, with files that the server's own user may read."""
+    with psycopg.connect(server.dsn, autocommit=True) as person:
+        (data,) = person.execute("show data_directory").fetchone() or ("",)
+        for name in ("server.pem", "server.key"):
+            copy = Path(data) / name
+            copy.write_bytes((certificates.folder / name).read_bytes())
+            copy.chmod(0o600)
+            os.chown(copy, Path(data).stat().st_uid, -1)
+        try:
+            person.execute("alter system set ssl = on")
+        except psycopg.errors.InvalidParameterValue as error:
+            pytest.skip(f"{error}: Debian's has TLS")
+        person.execute("alter system set ssl_cert_file = 'server.pem'")
+        person.execute("alter system set ssl_key_file = 'server.key'")
+        person.execute("select pg_reload_conf()")
+
+
+async def test_tls_that_is_not_as_asked_is_named(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oldest = min(devstack.find_postgres(), key=lambda each: each.major)  # a build with TLS
+    monkeypatch.setattr(connecting, "is_loopback", lambda _host: False)
+    with devstack.postgres(oldest) as server:
+        encrypt(server, certificates)
+
+        async def tls(**how: str) -> list[Finding]:
+            return await examine_postgres(postgres_dsn=make_conninfo(server.dsn, **how))
+
+        with anyio.fail_after(10):
+            while "nobody checks who answers" not in shown(await tls(sslmode="require")):
+                await anyio.sleep(0.05)
+        found = await tls(sslmode="verify-full", sslrootcert=certificates.ca)
+        assert ("tls", OK) in {(each.check, each.state) for each in found}, shown(found)
+        found = await tls(sslmode="verify-full", sslrootcert=certificates.other_ca)
+        expect(found, "tls", FAULT, "certificate verify failed", "sslrootcert")
