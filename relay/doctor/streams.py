@@ -8,7 +8,7 @@ Publishing is tried on request only, by a message that no stream can store: it e
 whose name can't exist. Whoever subscribes to the subject by plain NATS receives it, empty.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
@@ -55,6 +55,8 @@ class Publishing(Broker):
     infos: Mapping[str, StreamInfo] = {}
     raw: Mapping[str, Json] = {}
     answered_at: datetime | None = None
+    away: Collection[str] = ()  # streams without a leader, and offline ones
+    is_to_be_made = False
 
     async def stream(self) -> list[Seen]:
         """Find the streams that the relay publishes to."""
@@ -79,22 +81,20 @@ class Publishing(Broker):
             return [fault(f"{error}; without the list nothing is published", remedy)]
         except (RejectedError, NoAnswerError) as error:
             return [fault(str(error), "look at the servers of the JetStream cluster")]
-        found = [
-            fault(f"stream {each} has no leader, or is offline", "look at its cluster's servers")
-            for each in sorted(away)
-        ]
-        if not infos:
+        self.away = away
+        if not infos and not away:
             remedy = "create one, or set RELAY_STREAM, RELAY_STREAM_SUBJECTS, RELAY_STREAM_CREATE"
-            return [*found, fault("the account has no stream", remedy)]
+            return [fault("the account has no stream", remedy)]
         subjects = self.database.newest_subjects or ()
         meant = [info.name for info in infos if _captures(info, subjects)]
-        return found + await self._look_at(meant or [info.name for info in infos])
+        return await self._look_at(meant or [info.name for info in infos])
 
     def _not_as_required(self, name: str, why: str) -> list[Seen]:
         seen, _, remedy = why.partition(": ")
         missing = seen == f"there is no stream {name}"
         if missing and self.settings.stream_create:
-            return [warning(f"{seen} yet", "nothing: RELAY_STREAM_CREATE makes it at the start")]
+            self.is_to_be_made = True
+            return [skipped(f"{seen} yet", "nothing: RELAY_STREAM_CREATE makes it at the start")]
         return [fault(seen, remedy)]
 
     async def _look_at(self, names: Sequence[str]) -> list[Seen]:
@@ -118,11 +118,15 @@ class Publishing(Broker):
             for each in self.infos.values()
         )
         more = f", and {len(names) - MOST} more streams" if len(names) > MOST else ""
-        return [ok(captured + more)]
+        return [ok(captured + more or "none that answers now")]
 
     async def accepts(self) -> list[Seen]:
         """Look for what makes a stream take nothing, or never say so."""
         found = [fault(_of(name, each), each.remedy) for name, each in self._weak("accepts")]
+        found += [
+            fault(f"stream {each} has no leader, or is offline", "look at its cluster's servers")
+            for each in sorted(self.away)
+        ]
         for name, info in self.infos.items():
             if info.config.get("no_ack"):
                 seen = f"stream {name} has no_ack: it never says what it stored"
@@ -196,12 +200,16 @@ class Publishing(Broker):
                 seen, _, remedy = route.reason.partition(": ")
                 found.append(fault(seen, remedy or "add it to the subjects of a stream"))
         seen = f"each of the newest events' subjects ({len(subjects)}), by a stream"
-        return found[:MOST] or [ok(seen if subjects else "there is no event yet")]
+        if len(found) > MOST:
+            found[MOST:] = [fault(f"{len(found) - MOST} more subjects", "as above")]
+        return found or [ok(seen if subjects else "there is no event yet")]
 
     async def publish(self) -> list[Seen]:
         """Try to publish what no stream can store."""
         if not self.try_publish:
             return [skipped("not asked for", "python -m relay doctor --try-publish")]
+        if self.is_to_be_made:
+            return [skipped("depends on the stream, which is not made yet")]
         filters = [each for info in self.infos.values() for each in info.subjects]
         known = [
             each

@@ -5,6 +5,7 @@ import pytest
 
 from relay import devstack
 from relay.doctor import State
+from relay.jetstream.api import Api, StreamInfo
 from tests.doctor.broker import ask, login, make, names
 from tests.doctor.examining import (
     FAULT,
@@ -111,6 +112,17 @@ async def test_a_stream_that_lacks_a_subject_is_named(accounts: devstack.NatsSer
     stream = await make(accounts)
     found = await examine_nats(**login(accounts, stream=stream, stream_subjects=("pay.>",)))
     expect(found, "stream", FAULT, "but not pay.>", "add them to the stream")
+
+
+async def test_a_stream_without_a_leader_is_named(
+    accounts: devstack.NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def listed(api: Api, within: float) -> tuple[list[StreamInfo], set[str]]:
+        return [], {"GONE"}
+
+    monkeypatch.setattr(Api, "streams", listed)
+    found = await examine_nats(**login(accounts))
+    expect(found, "accepts", FAULT, "stream GONE has no leader", "look at its cluster's servers")
 
 
 async def test_a_full_stream_is_named(accounts: devstack.NatsServer) -> None:
