@@ -14,6 +14,7 @@ from relay.doctor import SIDES
 from tests.cli.process import migrated, relay
 from tests.postgres.test_sessions import silent_host
 
+CANARY = "c4n4ry-in-the-mine"
 README = Path(__file__).parents[2] / "relay" / "doctor" / "README.md"
 
 
@@ -68,9 +69,12 @@ def test_settings_that_can_t_be_used_exit_with_2_and_are_named():
 def test_a_dsn_with_a_bad_port_exits_with_2_but_is_a_fault_to_the_doctor(command):
     args = ("--nats-url", "nats://127.0.0.1:1") if command != "migrate" else ()
     off = ("--http", "off") if command == "run" else ()
-    done = relay(command, *args, *off, RELAY_POSTGRES_DSN="host=127.0.0.1 port=99999 user=u")
+    dsn = f"postgresql://u:{CANARY}@127.0.0.1:99999/d"
+    login = {"RELAY_NATS_USER": "u", "RELAY_NATS_PASSWORD": CANARY, "RELAY_LOG_LEVEL": "debug"}
+    done = relay(command, *args, *off, RELAY_POSTGRES_DSN=dsn, **login)
     assert done.returncode == (1 if command == "doctor" else 2)
     assert "99999" in done.stdout + done.stderr
+    assert CANARY not in done.stdout + done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_bug():
