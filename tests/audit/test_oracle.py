@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.demo.check import Committed, Findings, StreamMessage, compare, digest
+from relay.audit.oracle import Committed, Findings, StreamMessage, compare, digest
 
 COMMITTED = [
     Committed("a1", "a", 1, digest(b"a1")),

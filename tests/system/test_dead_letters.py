@@ -15,7 +15,8 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
 from relay import devstack
-from relay.demo.check import StreamMessage, read_stream
+from relay.audit.oracle import StreamMessage
+from relay.audit.stream import read_stream
 from tests.system.harness import STREAM, RelayProcess, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
