@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from relay import __version__, logs
-from relay.cli import dashboards, dead_events, demo, migrate, run, status
+from relay.cli import audit, dashboards, dead_events, demo, migrate, run, status, tail, where
 from relay.cli.options import Command, Group, asked_log_format, exit_codes
 
 app = typer.Typer(
@@ -60,6 +60,8 @@ def _relay(
     pass
 
 
-for command in (migrate.migrate, run.run, status.status, demo.demo, dashboards.dashboards):
+for command in (migrate.migrate, run.run, status.status, where.where, audit.audit, tail.tail):
+    app.command(cls=Command)(command)
+for command in (demo.demo, dashboards.dashboards):
     app.command(cls=Command)(command)
 app.add_typer(dead_events.dead)
