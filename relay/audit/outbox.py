@@ -21,6 +21,7 @@ from psycopg import sql
 from relay.audit.oracle import Committed
 from relay.audit.stream import json_text_digest
 from relay.errors import SchemaError, SettingsError
+from relay.postgres.connecting import in_words
 from relay.postgres.session import Session
 from relay.postgres.sqlfiles import load
 
@@ -229,8 +230,8 @@ class OutboxReader:
         )
         try:
             rows = await self.session.rows(query, params, deadline=_DEADLINE)
-        except psycopg.DataError as error:
-            raise SettingsError([f"the outbox can't be read as it is mapped: {error}"]) from error
+        except (psycopg.DataError, SchemaError) as error:
+            raise self._unfit(error) from error
         made = Committed._make
         if self.payload == "json" and self.table is not None:
             return [
@@ -238,6 +239,13 @@ class OutboxReader:
                 for row in rows
             ]
         return list(map(made, rows))
+
+    def _unfit(self, error: Exception) -> Exception:
+        """Return what to raise where the table can't be read as it is described."""
+        cause = error if isinstance(error, psycopg.Error) else error.__cause__
+        if self.table is None or not isinstance(cause, psycopg.Error):
+            return error
+        return SettingsError([f"table {self.table.name}, as it is mapped: {in_words(cause)}"])
 
     async def _payload(self, table: Table) -> sql.Composable:
         """Return an expression for the payload: bytes, or text if it is compared as JSON."""

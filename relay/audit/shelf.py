@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, BinaryIO, Final, Generic, TypeVar, cast
 
 _V = TypeVar("_V")
@@ -31,9 +31,18 @@ class Shelf:
         for setting in ("journal_mode=off", "synchronous=off", f"cache_size=-{_CACHE_KIB}"):
             self.database.execute(f"pragma {setting}")
 
+        self._files: list[BinaryIO] = []
+
+    def file(self) -> BinaryIO:
+        """Make another file, without a name."""
+        self._files.append(cast("BinaryIO", tempfile.TemporaryFile()))  # noqa: SIM115 - see close
+        return self._files[-1]
+
     def close(self) -> None:
         """Throw everything away."""
         self.database.close()
+        for file in self._files:
+            file.close()
 
 
 class Map(Generic[_V]):
@@ -128,7 +137,7 @@ class Trail(Generic[_V]):
         self._old: dict[str, _V] = {}
         self._most = most
         self._numbers = numbers
-        self._file: BinaryIO | None = None if shelf is None else _temporary()
+        self._file: BinaryIO | None = None if shelf is None else shelf.file()
 
     def get(self, key: str) -> _V | None:
         """Return what was put under ``key``, if it is one of the newest."""
@@ -143,11 +152,9 @@ class Trail(Generic[_V]):
         """Move the older generation to the file if there are too many."""
         if self._file is None or len(self._new) < self._most:
             return
-        numbers = array("q")
-        for key, value in self._old.items():
-            numbers.append(hash(key))
-            numbers.extend(self._numbers(value))
-        numbers.tofile(self._file)
+        of = self._numbers
+        old = [(hash(key), *of(value)) for key, value in self._old.items()]
+        array("q", chain.from_iterable(old)).tofile(self._file)
         self._old, self._new = self._new, {}
 
     def look_up(self, keys: Collection[str]) -> dict[str, tuple[int, int]]:
@@ -166,7 +173,3 @@ class Trail(Generic[_V]):
                         if each in far:
                             found[far[each]] = numbers[3 * place + 1], numbers[3 * place + 2]
         return found
-
-
-def _temporary() -> BinaryIO:
-    return cast("BinaryIO", tempfile.TemporaryFile())

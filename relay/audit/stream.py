@@ -89,8 +89,8 @@ class Messages:
     """How messages are read.
 
     Attributes:
-        event_id: where the event's id stands.
-        key: where its key stands; None if messages carry none.
+        names: finds the event's id, and its key, in (headers, payload).
+        has_keys: whether messages carry keys.
         prefix: what stands before the id there, and makes a message ours.
         subjects: the patterns of the subjects that are judged; empty for all.
         payload: "bytes", "json" (as values), or "no"; what is compared with the outbox.
@@ -98,8 +98,8 @@ class Messages:
         foreign: how many messages were somebody else's.
     """
 
-    event_id: Place
-    key: Place | None
+    names: Callable[[bytes, bytes], tuple[str | None, str | None]]
+    has_keys: bool
     prefix: str = ""
     subjects: Sequence[str] = ()
     payload: str = "bytes"
@@ -110,39 +110,32 @@ class Messages:
 
     def read(self, batch: Sequence[Message]) -> list[StreamMessage]:
         """Read a batch; somebody else's messages are left out."""
-        found = list[StreamMessage]()
-        ours, key_of, prefix, as_bytes = self.event_id, self.key, self.prefix, self._as_bytes
-        for message in batch:
-            _, _, _, raw_subject, headers, payload = message
-            subject = self._judged.get(raw_subject)
+        found, new, judged = list[StreamMessage](), tuple.__new__, self._judged
+        names, prefix, as_bytes = self.names, self.prefix, self._as_bytes
+        length, is_whole = len(prefix), not (prefix or self.message_id_prefix)
+        for seq, _, _, raw_subject, headers, payload in batch:
+            subject = judged.get(raw_subject)
             if subject is None:
                 subject = self._subject(raw_subject)
-            event_id = ours(headers, payload) if subject else None
-            if event_id is None or not event_id.startswith(prefix) or not self._is_ours(headers):
+            event_id, key = names(headers, payload) if subject else (None, None)
+            if not event_id or not (is_whole or self._is_ours(event_id, headers)):
                 self.foreign += 1
                 continue
-            found.append(
-                StreamMessage(
-                    message.seq,
-                    event_id[len(prefix) :],
-                    None if key_of is None else key_of(headers, payload),
-                    digest(payload) if as_bytes else self._digest(payload),
-                    None,
-                    subject or "",
-                    None,
-                    None,
-                    b"\r\nRelay-Replay:" in headers,
-                )
-            )
+            hashed = digest(payload) if as_bytes else self._digest(payload)
+            replayed = b"\r\nRelay-Replay:" in headers
+            values = seq, event_id[length:], key, hashed, None, subject, None, None, replayed
+            found.append(new(StreamMessage, values))
         return found
 
     @property
     def _as_bytes(self) -> bool:
         return self.payload == "bytes" and not self.payload_field
 
-    def _is_ours(self, headers: bytes) -> bool:
-        prefix = self.message_id_prefix
-        return not prefix or b"\r\nNats-Msg-Id: " + prefix.encode() in headers
+    def _is_ours(self, event_id: str, headers: bytes) -> bool:
+        message_id = b"\r\nNats-Msg-Id: " + self.message_id_prefix.encode()
+        return event_id.startswith(self.prefix) and (
+            not self.message_id_prefix or message_id in headers
+        )
 
     def _subject(self, raw: bytes) -> str:
         """Return the subject, "" if it is not judged."""
@@ -170,11 +163,33 @@ _MOST_SUBJECTS: Final = 10_000
 def ours(*, message_id_prefix: str = "", subjects: Sequence[str] = ()) -> Messages:
     """Read messages as our relay writes them."""
     return Messages(
-        header("Relay-Event-Id"),
-        header("Relay-Key"),
-        subjects=subjects,
-        message_id_prefix=message_id_prefix,
+        _our_names, has_keys=True, subjects=subjects, message_id_prefix=message_id_prefix
     )
+
+
+_NAMES: Final = re.compile(
+    rb"\r\nRelay-Event-Id: ([^\r\n]*)\r\nRelay-Created-At: [^\r\n]*\r\n"
+    rb"(?:Relay-Key: ([^\r\n]*)\r\n)?"
+)
+"""The relay writes them one after the other: one search finds both."""
+
+
+def _our_names(headers: bytes, payload: bytes) -> tuple[str | None, str | None]:
+    found = _NAMES.search(headers)
+    if found is None:
+        return _EVENT_ID(headers, payload), _KEY(headers, payload)
+    event_id, key = found.groups()
+    return event_id.decode(errors="replace"), key and key.decode(errors="replace")
+
+
+def theirs(event_id: Place, key: Place | None, **more: Any) -> Messages:
+    """Read another relay's messages; ``more`` are the further fields of ``Messages``."""
+
+    def names(headers: bytes, payload: bytes) -> tuple[str | None, str | None]:
+        found = event_id(headers, payload)
+        return found, None if key is None or found is None else key(headers, payload)
+
+    return Messages(names, has_keys=key is not None, **more)
 
 
 async def batches(

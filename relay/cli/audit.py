@@ -5,6 +5,7 @@ they are found, a line each, and the report after them; with ``--json`` each lin
 ``--follow`` looks again and again until Ctrl-C, and waits out an outage of either side.
 """
 
+import gc
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -24,6 +25,9 @@ from relay.settings import Settings
 if TYPE_CHECKING:
     from relay.audit.oracle import Finding
     from relay.audit.run import Audit
+
+_COLLECT_AFTER: Final = 100_000
+"""New objects between two looks for garbage: an audit makes millions of tuples, and no cycles."""
 
 _COMPARED: Final = ("bytes", "json", "no")
 _TABLE: Final = "Another relay's outbox"
@@ -121,7 +125,7 @@ def audit(
         id_place = messages.place(message_id)
         if id_place is None:
             raise SettingsError(["--message-id none: without an id no message has an event"])
-        read = messages.Messages(
+        read = messages.theirs(
             id_place,
             messages.place(message_key),
             prefix=id_prefix,
@@ -132,6 +136,7 @@ def audit(
     else:
         described = None
         read = messages.ours(message_id_prefix=settings.message_id_prefix, subjects=subjects)
+    gc.set_threshold(_COLLECT_AFTER)
     command = _Command(settings, described, read, serial=serial_keys, grace=grace, as_json=json_)
     if anyio.run(command.run, every if follow else None):
         raise typer.Exit(1)
@@ -216,9 +221,7 @@ class _Command:
         settings, messages = self._settings, self._messages
         assert settings.stream is not None
         shelf = Shelf()
-        judge = Judge(
-            self._finding, serial=self._serial, has_keys=messages.key is not None, shelf=shelf
-        )
+        judge = Judge(self._finding, serial=self._serial, has_keys=messages.has_keys, shelf=shelf)
         try:
             async with (
                 await Session.connect(settings.conninfo, "audit") as session,

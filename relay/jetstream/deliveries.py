@@ -87,13 +87,13 @@ class Consumer:
             if came:
                 yield came
 
-    def take(self, message: Message, number: int) -> None:
-        """Take a delivery; ``number`` counts them from 1."""
-        if number != self._delivered + 1:
+    def take(self, messages: list[Message], first: int, last: int) -> None:
+        """Take deliveries, which their consumer has numbered ``first`` to ``last`` from 1 on."""
+        if first != self._delivered + 1 or last - first + 1 != len(messages):
             self._lose("a delivery is missing")
         if not self._lost:
-            self._delivered = number
-            self._came.append(message)
+            self._delivered = last
+            self._came += messages
             self._news.set()
 
     def answered(self, rest: bytes, payload: bytes, headers: bytes | None) -> None:
@@ -152,18 +152,17 @@ class Deliveries(AnswerParser):
         """Begin without a consumer."""
         super().__init__(deliver, control)
         self._match: Any = None
-        self._take: Any = None
+        self._consumer: Consumer | None = None
 
     def deliver_to(self, consumer: Consumer | None) -> None:
         """Take the deliveries of ``consumer`` alone from now on."""
-        self._match = self._take = None
+        self._match, self._consumer = None, consumer
         if consumer is not None:
             # $JS.ACK.[domain.account.]stream.consumer.deliveries.seq.number.ns.pending[.token]
             self._match = re.compile(
                 rb"H?MSG (\S+) \d+ \$JS\.ACK\.\S+\.%b\.\d+\.(\d+)\.(\d+)\.(\d+)\.(\d+)\S* (\d+)"
                 rb"(?: (\d+))?\r\n" % re.escape(consumer.name.encode())
             ).match
-            self._take = consumer.take
 
     async def parse(self, data: bytes = b"") -> None:
         """Take the next bytes of the stream, as ``AnswerParser`` does."""
@@ -172,23 +171,36 @@ class Deliveries(AnswerParser):
             self._incomplete = b""
         place, end = 0, len(data)
         while place < end:
-            line = self._match(data, place) if self._match is not None else None
-            if line is None:
+            place = self._deliveries(data, place)
+            if place < end:
                 place = await self._answer(data, place)
                 if not place:
                     return
-                continue
+
+    def _deliveries(self, data: bytes, place: int) -> int:
+        """Take the deliveries that stand at ``place``; return where they end.
+
+        The last one is left if it is not complete: ``_answer`` keeps it.
+        """
+        match, consumer, new = self._match, self._consumer, tuple.__new__
+        if match is None or consumer is None:
+            return place
+        end, came, first, number = len(data), list[Message](), 0, b""
+        while line := match(data, place):
             subject, seq, number, at_ns, pending, size, whole_size = line.groups()
             start = line.end()
             after = start + int(whole_size or size) + 2
             if after > end:
-                self._keep(data, place, after)
-                return
+                number = b"%d" % (int(number) - 1)
+                break
             split = start if whole_size is None else start + int(size)
-            headers, payload = data[start:split], data[split : after - 2]
-            message = Message(int(seq), int(at_ns), int(pending), subject, headers, payload)
-            self._take(message, int(number))
+            values = int(seq), int(at_ns), int(pending), subject
+            came.append(new(Message, (*values, data[start:split], data[split : after - 2])))
+            first = first or int(number)
             place = after
+        if came:
+            consumer.take(came, first, int(number))
+        return place
 
     async def _answer(self, data: bytes, place: int) -> int:
         """Take one line that is no delivery; return where it ends, 0 if it is incomplete."""
