@@ -179,7 +179,7 @@ def _our_names(headers: bytes, payload: bytes) -> tuple[str | None, str | None]:
     if found is None:
         return _EVENT_ID(headers, payload), _KEY(headers, payload)
     event_id, key = found.groups()
-    return event_id.decode(errors="replace"), key and key.decode(errors="replace")
+    return event_id.decode(errors="replace"), None if key is None else key.decode(errors="replace")
 
 
 def theirs(event_id: Place, key: Place | None, **more: Any) -> Messages:
