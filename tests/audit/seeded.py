@@ -171,6 +171,24 @@ async def _write(run: Run, js: JetStreamContext, number: int, events: int) -> No
                 run.committed[row[0]] = key
 
 
+async def write_to_ours(dsn: str, *, writers: int, transactions: int) -> None:
+    """Let writers that share keys and lock nothing write to our outbox; a tenth is undone."""
+    insert = "insert into relay.outbox (subject, key, payload) values (%s, %s, '{}')"
+
+    async def write(number: int) -> None:
+        chance = random.Random(number)
+        async with await psycopg.AsyncConnection.connect(dsn) as connection:
+            for _ in range(transactions):
+                for _ in range(chance.choice([1, 1, 3])):
+                    await connection.execute(insert, ("orders.placed", f"{chance.randrange(10)}"))
+                await asyncio.sleep(chance.random() * TRANSACTION)
+                await (connection.commit if chance.random() > 0.1 else connection.rollback)()
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(writers):
+            tasks.create_task(write(number))
+
+
 def audit(dsn: str, url: str, stream: str, *args: str) -> tuple[int, set[Fault], dict[str, Any]]:
     """Run the command; its exit code, its findings, its report."""
     done = subprocess.run(

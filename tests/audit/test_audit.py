@@ -8,12 +8,20 @@ import random
 import uuid
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from tests.audit.seeded import COLUMNS, Loop, Run, audit, by_last_id, in_order, incumbent
+from tests.audit.seeded import (
+    COLUMNS,
+    Loop,
+    Run,
+    audit,
+    by_last_id,
+    in_order,
+    incumbent,
+    write_to_ours,
+)
 from tests.audit.seeded import skip_locked as skip_locked_
-from tests.system.harness import STREAM, RelayProcess, delivered, until
+from tests.system.harness import STREAM, RelayProcess, alone, delivered, until
 
 SEED = 7
 
@@ -46,27 +54,10 @@ def test_its_list_is_the_truth_whatever_the_relay_did(database, nats_server, loo
 def test_ours_under_writers_that_share_keys_has_no_findings(
     outbox_dsn: str, own_nats, tmp_path: Path
 ) -> None:
-    async def write(number: int) -> None:
-        chance = random.Random(number)
-        insert = "insert into relay.outbox (subject, key, payload) values (%s, %s, '{}')"
-        async with await psycopg.AsyncConnection.connect(outbox_dsn) as connection:
-            for _ in range(20):
-                for _ in range(chance.choice([1, 1, 3])):
-                    key = f"{chance.randrange(10)}"
-                    await connection.execute(insert, ("orders.placed", key))
-                await asyncio.sleep(chance.random() * 0.02)
-                await (connection.commit if chance.random() > 0.1 else connection.rollback)()
-
-    async def writers() -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(32):
-                tasks.create_task(write(number))
-
     with RelayProcess(outbox_dsn, own_nats.url, tmp_path / "relay.log"):
-        asyncio.run(writers())
+        asyncio.run(write_to_ours(outbox_dsn, writers=32, transactions=20))
         while_it_runs = audit(outbox_dsn, own_nats.url, STREAM)
-        with psycopg.connect(outbox_dsn) as look:
-            (count,) = look.execute("select count(*) from relay.outbox").fetchone() or (0,)
+        count = alone(outbox_dsn, "select count(*) from relay.outbox")
         until(lambda: delivered(outbox_dsn) == count, 30)
         code, found, report = audit(outbox_dsn, own_nats.url, STREAM, "--grace", "0s")
     assert while_it_runs[:2] == (0, set())

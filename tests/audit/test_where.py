@@ -11,6 +11,7 @@ from nats.js.api import ConsumerConfig
 
 from relay import devstack
 from tests.audit.conftest import Ask, Where
+from tests.soak.where import run
 from tests.system.harness import STREAM, RelayProcess, alone, delivered, emit, until
 
 PARK = """
@@ -193,3 +194,11 @@ def test_nats_away_is_said_and_the_rest_is_answered(
     assert found["events"][0]["state"] == "missing"
     assert STREAM in found["unread"]
     assert "not looked at" in ask("where", "mine").stdout
+
+
+def test_each_answer_under_load_is_right_at_some_instant(
+    outbox_dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
+) -> None:
+    report = asyncio.run(run(outbox_dsn, own_nats.url, tmp_path, questions=60, seed=3))
+    assert report["wrong"] == []
+    assert report["questions"] == 60
