@@ -2,6 +2,7 @@
 
 from bench.scenario import Scenario
 from bench.scenarios import (
+    audit,
     backlog,
     drain,
     idle,
@@ -24,5 +25,6 @@ SCENARIOS = (
     Scenario("backlog", "the same rate whatever waits", backlog.run),
     Scenario("idle", "what a relay at rest takes", idle.run),
     Scenario("peers", "what people use today, by the same clock", peers.run),
+    Scenario("audit", "how fast `relay audit` judges what was delivered", audit.run),
     Scenario("telemetry", "what metrics and traces cost", telemetry.run),
 )

@@ -189,6 +189,7 @@ class Judge:
     def judge(self, messages: Sequence[StreamMessage]) -> None:
         """Judge the next messages, in the order of ``seq``."""
         rows, recent, latest = self._rows.hot, self._recent, self._latest
+        remembered, highest = recent.newest, latest.hot
         if self._latest.is_shelved:
             fetched = (rows[each.event_id].key for each in messages if each.event_id in rows)
             self._latest.fetch([key for key in fetched if key is not None])
@@ -206,7 +207,7 @@ class Judge:
             if not self.matched:
                 self.first = event.sequence, message.seq
             self.matched += 1
-            recent.put(event_id, (event, message.seq))
+            remembered[event_id] = event, message.seq
             if (
                 event.digest != message.digest
                 or event.key != message.key
@@ -214,12 +215,12 @@ class Judge:
             ):
                 self._compare(event, message)
             if event.key is not None:
-                before = latest.hot.get(event.key)
+                before = highest.get(event.key)
                 if before is None or event.sequence > before[0]:
                     written = event.written_at or 0.0
                     if before is not None and before[2] > written:
                         written = before[2]
-                    latest.hot[event.key] = (event.sequence, event.transaction, written)
+                    highest[event.key] = (event.sequence, event.transaction, written)
                 else:
                     self._inverted(event, message, before)
         recent.trim()

@@ -136,7 +136,7 @@ class OutboxReader:
             digest if self.payload != "no" else sql.SQL("null::text"),
             text.format(_column(named["subject"])),
             sql.SQL("o.xid::text::bigint" if table is None else "null::bigint"),
-            sql.SQL("extract(epoch from {})::float8").format(
+            sql.SQL("date_part('epoch', {})").format(
                 sql.SQL("{}::timestamptz").format(_column(named["written_at"]))
             ),
             await self._committed_at(),
@@ -146,7 +146,7 @@ class OutboxReader:
 
     async def now(self) -> float:
         """Return the database's clock, s since 1970."""
-        query = sql.SQL("select extract(epoch from clock_timestamp())::float8").format()
+        query = sql.SQL("select date_part('epoch', clock_timestamp())").format()
         row = await self.session.row(query)
         assert row is not None
         return float(row[0])
@@ -272,8 +272,8 @@ class OutboxReader:
             row = await self.session.row(query)
             if row is not None and row[0] == "on":
                 kept = "coalesce(pg_xact_commit_timestamp(o.xid::xid), clock_timestamp())"
-                return sql.SQL(f"extract(epoch from {kept})::float8")
-        return sql.SQL("extract(epoch from clock_timestamp())::float8")
+                return sql.SQL(f"date_part('epoch', {kept})")
+        return sql.SQL("date_part('epoch', clock_timestamp())")
 
     def _note_holes(self, found: Sequence[Committed]) -> None:
         before = self.highest or max(0, found[0].sequence - 1 - _MOST_HOLES)

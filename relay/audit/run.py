@@ -84,6 +84,9 @@ class Audit:
         now = await self.outbox.now()
         if not self.began_at:
             await self._begin(now)
+        if self._page is not None:  # an outage has cut the last look short
+            await self._read_rows()
+        self.outbox.exhausted = False
         due = await self._due(now)
         state = await self.reader.state(self.stream)
         while late := await self.outbox.late(now):
@@ -91,7 +94,6 @@ class Audit:
         await self._judge(state)
         while await self._read_rows():
             pass
-        self.outbox.exhausted = False
         await self._conclude()
         for event in due:
             if self.judge.waits(event):

@@ -133,7 +133,7 @@ class Trail(Generic[_V]):
         self, shelf: Shelf | None, most: int, numbers: Callable[[_V], tuple[int, int]]
     ) -> None:
         """Hold at most twice ``most`` in memory; ``numbers`` says what is kept of an older one."""
-        self._new: dict[str, _V] = {}
+        self.newest: dict[str, _V] = {}  # the caller's to add to
         self._old: dict[str, _V] = {}
         self._most = most
         self._numbers = numbers
@@ -141,21 +141,17 @@ class Trail(Generic[_V]):
 
     def get(self, key: str) -> _V | None:
         """Return what was put under ``key``, if it is one of the newest."""
-        found = self._new.get(key)
+        found = self.newest.get(key)
         return found if found is not None else self._old.get(key)
-
-    def put(self, key: str, value: _V) -> None:
-        """Add one."""
-        self._new[key] = value
 
     def trim(self) -> None:
         """Move the older generation to the file if there are too many."""
-        if self._file is None or len(self._new) < self._most:
+        if self._file is None or len(self.newest) < self._most:
             return
         of = self._numbers
         old = [(hash(key), *of(value)) for key, value in self._old.items()]
         array("q", chain.from_iterable(old)).tofile(self._file)
-        self._old, self._new = self._new, {}
+        self._old, self.newest = self.newest, {}
 
     def look_up(self, keys: Collection[str]) -> dict[str, tuple[int, int]]:
         """Return the numbers of those of ``keys`` that were ever put."""

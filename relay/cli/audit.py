@@ -7,6 +7,7 @@ they are found, a line each, and the report after them; with ``--json`` each lin
 
 import gc
 import json
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from relay.cli.options import ALWAYS, NATS, Json, with_settings
 from relay.cli.progress import progress_bar
 from relay.cli.text import plain
 from relay.core import durations
-from relay.errors import LoginRefused, Misconfigured, Outage, SettingsError
+from relay.errors import LoginRefused, Outage, SettingsError
 from relay.settings import Settings
 
 if TYPE_CHECKING:
@@ -164,33 +165,43 @@ class _Command:
         self._found = Counter[str]()
 
     async def run(self, every: float | None) -> bool:
-        """Look once, or ``every`` so many s; return whether anything is wrong."""
+        """Look once, or ``every`` so many s until a signal; return whether anything is wrong."""
         async with self._opened() as audit:
-            with progress_bar("messages") as progress:
-                audit.progress = progress
-                await self._look(audit, wait=every is not None)
-                if every is None:
-                    if self._table is not None and not self._table.written_at:
-                        await anyio.sleep(self._grace)  # age counts from the first look
-                    while await audit.look():
-                        pass
             if every is None:
-                self._report(audit)
-            try:
-                while every is not None:
-                    self._report(audit)
-                    await anyio.sleep(every)
-                    await self._look(audit, wait=True)
-            except anyio.get_cancelled_exc_class():
-                self._report(audit)
-                raise
+                await self._once(audit)
+            else:
+                with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(self._follow, audit, every)
+                        await anext(signals)
+                        tasks.cancel_scope.cancel()
+            self._report(audit)
         return self._found.total() > 0
 
-    async def _look(self, audit: "Audit", *, wait: bool) -> None:
-        """Look; where ``wait``, again once an outage is over.
+    async def _once(self, audit: "Audit") -> None:
+        with progress_bar("messages") as progress:
+            audit.progress = progress
+            await audit.look()
+            if self._table is not None and not self._table.written_at:
+                await anyio.sleep(self._grace)  # age counts from the first look
+            while await audit.look():
+                pass
+
+    async def _follow(self, audit: "Audit", every: float) -> None:
+        with progress_bar("messages") as progress:
+            audit.progress = progress
+            await self._look(audit)
+        audit.progress = lambda done, total: None  # noqa: ARG005
+        while True:
+            self._report(audit)
+            await anyio.sleep(every)
+            await self._look(audit)
+
+    async def _look(self, audit: "Audit") -> None:
+        """Look, once an outage is over.
 
         Raises:
-            Outage: and not to wait; or a login is refused at the first look.
+            LoginRefused: at the first look.
         """
         from relay.postgres.session import Session
 
@@ -201,7 +212,7 @@ class _Command:
                     audit.outbox.session = await Session.connect(self._settings.conninfo, "audit")
                 await audit.look()
             except Outage as outage:
-                if not wait or (is_first and isinstance(outage, LoginRefused | Misconfigured)):
+                if is_first and isinstance(outage, LoginRefused):
                     raise
                 typer.echo(f"relay: waiting: {plain(str(outage))}", err=True)
                 await anyio.sleep(1.0)

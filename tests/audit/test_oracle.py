@@ -1,6 +1,7 @@
 """The judge, against streams that are wrong on purpose."""
 
 import dataclasses
+from contextlib import closing
 from itertools import islice
 
 import pytest
@@ -119,35 +120,34 @@ def test_a_judge_with_a_small_memory_says_the_same(committed, chance, most, ahea
     ]
     stream = [message._replace(seq=seq) for seq, message in enumerate(messages, start=1)]
     findings = []
-    shelf = Shelf()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("_MOST_ROWS", "_MOST_KEYS", "_MOST_RECENT"):
-            patch.setattr(oracle, name, most)
-        judge = Judge(findings.append, shelf=shelf)
-    rows = iter(committed)
-    for first in range(0, len(stream), 7):
-        chunk = stream[first : first + 7]
-        judge.expect(islice(rows, ahead))
-        while judge.lacks(chunk):
-            row = next(rows, None)
-            if row is None:
-                break
-            judge.expect([row])
-        judge.judge(chunk)
-        for message in judge.conclude() if chance.random() < 0.5 else ():
+    with closing(Shelf()) as shelf:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("_MOST_ROWS", "_MOST_KEYS", "_MOST_RECENT"):
+                patch.setattr(oracle, name, most)
+            judge = Judge(findings.append, shelf=shelf)
+        rows = iter(committed)
+        for first in range(0, len(stream), 7):
+            chunk = stream[first : first + 7]
+            judge.expect(islice(rows, ahead))
+            while judge.lacks(chunk):
+                row = next(rows, None)
+                if row is None:
+                    break
+                judge.expect([row])
+            judge.judge(chunk)
+            for message in judge.conclude() if chance.random() < 0.5 else ():
+                judge.phantom(message)
+        judge.expect(rows)
+        for message in judge.conclude():
             judge.phantom(message)
-    judge.expect(rows)
-    for message in judge.conclude():
-        judge.phantom(message)
-    for event in list(judge.waiting()):
-        judge.lose(event)
-    shelf.close()
+        for event in list(judge.waiting()):
+            judge.lose(event)
+        assert judge.waits_for == 0
     for kind, ids in dataclasses.asdict(Findings.of(findings)).items():
         expected = getattr(compare(committed, stream), kind)
         # of an old copy only its number is kept, not what it should have held
         near = set(ids) <= set(expected) if kind == "corrupt" else sorted(ids) == sorted(expected)
         assert near, kind
-    assert judge.waits_for == 0
 
 
 def test_an_inversion_without_turns_needs_a_proof():

@@ -1,8 +1,8 @@
 """``python -m tests.soak.audit --runs 100``: does the audit find what is wrong, and nothing else?
 
-Each run is one relay on a table of its own: the loop that reads ``id > last``, SKIP LOCKED loops,
-one that does nothing wrong itself, or ours; with 64 writers. What the audit lists is compared with what was
-written down as it happened. One line of JSON; exit code 0 if every list was the truth.
+Each run is one relay: the loop that reads ``id > last``, SKIP LOCKED loops, one that does nothing
+wrong itself, or ours; with 64 writers. What the audit lists is compared with what was written down
+as it happened. One line of JSON; exit code 0 if every list was the truth.
 """
 
 import asyncio
