@@ -8,6 +8,7 @@ they are found, a line each, and the report after them; with ``--json`` each lin
 import gc
 import json
 import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -139,7 +140,8 @@ def audit(
         read = messages.ours(message_id_prefix=settings.message_id_prefix, subjects=subjects)
     gc.set_threshold(_COLLECT_AFTER)
     command = _Command(settings, described, read, serial=serial_keys, grace=grace, as_json=json_)
-    if anyio.run(command.run, every if follow else None):
+    options = {"use_uvloop": sys.platform != "win32"}
+    if anyio.run(command.run, every if follow else None, backend_options=options):
         raise typer.Exit(1)
 
 

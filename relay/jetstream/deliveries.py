@@ -33,13 +33,11 @@ _UNDELIVERED: Final = re.compile(rb"\r\nNats-Pending-Messages: (\d+)\r\n")
 class Message(NamedTuple):
     """One stored message. ``at_ns`` is JetStream's time stamp, ns since 1970.
 
-    ``headers`` is the block as it was stored, with its first line, or empty. ``pending`` is how
-    many the consumer has still to deliver.
+    ``headers`` is the block as it was stored, with its first line, or empty.
     """
 
     seq: int
     at_ns: int
-    pending: int
     subject: bytes
     headers: bytes
     payload: bytes
@@ -71,8 +69,7 @@ class Consumer:
         Raises:
             ConsumerLostError: see above.
         """
-        pending = self.pending
-        while pending or up_to == math.inf:
+        while self.pending or up_to == math.inf:
             while self._open <= self.most:
                 self._request()
             await self._wait()
@@ -80,19 +77,21 @@ class Consumer:
             if not came:
                 continue
             self._open -= len(came)
-            pending = came[-1].pending
             if came[-1].seq >= up_to:
                 came = [each for each in came if each.seq <= up_to]
-                pending = 0
+                self.pending = 0
             if came:
                 yield came
 
-    def take(self, messages: list[Message], first: int, last: int) -> None:
-        """Take deliveries, which their consumer has numbered ``first`` to ``last`` from 1 on."""
+    def take(self, messages: list[Message], first: int, last: int, pending: int) -> None:
+        """Take deliveries, which the server has numbered ``first`` to ``last``, from 1 on.
+
+        Behind them it has ``pending`` more.
+        """
         if first != self._delivered + 1 or last - first + 1 != len(messages):
             self._lose("a delivery is missing")
         if not self._lost:
-            self._delivered = last
+            self._delivered, self.pending = last, pending
             self._came += messages
             self._news.set()
 
@@ -160,8 +159,9 @@ class Deliveries(AnswerParser):
         if consumer is not None:
             # $JS.ACK.[domain.account.]stream.consumer.deliveries.seq.number.ns.pending[.token]
             self._match = re.compile(
-                rb"H?MSG (\S+) \d+ \$JS\.ACK\.\S+\.%b\.\d+\.(\d+)\.(\d+)\.(\d+)\.(\d+)\S* (\d+)"
-                rb"(?: (\d+))?\r\n" % re.escape(consumer.name.encode())
+                rb"H?MSG (\S+) \d+ \$JS\.ACK\.(?:[^. ]+\.){1,3}?%b"
+                rb"\.\d+\.(\d+)\.(\d+)\.(\d+)\.(\d+)\S* (\d+)(?: (\d+))?\r\n"
+                % re.escape(consumer.name.encode())
             ).match
 
     async def parse(self, data: bytes = b"") -> None:
@@ -185,21 +185,19 @@ class Deliveries(AnswerParser):
         match, consumer, new = self._match, self._consumer, tuple.__new__
         if match is None or consumer is None:
             return place
-        end, came, first, number = len(data), list[Message](), 0, b""
+        end, came, first, last = len(data), list[Message](), b"", (b"", b"")
         while line := match(data, place):
             subject, seq, number, at_ns, pending, size, whole_size = line.groups()
             start = line.end()
             after = start + int(whole_size or size) + 2
             if after > end:
-                number = b"%d" % (int(number) - 1)
                 break
             split = start if whole_size is None else start + int(size)
-            values = int(seq), int(at_ns), int(pending), subject
-            came.append(new(Message, (*values, data[start:split], data[split : after - 2])))
-            first = first or int(number)
-            place = after
+            values = int(seq), int(at_ns), subject, data[start:split], data[split : after - 2]
+            came.append(new(Message, values))
+            first, last, place = first or number, (number, pending), after
         if came:
-            consumer.take(came, first, int(number))
+            consumer.take(came, int(first), int(last[0]), int(last[1]))
         return place
 
     async def _answer(self, data: bytes, place: int) -> int:
