@@ -66,6 +66,7 @@ class Audit:
     not_yet: Counter[str] = field(default_factory=Counter)
     not_judged: Counter[str] = field(default_factory=Counter)
     began_at: float = 0.0
+    looked_at: float = 0.0
     first_seq: int = 0
     last_seq: int = 0
     _captured: tuple[str, ...] = ()
@@ -87,7 +88,7 @@ class Audit:
         if self._page is not None:  # an outage has cut the last look short
             await self._read_rows()
         self.outbox.exhausted = False
-        due = await self._due(now)
+        due, self.looked_at = await self._due(now), now
         state = await self.reader.state(self.stream)
         while late := await self.outbox.late(now):
             self._expect(late)
@@ -110,7 +111,7 @@ class Audit:
             "rows": {"count": outbox.rows, "first": outbox.lowest, "last": outbox.highest},
             "messages": {"first": self.first_seq, "last": self.last_seq},
             "since": None if not self._since else _text(self._since),
-            "until": _text(self.began_at) if self.began_at else None,
+            "until": _text(self.looked_at) if self.looked_at else None,
             "matched": self.judge.matched,
             "replayed": self.judge.replayed,
             "not_yet": dict(self.not_yet),

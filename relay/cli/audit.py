@@ -278,7 +278,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     rows, messages = report["rows"], report["messages"]
     yield "stream", f"{report['stream']}, sequences {messages['first']} to {messages['last']}"
     yield "outbox", f"{rows['count']:,} rows, {rows['first']} to {rows['last']}"
-    yield "judged", f"what was written since {report['since']}; {report['matched']:,} are stored"
+    yield "judged", f"written since {report['since']}, as of {report['until']}"
+    yield "stored", f"{report['matched']:,} events"
     for label, name in (("not yet", "not_yet"), ("not judged", "not_judged")):
         if report[name]:
             yield label, ", ".join(f"{what}: {count:,}" for what, count in report[name].items())
