@@ -26,6 +26,9 @@ from relay.postgres.session import Session
 from relay.postgres.sqlfiles import load
 
 PAGE: Final = 5_000
+PAGE_OF_PAYLOADS: Final = 100
+"""Rows of one statement; fewer where payloads come whole, to be compared as JSON."""
+
 _DEADLINE: Final = 60.0
 _SCAN_DEADLINE: Final = 600.0
 _KEEP_HOLES: Final = 3600.0
@@ -44,7 +47,7 @@ class Table:
     """Another relay's outbox, by the names of its columns; "" where it has none.
 
     Attributes:
-        name: the table, with its schema in front of a dot if it is not in the search path.
+        name: the table, with its schema in front of a dot unless that is public.
         sequence: a whole number that ascends in the order of writing; the primary key, mostly.
         event_id: what the messages carry.
         payload: text, JSON or bytes.
@@ -102,6 +105,11 @@ class OutboxReader:
         return sql.SQL("{} as o").format(self._source)
 
     @property
+    def _is_hashed(self) -> bool:
+        """Whether Postgres sends digests in place of payloads."""
+        return self.payload != "json" or self.table is None
+
+    @property
     def is_ours(self) -> bool:
         """Whether it is the outbox of our schema."""
         return self.table is None
@@ -122,13 +130,13 @@ class OutboxReader:
             )
         else:
             named = {name: getattr(table, name) for name in _OURS}
-            self._source = sql.Identifier(*table.name.split("."))
+            name = table.name if "." in table.name else f"public.{table.name}"
+            self._source = sql.Identifier(*name.split("."))
             payload = await self._payload(table)
         self._sequence = sql.Identifier("o", named["sequence"])
         self._event_id = sql.Identifier("o", named["event_id"])
         text = sql.SQL("{}::text")
-        is_text = self.payload == "json" and table is not None
-        digest = payload if is_text else _digest_of(payload)
+        digest = _digest_of(payload) if self._is_hashed else payload
         columns: list[sql.Composable] = [
             text.format(self._event_id),
             text.format(_column(named["key"])),
@@ -152,10 +160,11 @@ class OutboxReader:
         return float(row[0])
 
     async def page(self) -> list[Committed]:
-        """Return the next rows; fewer than ``PAGE`` if there are no more now."""
+        """Return the next rows, at most ``PAGE``."""
         behind = sql.SQL("{} > %(last)s").format(self._sequence)
-        found = await self._rows(self._table, behind, {"last": self.highest})
-        self.exhausted = len(found) < PAGE
+        most = PAGE if self._is_hashed else PAGE_OF_PAYLOADS
+        found = await self._rows(self._table, behind, {"last": self.highest}, limit=most)
+        self.exhausted = len(found) < most
         if found:
             self._note_holes(found)
             self.lowest = self.lowest or found[0].sequence
@@ -233,7 +242,7 @@ class OutboxReader:
         except (psycopg.DataError, SchemaError) as error:
             raise self._unfit(error) from error
         made = Committed._make
-        if self.payload == "json" and self.table is not None:
+        if not self._is_hashed:
             return [
                 made(row)._replace(digest=json_text_digest(row[3]) if row[3] else None)
                 for row in rows

@@ -19,6 +19,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -69,6 +70,7 @@ class Audit:
     looked_at: float = 0.0
     first_seq: int = 0
     last_seq: int = 0
+    _created_at: datetime | None = None
     _captured: tuple[str, ...] = ()
     _subjects: dict[str, bool] = field(default_factory=dict)
     _since: float = 0.0  # the stream has everything that was stored since then
@@ -84,12 +86,14 @@ class Audit:
         """
         now = await self.outbox.now()
         if not self.began_at:
-            await self._begin(now)
+            await self.outbox.begin()
+            self.began_at = now
         if self._page is not None:  # an outage has cut the last look short
             await self._read_rows()
         self.outbox.exhausted = False
         due, self.looked_at = await self._due(now), now
         state = await self.reader.state(self.stream)
+        self._meet(state)
         while late := await self.outbox.late(now):
             self._expect(late)
         await self._judge(state)
@@ -122,15 +126,19 @@ class Audit:
         more = {FOREIGN: self.messages.foreign, OVERLAP: self.judge.unordered}
         return {what: count for what, count in {**self.not_judged, **more}.items() if count}
 
-    async def _begin(self, now: float) -> None:
-        await self.outbox.begin()
-        state = await self.reader.state(self.stream)
-        self.began_at = now
+    def _meet(self, state: StreamState) -> None:
+        """Begin with the stream; again if it was made anew, or set back, since the last look."""
+        if state.created_at == self._created_at and state.last_seq >= self.last_seq:
+            return
         self._captured = state.subjects
-        whole = state.first_seq <= 1
-        since = state.created_at if whole or state.first_at is None else state.first_at
-        self._since = since.timestamp()
-        self.judge.order_since = 0.0 if whole else self._since
+        if self._created_at is not None:
+            self._gap_at = self.looked_at
+        self._created_at = state.created_at
+        since = state.created_at.timestamp()
+        if state.first_seq > 1:  # its beginning is gone
+            since = self.looked_at if state.first_at is None else state.first_at.timestamp()
+            self.judge.order_since = since
+        self._since = since
         self.first_seq = max(1, state.first_seq)
         self.last_seq = self.first_seq - 1
 
@@ -158,20 +166,27 @@ class Audit:
     async def _judge(self, state: StreamState) -> None:
         """Judge the messages up to the stream's end as it is in ``state``."""
         if not state.messages or state.last_seq <= self.last_seq:
+            self._end_at(state.last_seq)
             return
         begun, total = self.last_seq, state.last_seq - self.last_seq
         start, up_to = Start(self.last_seq + 1), float(state.last_seq)
-        async for batch in self.reader.messages(self.stream, start, up_to=up_to):
-            self._note_gaps(batch)
-            messages = self.messages.read(batch)
-            while self.judge.lacks(messages) and await self._read_rows():
-                pass
-            self._judge_batch(messages, batch)
-            self.last_seq = batch[-1].seq
-            self.progress(self.last_seq - begun, total)
-            if len(self.judge.unknown) > _MOST_UNKNOWN:
-                await self._conclude()
-        self.last_seq = state.last_seq
+        async with aclosing(self.reader.messages(self.stream, start, up_to=up_to)) as batches:
+            async for batch in batches:
+                self._note_gaps(batch)
+                messages = self.messages.read(batch)
+                while self.judge.lacks(messages) and await self._read_rows():
+                    pass
+                self._judge_batch(messages, batch)
+                self.last_seq = batch[-1].seq
+                self.progress(self.last_seq - begun, total)
+                if len(self.judge.unknown) > _MOST_UNKNOWN:
+                    await self._conclude()
+        self._end_at(state.last_seq)
+
+    def _end_at(self, last_seq: int) -> None:
+        """Note that there are no messages up to ``last_seq`` any more."""
+        if last_seq > self.last_seq:
+            self._gap_at, self.last_seq = self.looked_at, last_seq
 
     def _judge_batch(self, messages: Sequence[StreamMessage], batch: Sequence[Message]) -> None:
         known = len(self.judge.unknown)

@@ -8,6 +8,7 @@ judged.
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -205,8 +206,9 @@ async def batches(
         state = await reader.state(stream)
         if state.messages and first_seq <= state.last_seq:
             start, up_to = Start(first_seq), float(state.last_seq)
-            async for batch in reader.messages(stream, start, up_to=up_to):
-                yield [parse_message(message) for message in batch]
+            async with aclosing(reader.messages(stream, start, up_to=up_to)) as found:
+                async for batch in found:
+                    yield [parse_message(message) for message in batch]
 
 
 async def read_stream(nats_url: str, stream: str) -> list[StreamMessage]:

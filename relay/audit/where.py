@@ -8,7 +8,8 @@ Postgres is asked first, in one snapshot, and the stream after it: what the stre
 committed before. So each answer was right at some instant between the question and its end.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -108,13 +109,15 @@ async def look_at_streams(
     is_wanted, missing = _matching(ref, wanted), set(wanted)
     for stream in answer.streams:
         try:
-            async for batch in _candidates(reader, stream, answer, since, progress):
-                for message in filter(is_wanted, batch):
-                    found = _stored(stream, message)
-                    answer.stored.append(found)
-                    missing.discard(found.event_id)
-                if wanted and not missing and not copies:
-                    break
+            candidates = _candidates(reader, stream, answer, since, progress)
+            async with aclosing(candidates):
+                async for batch in candidates:
+                    for message in filter(is_wanted, batch):
+                        found = _stored(stream, message)
+                        answer.stored.append(found)
+                        missing.discard(found.event_id)
+                    if wanted and not missing and not copies:
+                        break
         except StreamError as error:
             answer.unread[stream] = str(error)
             continue
@@ -127,7 +130,7 @@ async def _candidates(
     answer: Answer,
     since: datetime | None,
     progress: Callable[[int, int], None],
-) -> AsyncIterator[list[Message]]:
+) -> AsyncGenerator[list[Message], None]:
     """Read, without payloads, what may be one of the events that are looked for."""
     start = Start() if since is None else Start(at=since)
     if answer.rows:
@@ -137,12 +140,14 @@ async def _candidates(
     total = await reader.count(stream, start, subjects)
     looked = 0
     if total:
-        async for batch in reader.messages(
+        batches = reader.messages(
             stream, start, up_to=float(state.last_seq), subjects=subjects, headers_only=True
-        ):
-            yield batch
-            looked += len(batch)
-            progress(looked, total)
+        )
+        async with aclosing(batches):
+            async for batch in batches:
+                yield batch
+                looked += len(batch)
+                progress(looked, total)
 
 
 def _matching(ref: str, wanted: set[str]) -> Callable[[Message], bool]:

@@ -194,10 +194,13 @@ class _Command:
             audit.progress = progress
             await self._look(audit)
         audit.progress = lambda done, total: None  # noqa: ARG005
+        took = 0.0
         while True:
             self._report(audit)
-            await anyio.sleep(every)
+            await anyio.sleep(max(every, took))  # what takes long is done less often
+            began = anyio.current_time()
             await self._look(audit)
+            took = anyio.current_time() - began
 
     async def _look(self, audit: "Audit") -> None:
         """Look, once an outage is over.

@@ -11,7 +11,7 @@ import base64
 import json
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
@@ -101,16 +101,17 @@ async def _run(settings: Settings, asked: _Asked, show: "Callable[[Message], Non
     async with StreamReader.open(bus_options(settings), patience=_WAITS) as reader:
         reader.on_outage = _Notice()
         start, skipped = await _start(reader, stream, last, since, subjects)
-        async for batch in reader.messages(stream, start, subjects=subjects):
-            for message in batch[skipped:]:
-                if key is None or key_of(message.headers, b"") == key:
-                    show(message)
-                    left = None if left is None else left - 1
-                    if left == 0:
-                        return
-            skipped = max(0, skipped - len(batch))
-            sys.stdout.flush()
-            reader.on_outage = _Notice()
+        async with aclosing(reader.messages(stream, start, subjects=subjects)) as batches:
+            async for batch in batches:
+                for message in batch[skipped:]:
+                    if key is None or key_of(message.headers, b"") == key:
+                        show(message)
+                        left = None if left is None else left - 1
+                        if left == 0:
+                            return
+                skipped = max(0, skipped - len(batch))
+                sys.stdout.flush()
+                reader.on_outage = _Notice()
 
 
 async def _start(

@@ -69,7 +69,7 @@ class Consumer:
         Raises:
             ConsumerLostError: see above.
         """
-        while self.pending or up_to == math.inf:
+        while self.pending or self._came or up_to == math.inf:
             while self._open <= self.most:
                 self._request()
             await self._wait()
@@ -78,10 +78,10 @@ class Consumer:
                 continue
             self._open -= len(came)
             if came[-1].seq >= up_to:
-                came = [each for each in came if each.seq <= up_to]
-                self.pending = 0
-            if came:
-                yield came
+                if kept := [each for each in came if each.seq <= up_to]:
+                    yield kept
+                return
+            yield came
 
     def take(self, messages: list[Message], first: int, last: int, pending: int) -> None:
         """Take deliveries, which the server has numbered ``first`` to ``last``, from 1 on.

@@ -16,7 +16,7 @@ stream keeps: those are refused.
 import math
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -172,7 +172,7 @@ class StreamReader:
         up_to: float = math.inf,
         subjects: Sequence[str] = (),
         headers_only: bool = False,
-    ) -> AsyncIterator[list[Message]]:
+    ) -> AsyncGenerator[list[Message], None]:
         """Yield messages in batches, in the order of sequence, each once.
 
         Ends behind the sequence ``up_to``, or where the stream ends before it; without it never.

@@ -112,6 +112,17 @@ async def test_a_missing_delivery_ends_the_consumer() -> None:
         await anext(batches)
 
 
+async def test_what_comes_while_a_batch_is_at_work_is_handed_on_too() -> None:
+    consumer = Consumer(None, "c", "ask", pending=2, reply="r")
+    consumer._open = 1 << 30
+    messages = [Message(seq, 0, b"s", b"", b"") for seq in (1, 2)]
+    consumer.take(messages[:1], 1, 1, 1)
+    batches = consumer.batches(9)
+    assert await anext(batches) == messages[:1]
+    consumer.take(messages[1:], 2, 2, 0)
+    assert [batch async for batch in batches] == [messages[1:]]
+
+
 @pytest.mark.parametrize("size", [1, 7, 64, 1000])
 async def test_deliveries_may_be_cut_anywhere(size: int) -> None:
     other: list[tuple[bytes, bytes, bytes | None]] = []

@@ -213,3 +213,14 @@ def test_a_work_queue_is_not_read(outbox_dsn: str, own_nats: Any, ask: Ask) -> N
     done = ask("audit")
     assert done.exit_code == 3
     assert "workqueue: another consumer would change what it keeps" in done.stderr
+
+
+def test_a_stream_whose_messages_are_all_gone_says_nothing_of_what_was_there(
+    outbox_dsn: str, stream: Stream, ask: Ask
+) -> None:
+    stream.publish(emit(outbox_dsn, "orders.placed"))
+    execute(outbox_dsn, SETTLE)
+    stream.purge(2)
+    audited = Audited(ask)
+    assert (audited.code, audited.found) == (0, set())
+    assert audited.report["not_judged"] == {"written before the stream's first message": 1}
