@@ -28,6 +28,7 @@ from relay.audit.oracle import PLURALS, Committed, Finding, Judge, StreamMessage
 from relay.audit.outbox import Kept, OutboxReader
 from relay.audit.stream import Messages
 from relay.core.subjects import matches
+from relay.errors import StreamError
 from relay.jetstream.deliveries import Message
 from relay.jetstream.reading import Start, StreamReader, StreamState
 
@@ -44,6 +45,7 @@ ELSEWHERE: Final = "rows of subjects that this stream does not capture"
 FOREIGN: Final = "messages of other publishers"
 LATE: Final = "messages whose rows appeared late"
 PRUNED: Final = "messages whose rows may be deleted from the outbox"
+SET_BACK: Final = "sequences that the stream had, and has no more"
 OVERLAP: Final = "inversions of transactions that may have overlapped"
 
 
@@ -127,13 +129,19 @@ class Audit:
         return {what: count for what, count in {**self.not_judged, **more}.items() if count}
 
     def _meet(self, state: StreamState) -> None:
-        """Begin with the stream; again if it was made anew, or set back, since the last look."""
-        if state.created_at == self._created_at and state.last_seq >= self.last_seq:
-            return
-        self._captured = state.subjects
+        """Begin with the stream, or look whether it is the one of the last look.
+
+        Raises:
+            StreamError: it was made anew.
+        """
         if self._created_at is not None:
-            self._gap_at = self.looked_at
-        self._created_at = state.created_at
+            if state.created_at != self._created_at:
+                raise StreamError(f"stream {self.stream} was made anew: begin the audit anew")
+            if state.last_seq < self.last_seq:
+                self.not_judged[SET_BACK] += self.last_seq - state.last_seq
+                self._gap_at, self.last_seq = self.looked_at, state.last_seq
+            return
+        self._created_at, self._captured = state.created_at, state.subjects
         since = state.created_at.timestamp()
         if state.first_seq > 1:  # its beginning is gone
             since = self.looked_at if state.first_at is None else state.first_at.timestamp()
@@ -225,8 +233,9 @@ class Audit:
         found = self._subjects.get(subject)
         if found is None:
             wanted = self.messages.subjects
-            found = any(matches(each, subject) for each in self._captured) and (
-                not wanted or any(matches(each, subject) for each in wanted)
+            found = all(  # a mirror names no subjects
+                not patterns or any(matches(each, subject) for each in patterns)
+                for patterns in (self._captured, wanted)
             )
             if len(self._subjects) < _CHUNK:
                 self._subjects[subject] = found

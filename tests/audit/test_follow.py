@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -127,3 +128,19 @@ def test_it_goes_on_through_outages_and_says_each_finding_once(
 def test_a_signal_is_its_end_and_nothing_wrong_is_no_failure(followed: Followed) -> None:
     until(lambda: bool(followed.lines), 20)
     assert followed.end(signal.SIGTERM) == 0
+
+
+def test_a_stream_that_is_made_anew_ends_it(
+    followed: Followed, own_nats: devstack.NatsServer
+) -> None:
+    async def make_anew() -> None:
+        async with await nats.connect(own_nats.url) as client:
+            await client.jetstream().delete_stream(STREAM)
+            await client.jetstream().add_stream(name=STREAM, subjects=["followed.>"])
+
+    until(lambda: bool(followed.lines), 20)
+    asyncio.run(make_anew())
+    assert followed.process.wait(20) == 3
+    assert followed.process.stderr is not None
+    # unless it looked while there was none
+    assert re.search("was made anew|there is no stream", followed.process.stderr.read())
