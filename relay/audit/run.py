@@ -89,6 +89,7 @@ class Audit:
         now = await self.outbox.now()
         if not self.began_at:
             await self.outbox.begin()
+            self.messages.payload = self.outbox.payload  # which depends on the column's type
             self.began_at = now
         if self._page is not None:  # an outage has cut the last look short
             await self._read_rows()
