@@ -160,6 +160,7 @@ class StreamReader:
 
     async def count(self, stream: str, start: Start, subjects: Sequence[str] = ()) -> int:
         """Count the messages from ``start`` on. Raises as ``state``."""
+        await self._readable(stream)
         made = await self._make_consumer(stream, start, subjects, headers_only=True)
         await self._delete_consumer(stream, made.name)
         return made.pending
@@ -201,13 +202,8 @@ class StreamReader:
     @asynccontextmanager
     async def _consuming(
         self, stream: str, start: Start, subjects: Sequence[str], headers_only: bool
-    ) -> AsyncIterator["Consumer"]:
-        state = await self.state(stream)
-        if state.retention in UNFIT:
-            raise StreamError(
-                f"stream {stream} has the retention {state.retention}: another consumer would "
-                "change what it keeps, so it is not read"
-            )
+    ) -> AsyncIterator[Consumer]:
+        state = await self._readable(stream)
         consumer = await self._make_consumer(stream, start, subjects, headers_only=headers_only)
         average = max(1, state.bytes // max(1, state.messages))
         consumer.most = max(1, min(MOST, _BATCH_BYTES // average))
@@ -224,9 +220,18 @@ class StreamReader:
             with anyio.CancelScope(shield=True):
                 await self._delete_consumer(stream, consumer.name)
 
+    async def _readable(self, stream: str) -> StreamState:
+        state = await self.state(stream)
+        if state.retention in UNFIT:
+            raise StreamError(
+                f"stream {stream} has the retention {state.retention}: another consumer would "
+                "change what it keeps, so it is not read"
+            )
+        return state
+
     async def _make_consumer(
         self, stream: str, start: Start, subjects: Sequence[str], *, headers_only: bool
-    ) -> "Consumer":
+    ) -> Consumer:
         name = f"relay-reader-{secrets.token_hex(8)}"
         config = {
             "name": name,

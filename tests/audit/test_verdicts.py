@@ -42,6 +42,9 @@ class Stream:
     def purge(self, before: int) -> None:
         self._do(lambda js: js.purge_stream(STREAM, seq=before))
 
+    def consume(self) -> None:
+        self._do(lambda js: js.add_consumer(STREAM, durable_name="theirs", ack_policy="explicit"))
+
     def _do(self, what: Callable[[Any], Any]) -> None:
         async def go() -> None:
             async with await nats.connect(self._url) as client:
@@ -208,11 +211,18 @@ def test_what_can_t_be_audited_is_an_error_that_names_it(
     assert said in done.stderr
 
 
-def test_a_work_queue_is_not_read(outbox_dsn: str, own_nats: Any, ask: Ask) -> None:
-    Stream(own_nats.url, retention="workqueue").publish("x")
-    done = ask("audit")
-    assert done.exit_code == 3
-    assert "workqueue: another consumer would change what it keeps" in done.stderr
+@pytest.mark.parametrize("retention", ["workqueue", "interest"])
+def test_a_stream_that_a_consumer_would_change_is_not_read(
+    outbox_dsn: str, own_nats: Any, ask: Ask, retention: str
+) -> None:
+    stream = Stream(own_nats.url, retention=retention)
+    stream.consume()
+    stream.publish(emit(outbox_dsn, "orders.placed"))
+    for args in (["audit"], ["tail", "-n", "1", "--subject", "orders.>"]):
+        done = ask(*args)
+        assert done.exit_code == 3
+        assert f"{retention}: another consumer would change what it keeps" in done.stderr
+    assert f"{retention}: another consumer" in ask("where", "1").stdout
 
 
 def test_a_stream_whose_messages_are_all_gone_says_nothing_of_what_was_there(
