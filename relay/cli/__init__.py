@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from relay import __version__, logs
-from relay.cli import dashboards, dead_events, demo, migrate, run, status
+from relay.cli import dashboards, dead_events, demo, inbox, migrate, run, status
 from relay.cli.options import Command, Group, asked_log_format, exit_codes
 
 app = typer.Typer(
@@ -63,3 +63,4 @@ def _relay(
 for command in (migrate.migrate, run.run, status.status, demo.demo, dashboards.dashboards):
     app.command(cls=Command)(command)
 app.add_typer(dead_events.dead)
+app.add_typer(inbox.inbox)
