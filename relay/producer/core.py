@@ -16,6 +16,7 @@ each once and in order, which ``statement`` rewrites.
 import dataclasses
 import enum
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ try:
     from opentelemetry.propagate import inject as _inject
 except ImportError:  # a service without opentelemetry-api has no trace to hand on
     _inject = None
+except Exception as error:  # noqa: BLE001 - whatever a propagator that OTEL_PROPAGATORS names raises
+    _inject = None
+    logging.getLogger(__name__).warning("events go without trace context: %s", error)
 
 NUMBERED: Final = "$"
 """Parameters as ``$1``: psycopg's raw cursors, asyncpg."""

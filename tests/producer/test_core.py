@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import os
 import subprocess
 import sys
 from datetime import UTC, date, datetime
@@ -132,13 +133,27 @@ def test_a_producer_imports_nothing_of_the_relay_nor_of_what_it_runs_on(face: st
     assert ("psycopg" in loaded) is (face == "psycopg")
 
 
-def test_without_opentelemetry_it_works_all_the_same() -> None:
+@pytest.mark.parametrize(
+    ("first", "variables", "warning"),
+    [
+        ("sys.modules['opentelemetry'] = None", {}, ""),
+        ("", {"OTEL_PROPAGATORS": "nonsense"}, "events go without trace context"),
+    ],
+)
+def test_without_opentelemetry_it_works_all_the_same(
+    first: str, variables: dict[str, str], warning: str
+) -> None:
     code = (
-        "import sys\nsys.modules['opentelemetry'] = None\n"
-        "from relay.producer import Event, core\n"
+        f"import sys\n{first}\nfrom relay.producer import Event, core\n"
         "print(core.one(Event('a.b', 1, headers={'a': 'b'})))"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert answer.stdout == "('emit', ('a.b', '1', None, '{\"a\": \"b\"}', None))\n", answer.stderr
+    assert warning in answer.stderr
