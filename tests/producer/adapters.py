@@ -5,7 +5,7 @@ which commits at its end, or rolls back what raises. Asyncio's run on a loop in 
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,6 +195,8 @@ def django_database(dsn: str, alias: str = "shop") -> Iterator[str]:
         settings.configure(INSTALLED_APPS=["relay.producer.django"], USE_TZ=True)
         framework.setup()
     connections.settings |= connections.configure_settings({"default": {}, alias: given})
+    with suppress(AttributeError):  # what was made of the alias before
+        del connections[alias]
     try:
         yield alias
     finally:
