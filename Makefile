@@ -27,10 +27,10 @@ demo: $(VENV)/.relay-demo ## Watch it work on throw-away servers: make demo ARGS
 test: lint ## Lint, check types, run the quick tests on the newest Postgres: make test ARGS="-k bell"
 	$(PY) -m pytest $(PYTEST) -m "$(QUICK)" $(ARGS)
 
-test-all: test ## After that the slow tests, the older Postgres, the models, the seeded bugs
+test-all: test ## After that slow tests, the older Postgres, the models, bugs seeded in the core
 	$(PY) -m pytest $(PYTEST) -m "not ($(QUICK))" $(ARGS)
 	$(PY) -m tests.spec
-	$(PY) -m tests.bugs --no-control
+	$(PY) -m tests.bugs --no-control --promises
 
 bench: $(VENV)/.relay-bench ## Measure it here, into bench-report/: make bench ARGS="--scenario drain --quick"
 	@$(PY) -m bench $(ARGS)

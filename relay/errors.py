@@ -17,6 +17,8 @@ The class is the kind, and the kind says what a caller does about it:
     │   ├── BusOutage          NATS
     │   │   └── BusLoginRefused
     │   └── LoginRefused       either of the two: at the first start a person has to act (exit 2)
+    ├── EventRefused       a rule of the outbox refuses what a producer wrote
+    ├── NoTransaction      a producer has none open, so its event would be committed by itself
     ├── TermLost           another relay leads now; stand by
     │   └── StreamBehind       a stream has lost acknowledged messages; begin anew
     └── AlreadyRunning     run() was called twice on one Relay
@@ -27,7 +29,12 @@ A driver's error that no adapter translates passes through untouched: a bug must
 
 
 class RelayError(Exception):
-    """Base of every error that the relay raises on purpose."""
+    """Base of every error that the relay raises on purpose.
+
+    ``exit_code`` is what a command exits with when the error ends it.
+    """
+
+    exit_code = 1
 
 
 class Misconfigured(RelayError):
@@ -90,6 +97,8 @@ class LoginRefused(Outage):
     a person has to act (exit 2).
     """
 
+    exit_code = 2
+
 
 class StoreLoginRefused(StoreOutage, LoginRefused):
     """Postgres refuses the role, its password or the database's name."""
@@ -97,6 +106,22 @@ class StoreLoginRefused(StoreOutage, LoginRefused):
 
 class BusLoginRefused(BusOutage, LoginRefused):
     """NATS refuses the credentials."""
+
+
+class EventRefused(RelayError):
+    """An event that can't be published, refused where it was written. ``rule`` names the rule.
+
+    The rules, and what each asks for, stand in sql/README.md. The transaction has failed.
+    """
+
+    def __init__(self, message: str, rule: str) -> None:
+        """Keep the table's own words, and the rule's name."""
+        self.rule = rule
+        super().__init__(message)
+
+
+class NoTransaction(RelayError):
+    """``emit`` was called where each statement commits by itself. Nothing was written."""
 
 
 class TermLost(RelayError):

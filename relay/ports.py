@@ -73,7 +73,7 @@ class Backlog:
             10,000.
         lag: age in s of the oldest event that is not delivered, whoever it waits behind (a parked
             event that is not dead, too), by the database's clock; 0.0 if there is none.
-        parked: how many events are parked, the dead among them.
+        parked: how many events are parked, the dead among them; not what is replayed (nor in lag).
         dead: how many of them are dead.
         held: how many of them an outage of a stream or subject holds up.
         held_lag: age in s of the oldest of those held; 0.0 if there is none.
@@ -96,12 +96,12 @@ class Due:
 
     Attributes:
         event: as it was read, but its message id is a new one if a person asked for the retry:
-            else the stream might take it for a repeat.
+            else the stream might take it for a repeat. If replayed, with ``Relay-Replay``.
         attempts: how often it was refused; 0 if it only waited.
         held_by: the outage that held it up, as ``Held.by``; "" if none did.
-        age: s since it was first refused, by the database's clock; 0.0 if it never was, or not
-            since a person asked for the retry.
+        age: s since its first refusal (after a person's retry, since that); 0.0 if there is none.
         unreadable: why the row could not be decoded, or is gone; "" if it could.
+        replay: the replay that publishes it again; None if it was never stored.
     """
 
     event: Event
@@ -109,6 +109,7 @@ class Due:
     held_by: str = ""
     age: float = 0.0
     unreadable: str = ""
+    replay: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,10 +335,7 @@ class WakeSource(Protocol):
         """Ask committers to ring; return N (the same while armed), None if only polling is left."""
 
     async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - a poll interval, not a deadline
-        """Sleep until rung, or for ``timeout`` s (``Wake.POLL``).
-
-        The source stays armed, unless it says ``Wake.START``: nobody may ring: arm again.
-        """
+        """Sleep until rung, or for ``timeout`` s (``Wake.POLL``); after ``START`` arm again."""
 
     @property
     def ring_seconds(self) -> float | None:

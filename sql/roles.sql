@@ -10,8 +10,8 @@
 --   <schema>_owner     owns everything here; whoever migrates is a member, or a superuser
 --   <schema>_producer  inserts events, by column or by emit; sees no more than id and event_id
 --   <schema>_relay     reads and prunes the outbox, moves the cursor, keeps the parked
---   <schema>_operator  looks at everything; decides on dead events by two functions that keep who
---                      decided; emits
+--   <schema>_operator  looks at everything; decides on dead events and replays by functions that
+--                      keep who decided; emits
 --   <schema>_monitor   the two views, which show no payload
 --
 -- Roles belong to the cluster: outboxes of the same schema name in two databases share them.
@@ -30,9 +30,11 @@ declare
   monitor  constant text := s || '_monitor';
   columns  constant text := 'idempotency_key, subject, key, payload, payload_bytes, headers';
   tables   constant text[] := array['outbox', 'cursor', 'settled', 'report', 'stream', 'parked',
-                                    'checkpoint', 'repair', 'unparked', 'decision', 'migration', 'fence', 'pending', 'status'];
+                                    'checkpoint', 'repair', 'unparked', 'decision', 'migration',
+                                    'replay', 'fence', 'pending', 'status'];
   routines constant text[] := array['publishable', 'message_id', 'notify', 'refuse_truncate', 'emit',
-                                    'emit_bytes', 'retry_dead', 'drop_dead'];
+                                    'emit_bytes', 'retry_dead', 'drop_dead', 'begin_replay',
+                                    'mark_replay'];
   home     constant oid := (select n.oid from pg_namespace as n where n.nspname = s);
   name     text;
   thing    record;
@@ -124,7 +126,8 @@ begin
                 else quote_ident(operator) end as who
       from pg_proc as p
      where p.pronamespace = home
-       and p.proname in ('emit', 'emit_bytes', 'retry_dead', 'drop_dead')
+       and p.proname in ('emit', 'emit_bytes', 'retry_dead', 'drop_dead', 'begin_replay',
+                         'mark_replay')
   loop
     execute format('grant execute on function %s to %s', thing.signature, thing.who);
   end loop;
@@ -140,7 +143,8 @@ begin
                  '%I.decision, %I.checkpoint, %I.repair, %I.unparked to %I',
                  s, s, s, s, s, s, s, s, s, s, operator);
 
-  execute format('grant select on %I.migration, %I.fence to %I, %I', s, s, relay, operator);
+  execute format('grant select on %I.migration, %I.replay, %I.fence to %I, %I',
+                 s, s, s, relay, operator);
   execute format('grant select on %I.pending, %I.status to %I, %I, %I',
                  s, s, relay, operator, monitor);
 

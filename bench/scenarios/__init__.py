@@ -2,6 +2,7 @@
 
 from bench.scenario import Scenario
 from bench.scenarios import (
+    audit,
     backlog,
     drain,
     latency,
@@ -24,5 +25,6 @@ SCENARIOS = (
     Scenario("backlog", "the same rate whatever waits", backlog.run),
     Scenario("light", "what it takes at rest and at low rates", light.run),
     Scenario("peers", "what people use today, by the same clock", peers.run),
+    Scenario("audit", "how fast `relay audit` judges what was delivered", audit.run),
     Scenario("telemetry", "what metrics and traces cost", telemetry.run),
 )

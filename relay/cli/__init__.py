@@ -11,7 +11,21 @@ from typing import Annotated
 import typer
 
 from relay import __version__, logs
-from relay.cli import dashboards, dead_events, demo, migrate, reconcile, run, status
+from relay.cli import (
+    audit,
+    dashboards,
+    dead_events,
+    demo,
+    doctor,
+    inbox,
+    migrate,
+    reconcile,
+    replay,
+    run,
+    status,
+    tail,
+    where,
+)
 from relay.cli.options import Command, Group, asked_log_format, exit_codes
 
 app = typer.Typer(
@@ -60,8 +74,19 @@ def _relay(
     pass
 
 
-for command in (migrate.migrate, run.run, status.status, reconcile.reconcile):
-    app.command(cls=Command)(command)
-for command in (demo.demo, dashboards.dashboards):
+for command in (
+    migrate.migrate,
+    run.run,
+    status.status,
+    where.where,
+    doctor.doctor,
+    audit.audit,
+    tail.tail,
+    reconcile.reconcile,
+    replay.replay,
+    demo.demo,
+    dashboards.dashboards,
+):
     app.command(cls=Command)(command)
 app.add_typer(dead_events.dead)
+app.add_typer(inbox.inbox)

@@ -8,26 +8,34 @@ done. What a dead event is and what a decision does to it: ``relay.postgres.oper
 event is shown, and ``relay dead show``: ``relay.cli.dead_show``.
 """
 
-import getpass
-import inspect
 import json
 import logging
-import os
-import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import anyio
 import typer
 
+from relay.cli.dead_sequence import PAUSE, InSequence, in_sequence
 from relay.cli.dead_show import as_json, fate, next_try, parse_ref, print_table, show, table
-from relay.cli.options import ALWAYS, Command, Group, Json, keyword, with_settings
+from relay.cli.deciding import (
+    KEY,
+    PANEL,
+    SUBJECT,
+    By,
+    DryRun,
+    Yes,
+    ask,
+    filter_flag,
+    seconds,
+    this_user,
+)
+from relay.cli.options import ALWAYS, Command, Group, Json, with_settings
 from relay.cli.text import plain
-from relay.core import durations
-from relay.errors import RelayError, SettingsError
+from relay.errors import RelayError
 from relay.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,75 +43,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("relay.cli")
 
-_PANEL: Final = "Which events"
-_LONGEST_BY: Final = 200
-
 _EXAMPLES: Final = 10
 """Events that are shown before a question about many."""
 
 _NAMED: Final = 100_000
 """Events that can be named at once; a command line has no room for more."""
 
-
-def _seconds(text: str) -> float:
-    try:
-        return durations.parse(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} {error}") from None
-
-
-def _pattern(text: str) -> str:
-    tokens = text.split(".")
-    if not all(tokens) or ">" in tokens[:-1]:
-        raise typer.BadParameter(
-            f"{text!r} is no subject: tokens joined by dots, * for one token, a last > for the rest"
-        )
-    return text
-
-
-def _decider(text: str) -> str:
-    if not text.strip() or len(text) > _LONGEST_BY:
-        raise typer.BadParameter(f"say who decides, in 1 to {_LONGEST_BY} characters")
-    return text.strip()
-
-
-def _this_user() -> str:
-    """Return the user who runs this process, as user@host."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"[:_LONGEST_BY]
-
-
-def _filter(name: str, kind: type, word: str, help_: str, parser: Any = None) -> inspect.Parameter:
-    option = typer.Option(
-        f"--{name.replace('_', '-')}",
-        help=help_,
-        parser=parser,
-        metavar=word,
-        show_default=False,
-        rich_help_panel=_PANEL,
-    )
-    return keyword(name, kind, option)
-
-
 _FILTERS: Final = (
-    _filter(
-        "subject",
-        str,
-        "PATTERN",
-        "Of this subject; * stands for one token, a last > for the rest.",
-        _pattern,
+    SUBJECT,
+    KEY,
+    filter_flag(
+        "older_than", float, "DURATION", "Dead for longer than this, such as 15min.", seconds
     ),
-    _filter("key", str, "TEXT", "Of exactly this key."),
-    _filter("older_than", float, "DURATION", "Dead for longer than this, such as 15min.", _seconds),
-    _filter("newer_than", float, "DURATION", "Dead for at most this long.", _seconds),
-    _filter("error", str, "TEXT", "Whose last error contains this, in upper or lower case."),
-    _filter(
+    filter_flag("newer_than", float, "DURATION", "Dead for at most this long.", seconds),
+    filter_flag("error", str, "TEXT", "Whose last error contains this, in upper or lower case."),
+    filter_flag(
         "error_regex", str, "REGEX", "Whose last error matches this regular expression of Postgres."
     ),
-    _filter("code", int, "NUMBER", "Whose last error has this err_code of JetStream's."),
+    filter_flag("code", int, "NUMBER", "Whose last error has this err_code of JetStream's."),
 )
 """By the names that ``relay.postgres.operator.Wanted`` has for them."""
 
@@ -159,46 +116,48 @@ def _deciding(action: "Action", help_: str) -> Callable[..., None]:
         everything: Annotated[
             bool,
             typer.Option(
-                "--all", help="All dead events.", show_default=False, rich_help_panel=_PANEL
+                "--all", help="All dead events.", show_default=False, rich_help_panel=PANEL
             ),
         ] = False,
-        by: Annotated[
-            str | None,
-            typer.Option(
-                "--by",
-                help="Who decides, for the audit. Default: user@host.",
-                show_default=False,
-                parser=_decider,
-                metavar="NAME",
-            ),
-        ] = None,
-        yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+        by: By = None,
+        dry_run: DryRun = False,
+        yes: Yes = False,
         json_: Json = False,
     ) -> None:
         if bool(refs) + bool(filters) + everything != 1:
             raise typer.BadParameter(
                 "say whom you mean in one way: by ids, by filters such as --subject, or by --all"
             )
+        by, done = by or this_user(), list[int]()
         wanted = _wanted(refs, filters)
-        by, done = by or _this_user(), list[int]()
         found, failed = anyio.run(_find, settings, wanted, refs or ())
-        if found.as_of is not None and found.total:
+        if not (found.total or failed):
+            failed.append("no dead events, or none that match")
+        sequence = in_sequence(settings, found, filters) if action == "retry" else None
+        if sequence is not None and not json_:
+            sequence.say()
+        if found.total and not dry_run:
             if not yes and (action == "drop" or not refs):
                 _ask(action, found)
             which = found.events if refs else wanted
-            decision = partial(_carry_out, settings, action, which, by=by, as_of=found.as_of)
-            try:
-                failed += anyio.run(decision, done)
-            except RelayError:
-                _say_what_was_done(action, len(done))
-                raise
-        elif not failed:
-            failed.append("no dead events, or none that match")
+            decision: Callable[[list[int]], Awaitable[list[str]]] = partial(
+                _carry_out,
+                settings,
+                action,
+                which,
+                by=by,
+                pause=PAUSE if sequence else 0.0,
+                as_of=cast("datetime", found.as_of),
+            )
+            failed += _decide(decision, action, done)
+            if sequence is not None and done:
+                sequence.look_again()
+        report: dict[str, Any] = {"action": action, "done": len(done), "by": by, "failed": failed}
+        report |= {"would": found.total} if dry_run else {}
         if json_:
-            report = {"action": action, "done": len(done), "by": by, "failed": failed}
-            typer.echo(json.dumps(report))
-        elif done:
-            typer.echo(_summary(action, len(done)))
+            typer.echo(json.dumps(report | (sequence.as_json() if sequence else {})))
+        else:
+            _say(action, found, len(done), sequence, dry_run=dry_run)
         if failed:
             raise RelayError("\n".join(failed))
 
@@ -244,23 +203,32 @@ async def _find(
 
 
 def _ask(action: "Action", found: "Found") -> None:
-    """Return if the person at the terminal agrees, else exit.
+    """Show some of the events and return if the person at the terminal agrees, else exit."""
+    if sys.stdin.isatty():
+        _show(found)
+    for_good = " for good" if action == "drop" else ""
+    ask(
+        f"{action} {_events(found.total)}",
+        f"{action.capitalize()} {_events(found.total)}{for_good}",
+    )
 
-    Raises:
-        SettingsError: nobody is at the terminal.
-    """
-    if not sys.stdin.isatty():
-        what = f"{action} {_events(found.total)}"
-        raise SettingsError([f"nobody is there to be asked: say --yes to {what}"])
+
+def _show(found: "Found") -> None:
     print_table(table(found.events[:_EXAMPLES], parked=False), err=True)
     if found.total > _EXAMPLES:
         typer.echo(f"… and {found.total - _EXAMPLES} more", err=True)
-    for_good = " for good" if action == "drop" else ""
-    question = f"{action.capitalize()} {_events(found.total)}{for_good}? Type y for yes: "
-    typer.echo(question, err=True, nl=False)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        typer.echo("nothing was changed", err=True)
-        raise typer.Exit(1)
+
+
+def _decide(
+    decision: Callable[[list[int]], Awaitable[list[str]]], action: "Action", done: list[int]
+) -> list[str]:
+    """Carry out; if it fails half-way, say what was done before."""
+    try:
+        return anyio.run(decision, done)
+    except RelayError:
+        if done:
+            log.warning("%s, then it failed", _summary(action, len(done)))
+        raise
 
 
 async def _carry_out(
@@ -271,12 +239,16 @@ async def _carry_out(
     *,
     by: str,
     as_of: datetime,
+    pause: float,
 ) -> list[str]:
-    """Retry or drop; add the ids to ``done``, and return why named events were left out."""
+    """Retry or drop; add the ids to ``done``, and return why named events were left out.
+
+    With a ``pause`` (s until they are due) all of them go back at once: they are one key's.
+    """
     from relay.postgres.operator import DeadEvents, Wanted
 
     async with DeadEvents.open(settings.conninfo, settings.schema_name) as dead_events:
-        await dead_events.decide(action, which, by=by, as_of=as_of, done=done.extend)
+        await dead_events.decide(action, which, by=by, as_of=as_of, done=done.extend, pause=pause)
         if isinstance(which, Wanted):
             return [] if done else ["none of them is dead any more: somebody else was quicker"]
         return [
@@ -285,10 +257,16 @@ async def _carry_out(
         ]
 
 
-def _say_what_was_done(action: "Action", done: int) -> None:
-    """Say so before the error that ended it, unless that is nothing."""
-    if done:
-        log.warning("%s, then it failed", _summary(action, done))
+def _say(
+    action: "Action", found: "Found", done: int, sequence: InSequence | None, *, dry_run: bool
+) -> None:
+    if dry_run and found.total:
+        _show(found)
+        typer.echo(f"would {action} {_events(found.total)}: nothing was done")
+    elif done:
+        typer.echo(_summary(action, done))
+        if sequence is not None:
+            sequence.say()
 
 
 def _summary(action: "Action", count: int) -> str:
@@ -312,6 +290,9 @@ _RETRY: Final = """Let dead events be tried again, in the order of each key.
 
 A relay that leads takes them within a second, under new message ids, so that a stream's duplicate
 window does not swallow them. Asks first, unless events are named by their ids.
+
+With --key the key is put back in its order: its dead events go first, its later events that are not
+published yet wait for them, and those that are published already are named.
 """
 _DROP: Final = (
     "Delete dead events for good; asks first. A line of the audit stays, without the payload."

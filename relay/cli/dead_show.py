@@ -151,6 +151,7 @@ def _whole_as_json(event: "Whole", decisions: "Sequence[Decision]") -> dict[str,
         "retried_at": rfc3339(event.retried_at),
         "headers": event.headers or {},
         "errors": event.errors,
+        "explained": _in_words(event.event) or None,
         "decisions": [
             {
                 "at": rfc3339(each.decided_at),
@@ -194,6 +195,7 @@ def _facts(event: "Whole", decisions: "Sequence[Decision]") -> Iterator[tuple[st
         yield "header", f"{name}: {value}"
     for text, repeated in groupby(event.errors, key=_coded):
         yield "error", f"{_when(list(repeated))}: {text}"
+    yield from _in_words(parked).items()
     for each in decisions:
         yield "decision", f"{instant(each.decided_at)}  {each.action} by {each.decided_by}"
 
@@ -207,6 +209,13 @@ def _when(errors: Sequence[Mapping[str, Any]]) -> str:
     if first.get("attempt") == last.get("attempt"):
         return f"{at} to {to}  {len(errors)} tries"
     return f"{at} to {to}  {len(errors)} tries, {first.get('attempt')} to {last.get('attempt')}"
+
+
+def _in_words(event: "ParkedEvent") -> dict[str, str]:
+    """Say what the last error's code means for delivery, by label; empty without a code."""
+    from relay.jetstream.codes import code_of
+
+    return code_of(event.code, event.error).in_words() if event.code else {}
 
 
 def _error_of(event: "ParkedEvent") -> str:

@@ -26,7 +26,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from relay import logs
-from relay.errors import Misconfigured, RelayError, sole
+from relay.errors import RelayError, sole
 from relay.logformat import without_rows
 from relay.settings import Settings
 from relay.settings.model import CONFIG_FILE, SETTINGS, Setting
@@ -98,7 +98,7 @@ def _write(error: BaseException, log_format: str) -> int:
         logs.configure(cast("Any", log_format), "info")
         log.critical("ended by a bug: please report it", exc_info=error)
         return 1
-    code = error.exit_code if isinstance(error, Misconfigured | typer.TyperException) else 1
+    code = error.exit_code
     if isinstance(error, typer.TyperException):
         lines = error.format_message().splitlines()  # none where the help was shown
     else:

@@ -6,22 +6,24 @@ is named, and NATS being away is part of the answer. Nothing is changed and no p
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
 
 from relay.cli.options import ALWAYS, NATS, with_settings
-from relay.cli.text import counted, instant
+from relay.cli.text import counted, instant, plain
 from relay.core.backoff import State
 from relay.core.durations import lasting
-from relay.errors import BusOutage, RelayError, StreamError
+from relay.errors import BusOutage, RelayError, SchemaError, StreamError
 from relay.settings import Settings
 
 if TYPE_CHECKING:
     from relay.jetstream.options import BusOptions
     from relay.postgres.session import Session
+    from relay.postgres.status import Reason
 
 
 @with_settings(*ALWAYS, *NATS, "stream")
@@ -67,17 +69,35 @@ async def _look(settings: Settings) -> dict[str, Any]:
 
 
 async def look_at_outbox(session: "Session", schema: str) -> dict[str, Any]:
-    """Return the status row by column, and as ``stranger`` a holder of the lease that is no relay.
+    """Return the status row by column, ``stranger`` and ``reasons``.
+
+    ``stranger`` is a holder of the lease that is no relay. ``reasons`` says why events are parked;
+    None where this login may not see that.
 
     Raises:
         StoreOutage: Postgres is away.
         SchemaError: the schema is missing, or may not be read by this login.
     """
-    from relay.postgres.status import status, stranger
+    from relay.postgres.status import reasons, status, stranger
 
     row = await status(session, schema)
     other = await stranger(session, schema) if row["led"] else ""
-    return row | {"stranger": other, "led": row["led"] and not other}
+    found: list[dict[str, Any]] | None = []
+    try:
+        found = (
+            [_in_words(each) for each in await reasons(session, schema)] if row["parked"] else []
+        )
+    except SchemaError:
+        found = None
+    return row | {"stranger": other, "led": row["led"] and not other, "reasons": found}
+
+
+def _in_words(reason: "Reason") -> dict[str, Any]:
+    """Return the fields, and what the code means for delivery."""
+    from relay.jetstream.codes import code_of
+
+    words = code_of(reason.code, reason.error).in_words() if reason.code else {}
+    return {**asdict(reason), "held_by": reason.held_by or None, **words}
 
 
 async def look_at_nats(settings: Settings) -> dict[str, Any]:
@@ -132,7 +152,7 @@ def report_of(
         "lease_taken_by": row["stranger"] or None,
         **{name: row[name] for name in kept},
         "parked": max(0, row["parked"] - row["dead"]),
-        **{name: row[name] for name in ("dead", "held", "held_lag_seconds")},
+        **{name: row[name] for name in ("dead", "held", "held_lag_seconds", "reasons")},
         **{name: row[name].isoformat() if row[name] else None for name in instants},
         "circuit_breaker": _lag_breaker(row, settings.circuit_breaker_lag),
         "bus_breaker": row["bus_breaker"] if row["led"] else None,
@@ -194,6 +214,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "parked", counted(report["parked"], "event") + held
     yield "dead", counted(report["dead"], "event")
     last = f" in this term, last settled {settled}" if settled else ""
+    yield from _reasons(report["reasons"] or ())
     yield "delivered", counted(report["delivered"], "event") + last
     if report["repair"] is not None:
         yield "repair", _repaired(report["repair"])
@@ -202,6 +223,16 @@ def lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "nats", report["nats"] or "not asked yet"
     if stream is not None:
         yield "stream", _stream(stream, nats_is_away=report["nats"] != "answers")
+
+
+def _reasons(reasons: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for each in reasons:
+        held = f"held by {each['held_by']}" if each["held_by"] else "refused"
+        state = "dead" if each["dead"] else held
+        yield "reason", plain(f"{counted(each['events'], 'event')} {state}: {each['error']}")
+        for label in ("meaning", "relay", "remedy"):
+            if label in each:
+                yield "", f"{label}: {each[label]}"
 
 
 def _stream(stream: Mapping[str, Any], *, nats_is_away: bool) -> str:

@@ -10,7 +10,7 @@ How a parked event goes on (R-FATE: one event's fault is one event's fate):
 
     refused ──attempts left──► parked, due after a pause that grows
             ├─none left──────► dead: kept, and tried again only when a person says so
-            └─a collision────► dead at once
+            └─a collision, or a replayed event─► dead at once
     behind a parked event of its key ──► parked, due when that one is gone
     held by an outage of its stream  ──► parked, due when the ledger of holds asks again
 
@@ -84,18 +84,27 @@ class Limits:
 
 
 def refused(
-    event: Event, outcome: Refused, *, attempts: int, age: float, limits: Limits, jitter: float
+    event: Event,
+    outcome: Refused,
+    *,
+    attempts: int,
+    age: float,
+    limits: Limits,
+    jitter: float,
+    once: bool = False,
 ) -> Parking:
     """Park an event refused for the ``attempts``-th time; decide whether it is dead.
 
     The pause is jittered in full, doubles from 1 s and has ``max_retry_delay`` as its highest
-    ceiling. ``age`` is in s since the first refusal.
+    ceiling. ``age`` is in s since the first refusal. ``once``: it is replayed, and dead at once,
+    for a person looks on, and live events of its key wait behind it.
     """
     dead = attempts >= limits.max_attempts
     if outcome.fault is Fault.UNCAPTURED:
         dead = dead and age >= UNCAPTURED_LEAST
     elif outcome.fault is Fault.COLLISION:
         dead = True
+    dead = dead or once
     longest = limits.max_retry_delay
     pause = delay(attempts - 1, base=min(RETRY_FIRST, longest), cap=longest, jitter=jitter)
     return Parking(

@@ -30,7 +30,7 @@ from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from relay.demo.check import Committed, digest
+from relay.audit.oracle import Committed, digest
 from relay.devstack import DevstackError
 
 Row = tuple[int, str, int, int]

@@ -22,7 +22,8 @@ from anyio import to_thread
 from rich.console import Console
 
 from relay import devstack
-from relay.demo.check import compare, read_stream
+from relay.audit.oracle import compare
+from relay.audit.stream import read_stream
 from relay.demo.producer import Workload
 from relay.demo.view import Probe, Result, probe, show, summarize
 from relay.devstack.sandbox import Sandbox, failed, tail

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import anyio
 import nats
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from relay.demo.check import Findings, StreamMessage, parse_message
+from relay.audit.oracle import Findings, StreamMessage
 from relay.demo.producer import Workload
 
 _INTERVAL = 0.5
@@ -140,9 +141,11 @@ class Probe:
         )
 
     async def _note(self, message: Msg) -> None:
-        latency = parse_message(message).latency
-        if latency is not None:
-            self.latencies.append(latency)
+        created_at = (message.headers or {}).get("Relay-Created-At")
+        if created_at is not None:
+            stored_at = message.metadata.timestamp
+            latency = stored_at - datetime.fromisoformat(created_at)
+            self.latencies.append(latency.total_seconds())
 
 
 @asynccontextmanager

@@ -46,8 +46,7 @@ from relay.facts import (
 )
 from relay.ports import Due, OutboxStore, Page
 
-RETRY_FIRST = 0.05
-BEHIND_PAUSE = 0.1
+RETRY_FIRST, BEHIND_PAUSE = 0.05, 0.1  # s
 
 PROBE = 32
 """Events with which a hold is asked: each that is held again costs a write."""
@@ -236,7 +235,7 @@ class Delivery:
         unreadable = {each.event.id: each.unreadable for each in due if each.unreadable}
         outcomes = await self._send([each.event for each in due], unreadable, closed, stop)
         progress = await self._conclude(due[: len(outcomes)], outcomes, closed)
-        if len(outcomes) < len(due) or (progress and len(due) == limit):
+        if len(outcomes) < len(due) or (progress and 2 * len(due) > limit):
             self.parked.look_soon(now)
 
     async def _conclude(
@@ -287,6 +286,7 @@ class Delivery:
             age=each.age,
             limits=self._limits,
             jitter=self._jitter(),
+            once=each.replay is not None,
         )
         self.refused += 1
         self._record(Parked.of(each.event, parking, refused.fault))

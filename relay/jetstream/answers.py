@@ -10,23 +10,12 @@ batch's flow acks name neither stream nor batch: they prove nothing. Everything 
 duplicate is Stored (R-ONCE); if the id is a producer's, ``duplicates`` asks whose message it is.
 
 Error answers go by ``err_code``, never by HTTP class: 10002 (no space left in the account) is a
-400, a full stream is a 503.
-
-    kind            the outcome                what follows for the others of the same stream
-    THIS_EVENT      Refused                    they go on; the event can't be stored as it is
-    NOT_NOW         Unknown                    they go on
-    SUBJECT         Held "full subjects of X"  the subject's others share it, the rest goes on
-    NOBODY          Held "silent subjects …"   the same; if nothing else is stored, ask why
-    STREAM          Held "stream X"            nothing more is sent to this stream in this call
-    STREAM_CHANGED  Unknown                    the same, and the stream is looked up anew
-
-A code that is not in the table is NOT_NOW: doubt means not delivered.
+400, a full stream is a 503. What each means: ``codes``.
 
 Everything that comes from JetStream as JSON is read in this file, and nothing here raises, whatever
 comes.
 """
 
-import enum
 import json
 import re
 from collections.abc import Callable
@@ -34,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
 from relay.core.outcome import Held, Refused, Stored, Unknown
+from relay.jetstream.codes import NO_RESPONDERS, Kind, code_of
 
 Json = dict[str, Any]
 
@@ -70,52 +60,8 @@ def lost(stream: str) -> str:
 # Error answers.
 
 
-class Kind(enum.Enum):
-    """What an error answer means for its event and for the stream."""
-
-    THIS_EVENT = "this event"
-    NOT_NOW = "not now"
-    SUBJECT = "the subject"
-    NOBODY = "nobody"
-    STREAM = "the stream"
-    STREAM_CHANGED = "the stream changed"
-
-
 WHOLE_STREAM: Final = frozenset({Kind.STREAM, Kind.STREAM_CHANGED})
 """The kinds after which nothing more is sent to the stream in the same call."""
-
-NO_RESPONDERS: Final = 503
-"""Stands in the table for the status that NATS sends when nobody listens on a subject."""
-
-STREAM_NOT_FOUND: Final = 10059
-_FULL = 10077
-
-KINDS: Final[dict[int, Kind]] = {
-    10054: Kind.THIS_EVENT,  # over max_msg_size, headers included
-    10097: Kind.THIS_EVENT,  # headers over 65,535 bytes
-    # What only Nats-* headers of the event's own can ask for: expectations, roll-up, TTL,
-    # schedules, Nats-Stream-Source.
-    **dict.fromkeys((10060, 10070, 10071, 10164, 10193, 10111, 10165, 10166), Kind.THIS_EVENT),
-    **dict.fromkeys((10188, 10189, 10190, 10191, 10192, 10203), Kind.THIS_EVENT),
-    **dict.fromkeys((10212, 10223, 10227), Kind.THIS_EVENT),
-    10158: Kind.NOT_NOW,  # a copy of it is just being stored
-    10163: Kind.NOT_NOW,  # an expectation can't be checked yet
-    _FULL: Kind.STREAM,  # but "per subject" it is SUBJECT: see ``judge``
-    **dict.fromkeys((10002, 10120), Kind.STREAM),  # the account's limits; it has none that applies
-    **dict.fromkeys((10023, 10028, 10047), Kind.STREAM),  # the server's limits, memory, disk
-    10008: Kind.STREAM,  # JetStream temporarily unavailable
-    **dict.fromkeys((10009, 10063), Kind.STREAM),  # not the leader; a follower that is behind
-    10109: Kind.STREAM,  # sealed
-    **dict.fromkeys((10118, 10194), Kind.STREAM),  # offline
-    **dict.fromkeys((10167, 10210, 10211), Kind.STREAM),  # too many requests or batches
-    **dict.fromkeys((10035, 10039, 10076), Kind.STREAM),  # JetStream not enabled, or not for us
-    # A stream of counters takes no event, whatever the event is.
-    **dict.fromkeys((10168, 10169, 10170, 10171), Kind.STREAM),
-    # No leader, or gone, or the subject leads elsewhere.
-    **dict.fromkeys((NO_RESPONDERS, STREAM_NOT_FOUND), Kind.NOBODY),
-    # Batches were switched off; 10208, batch unknown: another stream's subject, or a restart.
-    **dict.fromkeys((10205, 10206, 10207, 10208), Kind.STREAM_CHANGED),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +78,10 @@ def judge(code: int, text: str, stream: str, expected: str) -> Meaning:
     Where the streams are hidden, an outage is believed only of the subject that met it: its
     neighbour may be another stream's.
     """
-    kind = KINDS.get(code, Kind.NOT_NOW)
+    kind = code_of(code, text).kind
     by = out(stream)
-    if code == _FULL and "per subject" in text:
-        kind, by = Kind.SUBJECT, f"full subjects of {stream}"
+    if kind is Kind.SUBJECT:
+        by = f"full subjects of {stream}"
     elif kind is Kind.NOBODY:
         by = silent(stream)
     elif expected == HIDDEN and kind in WHOLE_STREAM:

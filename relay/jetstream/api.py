@@ -61,6 +61,13 @@ class Account:
         return self.level >= _FAST_INGEST_LEVEL
 
     @classmethod
+    def read(cls, info: Json) -> "Account":
+        """Read the answer to INFO."""
+        api, domain = info.get("api"), info.get("domain")
+        level = whole(api.get("level")) if isinstance(api, dict) else None
+        return cls(level or 0, domain if isinstance(domain, str) else "")
+
+    @classmethod
     def guess(cls, version: object) -> "Account":
         """Guess the level by the server's version, where the permissions hide it."""
         numbers = [int(each) for each in str(version).split(".")[:2] if each.isdecimal()]
@@ -136,15 +143,26 @@ class Api:
         body: Json | None = None,
     ) -> Json:
         """Ask ``<prefix>.<verb>`` and return the answer."""
-        connection, subject = self._connection, f"{self.prefix}.{verb}"
-        answer = _Answer(subject)
         payload = json.dumps(body).encode() if body is not None else b""
+        return await self.ask(f"{self.prefix}.{verb}", payload, timeout)
+
+    async def ask(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout: float,  # noqa: ASYNC109
+        headers: bytes = b"",
+    ) -> Json:
+        """Ask ``subject`` and return the answer; ``headers`` are a whole block, or none."""
+        connection, answer = self._connection, _Answer(subject)
         with connection.exchange(answer) as token:
-            reply = f"{connection.inbox}.{token}"
-            head = f"PUB {subject} {reply} {len(payload)}\r\n".encode()
+            verb, sizes = "PUB", str(len(payload))
+            if headers:
+                verb, sizes = "HPUB", f"{len(headers)} {len(headers) + len(payload)}"
+            head = f"{verb} {subject} {connection.inbox}.{token} {sizes}\r\n".encode()
             try:
                 with anyio.fail_after(timeout):
-                    connection.wire.write(b"%b%b\r\n" % (head, payload))
+                    connection.wire.write(b"%b%b%b\r\n" % (head, headers, payload))
                     await connection.wire.drain()
                     await answer.event.wait()
             except TimeoutError:
@@ -161,10 +179,7 @@ class Api:
 
     async def account(self, timeout: float) -> Account:  # noqa: ASYNC109
         """Ask for the API level and the domain. Also proves that answers reach us."""
-        info = await self.request("INFO", timeout)
-        api, domain = info.get("api"), info.get("domain")
-        level = whole(api.get("level")) if isinstance(api, dict) else None
-        return Account(level or 0, domain if isinstance(domain, str) else "")
+        return Account.read(await self.request("INFO", timeout))
 
     async def stream_info(self, stream: str, timeout: float) -> StreamInfo:  # noqa: ASYNC109
         """Ask for a stream's configuration and state; ``STREAM_NOT_FOUND`` if there is none."""

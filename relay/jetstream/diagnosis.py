@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from relay.core.event import Event
 from relay.core.outcome import Fault, Held, Outcome, Refused, Stored, Unknown
 from relay.core.subjects import matches
-from relay.jetstream.answers import HIDDEN, STREAM_NOT_FOUND, WHOLE_STREAM, Meaning, out
+from relay.jetstream.answers import HIDDEN, WHOLE_STREAM, Meaning, out
 from relay.jetstream.api import Api, DeniedError, NoAnswerError, RejectedError
+from relay.jetstream.codes import STREAM_NOT_FOUND
 from relay.jetstream.connection import Connection
 from relay.jetstream.routing import ASK_AGAIN_TIMEOUT, Routing
 from relay.jetstream.streams import Stream

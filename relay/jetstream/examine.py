@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from relay.core.checkpoint import Checkpoint
 from relay.errors import BusOutage
-from relay.jetstream.answers import STREAM_NOT_FOUND
 from relay.jetstream.api import Api, DeniedError, NoAnswerError, RejectedError
+from relay.jetstream.codes import STREAM_NOT_FOUND
 from relay.jetstream.options import BusOptions
 from relay.jetstream.reconcile import scan
 from relay.jetstream.servers import Servers

@@ -38,15 +38,8 @@ from relay.core.event import Event
 from relay.core.order import WAITS, KeyFence
 from relay.core.outcome import Held, Outcome, Refused, Stored, Unknown
 from relay.failpoints import reach
-from relay.jetstream.answers import (
-    FORBIDDEN,
-    BatchAck,
-    Elsewhere,
-    Kind,
-    Meaning,
-    read_batch,
-    silent,
-)
+from relay.jetstream.answers import FORBIDDEN, BatchAck, Elsewhere, Meaning, read_batch, silent
+from relay.jetstream.codes import Kind
 from relay.jetstream.connection import Sender
 from relay.jetstream.diagnosis import LaneResult
 from relay.jetstream.frames import CHUNK_BYTES, CHUNK_EVENTS, FIRST_CHUNK_EVENTS, frame_of

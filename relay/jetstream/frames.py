@@ -145,7 +145,7 @@ Deliver = Callable[[bytes, bytes, bytes | None], None]
 Control = Callable[[bytes, bytes], Awaitable[None]]
 """Takes (operation, rest) of a line that is no answer."""
 
-_MSG = re.compile(rb"MSG (\S+) \d+ (?:\S+ )?(\d{1,9})\r\n")
+MSG = re.compile(rb"MSG (\S+) \d+ (?:\S+ )?(\d{1,9})\r\n")
 _HMSG = re.compile(rb"HMSG (\S+) (\d+) (?:(\S+) )?(\d{1,9}) (\d{1,9})\r\n")
 _ANSWERS = b"1"
 """The subscription of our answers."""
@@ -179,7 +179,7 @@ class AnswerParser:
         if self._incomplete:
             data = self._incomplete + data
             self._incomplete = b""
-        place, end, match = 0, len(data), _MSG.match
+        place, end, match = 0, len(data), MSG.match
         while place < end:
             while line := match(data, place):
                 start = line.end()

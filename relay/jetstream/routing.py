@@ -26,16 +26,9 @@ import anyio
 
 from relay.core.outcome import Fault, Held, Refused, Stored, Unknown
 from relay.core.subjects import fault_of
-from relay.jetstream.answers import (
-    HIDDEN,
-    STREAM_NOT_FOUND,
-    STREAMS,
-    Elsewhere,
-    lost,
-    out,
-    read_puback,
-)
+from relay.jetstream.answers import HIDDEN, STREAMS, Elsewhere, lost, out, read_puback
 from relay.jetstream.api import Account, Api, DeniedError, NoAnswerError, RejectedError
+from relay.jetstream.codes import STREAM_NOT_FOUND
 from relay.jetstream.connection import Connection
 from relay.jetstream.frames import line_fault
 from relay.jetstream.options import BusOptions

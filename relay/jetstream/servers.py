@@ -224,7 +224,7 @@ def warn_of_plaintext(options: BusOptions, url: str, *, encrypted: bool) -> None
     """
     parts = urlsplit(url)
     secret = parts.username or options.password or options.token
-    if encrypted or not secret or _is_loopback(parts.hostname or "") or parts.netloc in _warned:
+    if encrypted or not secret or is_loopback(parts.hostname or "") or parts.netloc in _warned:
         return
     _warned.add(parts.netloc)
     log.warning(
@@ -233,7 +233,8 @@ def warn_of_plaintext(options: BusOptions, url: str, *, encrypted: bool) -> None
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Say whether ``host`` is this one."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -8,12 +8,13 @@ connection only. Later a missing one is an outage of that stream: a person may b
 """
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from relay.core.subjects import matches
 from relay.errors import BusLoginRefused, BusOutage, StreamError
-from relay.jetstream.answers import STREAM_NOT_FOUND, Json
+from relay.jetstream.answers import Json
 from relay.jetstream.api import (
     MADE_BY_RELAY,
     STREAM_NAME_IN_USE,
@@ -24,6 +25,7 @@ from relay.jetstream.api import (
     RejectedError,
     StreamInfo,
 )
+from relay.jetstream.codes import STREAM_NOT_FOUND
 from relay.jetstream.connection import Connection
 from relay.jetstream.diagnosis import Diagnosis
 from relay.jetstream.options import BusOptions
@@ -209,3 +211,24 @@ async def describe(options: BusOptions, stream: str) -> dict[str, Any]:
         "replicas": config.get("num_replicas"),
         "consumers": state["consumer_count"],
     }
+
+
+async def duplicate_window(options: BusOptions, streams: Collection[str]) -> float:
+    """Ask for the longest duplicate window in s of those of ``streams`` that are there.
+
+    Raises:
+        BusOutage: no server takes us, JetStream does not answer, or the permissions forbid it.
+    """
+    connection = await Servers(options).connect()
+    api = Api(connection, options.api)
+    try:
+        found = [await _find(api, stream, options.ack_timeout) for stream in streams]
+    except (DeniedError, NoAnswerError, RejectedError) as why:
+        raise BusOutage(f"the streams' duplicate windows can't be seen: {why}") from why
+    finally:
+        connection.drop("done")
+        await connection.dropped()
+    windows = [info.config.get("duplicate_window", 0) / 1e9 for info in found if info is not None]
+    if not windows:
+        raise BusOutage(f"no stream is there, of {', '.join(streams) or 'none'} that are known")
+    return float(max(windows))

@@ -21,7 +21,7 @@ from relay.core.outcome import Held, Outcome, Stored
 from relay.core.subjects import matches
 from relay.jetstream.answers import BatchAck, Expected, out
 from relay.jetstream.api import WINDOWED, StreamInfo
-from relay.jetstream.weaknesses import weaknesses
+from relay.jetstream.weaknesses import Weakness, weaknesses
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Stream:
     late: bool = False  # an answer to such a try came afterwards; no patient try has followed yet
     doubted: bool = False  # an event was refused by its limit, which a person may raise any time
     suspect: bool = False  # its last batch was not answered to the end: ask about each message
-    weak: list[tuple[str, str]] = field(default_factory=list)  # what it puts at risk, and remedies
+    weak: list[Weakness] = field(default_factory=list)  # what it puts at risk
     # For ``reconcile``: how far it was when that was taken down last, and has come since.
     info: StreamInfo | None = None  # as it was last described
     tip: Tip | None = None
@@ -266,7 +266,7 @@ class Streams:
             self._paths[name] = stream.path
             extra = {"stream": name, "path": stream.path}
             log.info("publishing by %s", stream.path, extra=extra)
-        for weak, remedy in stream.weak:
+        for _, weak, remedy in stream.weak:
             if (name, weak) not in self._warned:
                 self._warned.add((name, weak))
                 hint = weak.startswith("allow_batched")

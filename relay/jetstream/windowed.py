@@ -32,15 +32,8 @@ from relay.core.event import Event
 from relay.core.order import WAITS, KeyChains
 from relay.core.outcome import Held, Outcome, Refused, Stored, Unknown
 from relay.failpoints import reach
-from relay.jetstream.answers import (
-    FORBIDDEN,
-    WHOLE_STREAM,
-    Elsewhere,
-    Kind,
-    Meaning,
-    read_puback,
-    silent,
-)
+from relay.jetstream.answers import FORBIDDEN, WHOLE_STREAM, Elsewhere, Meaning, read_puback, silent
+from relay.jetstream.codes import Kind
 from relay.jetstream.connection import Sender
 from relay.jetstream.diagnosis import LaneResult
 from relay.jetstream.duplicates import UNDECIDED, Concluded, Duplicates

@@ -10,8 +10,8 @@ Small models: a list and a dict behind the same ports, held to the same contract
 They prove nothing about Postgres or NATS.
 """
 
-from relay.memory.bell import MemoryBell
 from relay.memory.bus import MemoryBus, Message
-from relay.memory.outbox import MemoryOutbox, MemoryParked, MemoryStore
+from relay.memory.outbox import MemoryBell, MemoryOutbox, MemoryStore
+from relay.memory.parked import MemoryParked
 
 __all__ = ["MemoryBell", "MemoryBus", "MemoryOutbox", "MemoryParked", "MemoryStore", "Message"]

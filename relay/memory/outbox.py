@@ -1,12 +1,10 @@
-"""The outbox as a list, its parked events as a dict.
+"""The outbox as a list, its bell as an event. Its parked events: ``relay.memory.parked``.
 
 ``MemoryOutbox.events`` holds the committed events in the order of their commits; the cursor is a
-count of them. Ages are by the wall clock, as in the database; when a parked event is due again is
-by anyio's clock, so that tests in virtual time need not wait.
+count of them. Ages are by the wall clock, as in the database.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import count, takewhile
 from uuid import uuid4
@@ -15,12 +13,11 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from relay.core.event import Event
-from relay.core.order import KeyFence
 from relay.core.storage import OutboxStorage
 from relay.errors import TermLost
-from relay.memory.bell import MemoryBell
 from relay.memory.checkpoints import MemoryCheckpoints
-from relay.ports import Backlog, Due, Page, Report, Settlement
+from relay.memory.parked import MemoryParked
+from relay.ports import Backlog, Page, Report, Settlement, Wake
 
 
 class MemoryOutbox:
@@ -32,6 +29,7 @@ class MemoryOutbox:
         settled: how many events, in the order of their commits, are settled: the cursor.
         leader: the store of the term that lasts, or None.
         reported: what the leader reported last.
+        replays: how many replays a person has begun.
         learnt: every stream that was ever learnt, with its subject filters.
     """
 
@@ -47,6 +45,7 @@ class MemoryOutbox:
         self.reported: Report | None = None
         self.learnt: dict[str, set[str]] = {}
         self.ended = anyio.Event()
+        self.replays = 0
         self._ids = count(1)
         self.checkpoints = MemoryCheckpoints(self._go_back, self._delivered)
 
@@ -84,6 +83,12 @@ class MemoryOutbox:
         )
         self.commit([event])
         return event.event_id
+
+    def replay(self, event_ids: Collection[str]) -> None:
+        """Have delivered events published again, as a person does."""
+        self.replays += 1
+        delivered = self.events[: self.settled - self.pruned]
+        self.parked.replay([each for each in delivered if each.event_id in event_ids], self.replays)
 
     async def campaign(self, holder: str) -> "MemoryStore | None":  # noqa: ARG002 - the port's
         """Begin a term unless one lasts."""
@@ -167,11 +172,12 @@ class MemoryStore:
         behind = max(outbox.settled, position or 0)
         waiting, rows = outbox.events[behind - outbox.pruned :], outbox.parked.rows.values()
         live = [row for row in rows if not row.dead]
+        undelivered = [row.event for row in live if row.replay is None]
         held = [row for row in live if row.held_by]
         return Backlog(
             undelivered=len(waiting),
-            lag=_age([*waiting, *(row.event for row in live)], now),
-            parked=len(rows),
+            lag=_age([*waiting, *undelivered], now),
+            parked=len(rows) - len(live) + len(undelivered),
             dead=len(rows) - len(live),
             held=len(held),
             held_lag=_age([row.event for row in held], now),
@@ -221,100 +227,40 @@ def _age(events: Sequence[Event], now: datetime) -> float:
     return max(0.0, (now - oldest).total_seconds())
 
 
-@dataclass(slots=True)
-class Row:
-    """One parked event; its times are on anyio's clock.
+class MemoryBell:
+    """``relay.ports.WakeSource``: rings while armed, at no cost."""
 
-    Attributes:
-        event: as it was read; its message id changes with a person's retry.
-        attempts, errors: how often it was refused, and every refusal's reason.
-        due_at: None is as soon as no earlier event of its key is in the way.
-        waits_since, refused_at: when it was tried last, and refused first.
-    """
+    ring_seconds: float | None = 0.0
 
-    event: Event
-    attempts: int = 0
-    due_at: float | None = None
-    waits_since: float = 0.0
-    refused_at: float | None = None
-    dead: bool = False
-    held_by: str = ""
-    errors: list[str] = field(default_factory=list)
-    retries: int = 0
+    def __init__(self) -> None:
+        """Begin disarmed."""
+        self._armed = False
+        self._rung = anyio.Event()
 
+    def ring(self) -> None:
+        """Wake the relay that waits, or will."""
+        if self._armed:
+            self._rung.set()
 
-class MemoryParked:
-    """``relay.ports.ParkedEvents`` over a dict by event_id. A person does ``retry``, ``drop``."""
-
-    def __init__(self, *, dead_blocks: bool) -> None:
-        """Begin empty."""
-        self.rows: dict[str, Row] = {}
-        self._dead_blocks = dead_blocks
-
-    @property
-    def blocking(self) -> bool:
-        """Whether any event makes the later ones of its key queue."""
-        return bool(self._chains())
-
-    def retry(self, event_id: str) -> None:
-        """Have a dead event tried again, under a message id of its own."""
-        row = self.rows[event_id]
-        row.dead, row.attempts, row.retries, row.refused_at = False, 0, row.retries + 1, None
-        row.due_at = row.waits_since = anyio.current_time()
-        row.event = row.event._replace(message_id=f"relay-{event_id}-{row.retries}")
-
-    def drop(self, event_id: str) -> None:
-        """Forget a parked event."""
-        del self.rows[event_id]
-
-    async def blocked(self, keys: Collection[str]) -> set[str]:
-        """Return those of ``keys`` whose next event has to queue behind a parked one."""
+    async def arm(self) -> int | None:
+        """Listen from now on; no transaction is silent here."""
         await checkpoint()
-        fence = KeyFence(key for chain in self._chains() if (key := chain[0].event.key) is not None)
-        return {key for key in keys if not fence.passes(key)}
+        self._armed = True
+        return 0
 
-    async def due(self, limit: int, *, without: Collection[str] = ()) -> Sequence[Due]:
-        """Return at most ``limit`` events that may be tried now, in the order of id."""
-        await checkpoint()
-        runs = [list(self._run(chain, without)) for chain in self._chains()]
-        # The first of each key before any that is behind one: no key keeps the others waiting.
-        places = sorted(
-            (place, self.rows[due.event.event_id].waits_since, due.event.id)
-            for run in runs
-            for place, due in enumerate(run)
-        )
-        chosen = {id_ for _, _, id_ in places[:limit]}
-        found = [due for run in runs for due in run if due.event.id in chosen]
-        return sorted(found, key=lambda due: due.event.id)
+    async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - the poll interval
+        """Sleep until rung or for ``timeout`` s."""
+        with anyio.move_on_after(timeout):
+            await self._rung.wait()
+        if not self._rung.is_set():
+            return Wake.POLL
+        self._rung = anyio.Event()
+        return Wake.BELL
 
-    def settle(self, done: Settlement, page: Mapping[str, Event]) -> None:
-        """Park, park again, and unpark; the events of new ones are in ``page``."""
-        for parking in done.parked:
-            row = self.rows.get(parking.event_id) or Row(page[parking.event_id])
-            self.rows[parking.event_id] = row
-            row.attempts, row.dead, row.held_by = parking.attempts, parking.dead, parking.held_by
-            now = row.waits_since = anyio.current_time()
-            row.due_at = None if parking.delay is None else now + parking.delay
-            if parking.attempts and not parking.held_by:
-                row.errors.append(parking.error)
-                row.refused_at = now if row.refused_at is None else row.refused_at
-        for event_id in done.unparked:
-            self.rows.pop(event_id, None)
+    def disarm(self) -> None:
+        """Be silent."""
+        self._armed = False
 
-    def _chains(self) -> list[list[Row]]:
-        """Sort the rows that count by key; one without a key stands alone."""
-        chains: dict[object, list[Row]] = {}
-        for row in sorted(self.rows.values(), key=lambda row: row.event.id):
-            if self._dead_blocks or not row.dead:
-                event = row.event
-                chains.setdefault(event.id if event.key is None else event.key, []).append(row)
-        return list(chains.values())
-
-    def _run(self, chain: list[Row], without: Collection[str]) -> Iterator[Due]:
-        """Yield a chain's events up to the first that may not be tried."""
-        now = anyio.current_time()
-        for row in chain:
-            if row.dead or (row.due_at or 0.0) > now or (row.held_by and row.held_by in without):
-                return
-            age = 0.0 if row.refused_at is None else now - row.refused_at
-            yield Due(row.event, row.attempts, row.held_by, age)
+    async def run(self) -> None:
+        """Do nothing: there is no session to keep."""
+        await anyio.sleep_forever()

@@ -16,7 +16,7 @@ any number of processes may run it at once. It waits for a table at most ``LOCK_
 time, because producers queue behind a waiting migration, and tries again for up to ``PATIENCE`` s.
 
 ``verify`` says whether a term may begin; ``sql/queries/verify_rights.sql`` and ``verify_facts.sql``
-hold what it requires.
+hold what it requires, for ``doctor`` as well.
 """
 
 import hashlib
@@ -49,6 +49,9 @@ REPLACED: Final = 0
 
 BEFORE_RELEASE: Final = "0001_migration"
 """The first migration's name in schemas that no release has made."""
+
+RIGHTS: Final = "queries/verify_rights"  # what a term requires: each row is what is not so
+FACTS: Final = "queries/verify_facts"  # the same, asked after it
 
 _SETTINGS: Final = f"""\
 set local search_path = pg_catalog, pg_temp;
@@ -203,7 +206,7 @@ async def check(dsn: str, schema: str) -> None:
         StoreOutage: the database is away.
     """
     async with await Session.connect(dsn, "migrate") as session:
-        _refuse(await _missing(session, schema), schema)
+        _refuse(await missing(session, schema), schema)
 
 
 async def up_to_date(session: Session, schema: str) -> None:
@@ -211,8 +214,8 @@ async def up_to_date(session: Session, schema: str) -> None:
 
     Raises as ``check``.
     """
-    missing = await _missing(session, schema)
-    _refuse([step for step in missing if step.version != REPLACED], schema)
+    lacking = await missing(session, schema)
+    _refuse([step for step in lacking if step.version != REPLACED], schema)
 
 
 async def verify(connection: psycopg.AsyncConnection[Any], schema: str) -> None:
@@ -225,13 +228,13 @@ async def verify(connection: psycopg.AsyncConnection[Any], schema: str) -> None:
     """
     session = Session(connection)
     await up_to_date(session, schema)
-    for query in ("queries/verify_rights", "queries/verify_facts"):
+    for query in (RIGHTS, FACTS):
         faults = await session.rows(load(query, schema))
-        fatal = [message for is_fatal, message in faults if is_fatal]
+        fatal = [f"{seen}: {remedy}" for is_fatal, _, seen, remedy in faults if is_fatal]
         if fatal:
             raise SchemaError("; ".join(fatal))
-        for _, message in faults:
-            _log.warning("%s", message)
+        for _, _, seen, remedy in faults:
+            _log.warning("%s: %s", seen, remedy)
 
 
 class _Run:
@@ -268,7 +271,7 @@ class _Run:
     async def _apply(self) -> None:
         """Apply and record the steps that are missing."""
         if await self._ask(_HAS_LEDGER):
-            steps = await _missing(self._session, self._schema)
+            steps = await missing(self._session, self._schema)
         else:
             steps = all_steps(self._schema)
         if any(step.version == REPLACED for step in steps):
@@ -316,15 +319,16 @@ class _Run:
         return None if row is None else row[0]
 
 
-async def _missing(session: Session, schema: str) -> list[Step]:
+async def missing(session: Session, schema: str) -> list[Step]:
+    """Return the steps that the schema lacks, by one query. Raises as ``check``."""
     rows = await session.rows(compose(_LEDGER, schema))
     applied = {version: (name, checksum) for version, name, checksum in rows}
     return pending(all_steps(schema), applied, schema)
 
 
-def _refuse(missing: Sequence[Step], schema: str) -> None:
-    if missing:
-        what = ", ".join(step.name for step in missing)
+def _refuse(lacking: Sequence[Step], schema: str) -> None:
+    if lacking:
+        what = ", ".join(step.name for step in lacking)
         raise SchemaError(
             f'schema "{schema}" lacks {what}: run `python -m relay migrate` of this release'
         )

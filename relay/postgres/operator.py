@@ -28,8 +28,8 @@ import psycopg
 from psycopg import errors
 from psycopg.types.datetime import TimestamptzBinaryLoader
 
-from relay.errors import SchemaError, SettingsError
-from relay.postgres import migrations
+from relay.errors import SettingsError
+from relay.postgres.operating import operator_session
 from relay.postgres.session import Session
 from relay.postgres.sqlfiles import load
 
@@ -195,24 +195,14 @@ class DeadEvents:
     async def open(
         cls, dsn: str, schema: str, *, message_id_prefix: str = ""
     ) -> AsyncIterator[Self]:
-        """Connect as this login, which needs the operator's role.
+        """Connect as ``operator_session`` does, and raise as it does.
 
         Raises:
-            StoreOutage: the database is away, or a statement got no answer.
-            SchemaError: the schema is not as required, or this login may not do this.
             SettingsError: a regular expression can't be used.
         """
-        async with await Session.connect(dsn, "operator") as session:
+        async with operator_session(dsn, schema) as session:
             try:
-                await migrations.up_to_date(session, schema)
                 yield cls(session, schema, message_id_prefix=message_id_prefix)
-            except SchemaError as error:
-                if isinstance(error.__cause__, errors.InsufficientPrivilege):
-                    reason = " ".join(str(error.__cause__).split())
-                    raise SchemaError(
-                        f'{reason}: grant the role "{schema}_operator" to this login'
-                    ) from error
-                raise
             except errors.InvalidRegularExpression as error:
                 reason = " ".join(str(error).split())
                 raise SettingsError([f"--error-regex can't be used: {reason}"]) from None
@@ -246,6 +236,7 @@ class DeadEvents:
         by: str,
         as_of: datetime,
         done: Callable[[Sequence[int]], None],
+        pause: float = 0.0,
     ) -> None:
         """Retry or drop those of ``which`` that were dead at ``as_of`` and still are.
 
@@ -255,10 +246,13 @@ class DeadEvents:
             by: who decides, beside the login.
             as_of: the database's clock when the person looked.
             done: takes the ids of each chunk once it is committed.
+            pause: s until they are tried; all of them are one chunk then, for they are one key's,
+                whose live events must not pass between two chunks.
         """
         query = load(f"queries/dead_{action}", self._schema)
-        async for event_ids in self._chunks(which, as_of):
-            params = {"event_ids": event_ids, "as_of": as_of, "by": by}
+        chunks = self._chunks(which, as_of)
+        async for event_ids in _joined(chunks) if pause else chunks:
+            params = {"event_ids": event_ids, "as_of": as_of, "by": by, "pause": pause}
             rows = await self._session.rows(query, params)
             if rows:
                 done(sorted(id_ for (id_,) in rows))
@@ -316,6 +310,10 @@ def _params(wanted: Wanted) -> dict[str, Any]:
     params["ids"] = None if wanted.ids is None else list(wanted.ids)
     params["event_ids"] = list(wanted.event_ids or ())
     return params
+
+
+async def _joined(chunks: AsyncIterator[list[str]]) -> AsyncIterator[list[str]]:
+    yield [event_id async for chunk in chunks for event_id in chunk]
 
 
 def _named(ref: str) -> dict[str, Any]:

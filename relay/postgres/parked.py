@@ -18,6 +18,7 @@ from typing import Any, Final
 import psycopg
 
 from relay.core.disposition import Parking
+from relay.core.event import Event
 from relay.errors import StoreBusy, StoreFull, StoreOutage
 from relay.ports import Due
 from relay.postgres.pool import Pool
@@ -29,8 +30,11 @@ log = logging.getLogger("relay.postgres")
 
 PROMOTE_CHUNK_KEYS: Final = 2_000
 
-_ATTEMPTS, _RETRIES, _HELD_BY, _AGE, _GONE = range(8, 13)
+_ATTEMPTS, _HELD_BY, _AGE, _GONE, _REPLAY = range(8, 13)
 """Columns of ``due`` behind those of an event."""
+
+_LONGEST_LEAST: Final = 30.0
+"""s: a replayed event, and one that a person retries, may be due so late, whatever the setting."""
 
 
 class PostgresParked:
@@ -51,7 +55,8 @@ class PostgresParked:
         self._schema = schema
         self._prefix = prefix
         self._blocks = {"dead_blocks": dead_blocks}
-        self._due_params = {"limit_bytes": page_bytes, "longest": longest_delay, "prefix": prefix}
+        longest = max(longest_delay, _LONGEST_LEAST)
+        self._due_params = {"limit_bytes": page_bytes, "longest": longest, "prefix": prefix}
         self._promoted = ""
 
     async def blocked(self, keys: Collection[str]) -> set[str]:
@@ -76,12 +81,19 @@ class PostgresParked:
                 events, reasons = events_of(rows), [""] * len(rows)
                 for number, row in enumerate(rows):
                     if not row[_GONE]:
-                        known = (events[number], self._prefix, row[_RETRIES])
-                        events[number], reasons[number] = await single(
-                            session, self._query("event"), *known
+                        read, reasons[number] = await single(
+                            session, self._query("event"), events[number], self._prefix
                         )
+                        events[number] = _as_parked(read, events[number], row[_REPLAY])
         return [
-            Due(event, row[_ATTEMPTS], row[_HELD_BY], row[_AGE], GONE if row[_GONE] else reason)
+            Due(
+                event,
+                row[_ATTEMPTS],
+                row[_HELD_BY],
+                row[_AGE],
+                GONE if row[_GONE] else reason,
+                row[_REPLAY],
+            )
             for event, row, reason in zip(events, rows, reasons, strict=True)
         ]
 
@@ -170,6 +182,13 @@ class PostgresParked:
 
     def _query(self, name: str) -> Any:
         return load(f"queries/{name}", self._schema)
+
+
+def _as_parked(read: Event, parked: Event, replay: int | None) -> Event:
+    """Give an event read singly the message id that it has among the parked, and its replay."""
+    if replay is not None:
+        read = read._replace(headers={**(read.headers or {}), "Relay-Replay": str(replay)})
+    return read._replace(message_id=parked.message_id) if read.message_id else read
 
 
 def _name(parking: Parking) -> tuple[int, str]:

@@ -289,11 +289,9 @@ def is_unreadable(error: BaseException) -> bool:
     return state[:2] in ("22", "54", "XX")  # data, limits, corruption
 
 
-async def single(
-    session: Session, query: Any, event: Event, prefix: str, retries: int = 0
-) -> tuple[Event, str]:
+async def single(session: Session, query: Any, event: Event, prefix: str) -> tuple[Event, str]:
     """Read one event by ``queries/event``; the event, and why it can't be read."""
-    params = {"id": event.id, "event_id": event.event_id, "retries": retries, "prefix": prefix}
+    params = {"id": event.id, "event_id": event.event_id, "prefix": prefix}
     try:
         row = await session.row(query, params)
         if row is None:

@@ -31,6 +31,9 @@ LEASE_CLASS: Final = 1919247482
 MIGRATION_CLASS: Final = 1919247483
 """A migration under way."""
 
+REPLAY_CLASS: Final = 1919247484
+"""A person who replays."""
+
 _HEADER = re.compile(r"\A(--.*\n)+")
 _VARIABLE = re.compile(r""":("schema"|'schema')""")
 

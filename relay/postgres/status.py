@@ -45,6 +45,31 @@ async def stranger(session: Session, schema: str) -> str:
     return f"pid {pid}, login {login}, application {application!r}"
 
 
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why ``events`` parked events are parked, dead or alive; ``first_id`` is the lowest id.
+
+    ``held_by`` is empty unless an outage holds them; ``code`` is JetStream's, if it gave one;
+    ``error`` is that of the latest try.
+    """
+
+    dead: bool
+    held_by: str
+    code: int | None
+    error: str
+    events: int
+    first_id: int
+
+
+async def reasons(session: Session, schema: str) -> Sequence[Reason]:
+    """Return why events are parked, the most frequent reason first. Raises as ``status`` does.
+
+    It reads the parked themselves, which a monitor may not.
+    """
+    rows = await session.rows(load("queries/parked_reasons", schema))
+    return [Reason(*row) for row in rows]
+
+
 async def standbys(session: Session, schema: str) -> Sequence[Standby]:
     """Return who stands by, the longest standing first. Raises as ``status`` does."""
     rows = await session.rows(load("queries/standbys", schema), {"lease_class": LEASE_CLASS})

@@ -21,7 +21,7 @@ Source: riverqueue/river internal/leadership/doc.go (trusted from when the attem
 import select
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
@@ -180,10 +180,14 @@ class Lease:
 
         Where that can't be said in time the session's end says it, to who asks next.
         """
-        if self._lost is None and not hung_up(self.session):
-            with anyio.move_on_after(RELEASE_WITHIN), suppress(StoreOutage, TermLost):
-                await self.row(self._release, self._release_params)
-        self._lose(StoreOutage("the term is closed"))
+        try:
+            if self._lost is None and not hung_up(self.session):
+                with anyio.move_on_after(RELEASE_WITHIN, shield=True):
+                    await self.row(self._release, self._release_params)
+        except (StoreOutage, TermLost):
+            pass
+        finally:
+            self._lose(StoreOutage("the term is closed"))
 
     def over(self) -> TermLost:
         """Return the error of a term that another one has followed."""

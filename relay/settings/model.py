@@ -54,6 +54,9 @@ class Settings(BaseModel):
     schema_name: kinds.SchemaName = Field(
         default="relay", alias="schema", description="Schema that holds the outbox."
     )
+    inbox_schema: kinds.SchemaName = Field(
+        default="relay", description="Schema that holds a consumer's inbox, in its own database."
+    )
     lease_lifetime: Annotated[kinds.Seconds, _time(2.0, 60.0)] = Field(
         default=5.0,
         description="How long a leader that is silent leads; another relay takes over after it.",

@@ -2,7 +2,7 @@
 --
 -- takes    the columns of one row; outbox, the table's oid
 -- returns  true; or raises check_violation (23514) with the broken rule's name as the constraint's,
---          and in the message, with the reason
+--          and in the message, with the reason; the detail says which event it is
 -- locks    nothing
 --
 -- The outbox's only CHECK calls it for the rows that its own first condition does not pass, whether
@@ -181,7 +181,10 @@ begin
               and pg_catalog.has_table_privilege(session_user, outbox, 'delete'))
   then
     raise exception 'the outbox refuses this event: % (%)', why, rule
-      using errcode = 'check_violation', table = 'outbox', constraint = rule;
+      using errcode = 'check_violation', table = 'outbox', constraint = rule,
+            detail = pg_catalog.format('subject %L, key %L, idempotency_key %L',
+                                       pg_catalog.left(subject, 300), pg_catalog.left(key, 300),
+                                       pg_catalog.left(idempotency_key, 300));
   end if;
   return true;
 end

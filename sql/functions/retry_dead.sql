@@ -1,13 +1,15 @@
 -- retry_dead: let dead events be tried again, as if for the first time, and keep who said so.
 --
 -- takes    event_ids; as_of: only what was dead by then; who: the name a person gives, put behind the
---          login's; at most 500 characters of it are kept
+--          login's; at most 500 characters of it are kept; pause: s from now until they are due
 -- returns  id and key of each to which it was done
 -- locks    the rows, in the order of id; waits for another person's decision, and then passes over
 --          what is not dead any more
 --
 -- retries becomes a part of the message id: within its duplicate window the stream would take the
--- old one for a repeat. The errors so far stay. A relay that leads looks within a second.
+-- old one for a repeat. The errors so far stay. A relay that leads looks within a second. From then
+-- on the later events of the key wait: with a pause of some seconds, everything that it has published
+-- of the key before it looked is settled when the first of these is due.
 --
 -- Runs with the owner's rights: no operator writes what is parked, or the audit, in any other way.
 -- The audit names the login (session_user), whichever role it has taken.
@@ -18,7 +20,8 @@ set search_path = pg_catalog, pg_temp;
 create or replace function :"schema".retry_dead(
   event_ids uuid[],
   as_of     timestamptz,
-  who       text
+  who       text,
+  pause     float8 default 0
 ) returns table (id bigint, key text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, :"schema", pg_temp
@@ -41,7 +44,7 @@ begin
        set dead_at = null,
            attempts = 0,
            retries = p.retries + 1,
-           next_attempt_at = clock_timestamp(),
+           next_attempt_at = clock_timestamp() + make_interval(secs => retry_dead.pause),
            held_by = '',
            retried_by = decided_by,
            retried_at = clock_timestamp()
@@ -59,4 +62,4 @@ begin
 end
 $retry$;
 
-revoke all on function :"schema".retry_dead(uuid[], timestamptz, text) from public;
+revoke all on function :"schema".retry_dead(uuid[], timestamptz, text, float8) from public;

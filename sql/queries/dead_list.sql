@@ -1,9 +1,9 @@
 -- dead_list: parked events for people, without payloads, and how many match in all.
 --
--- takes    parked (boolean): the live ones as well; subject and error_regex (regular expressions),
---          key, error (a part of the last error, in any case), code (int), older_than and
---          newer_than (s since it died, or was parked), ids (bigint[]) and event_ids (text[] of
---          uuids): null asks for nothing; limit_rows (bigint)
+-- takes    parked (boolean): the live ones as well, but for what is replayed; subject and
+--          error_regex (regular expressions), key, error (a part of the last error, in any case),
+--          code (int), older_than and newer_than (s since it died, or was parked), ids (bigint[]) and
+--          event_ids (text[] of uuids): null asks for nothing; limit_rows (bigint)
 -- returns  at most limit_rows rows in the order of id; is_gone says that the outbox has the event's
 --          row no more; waits_for is the parked event of the same key that has to go first; total
 --          counts every match; as_of is the clock
@@ -12,7 +12,7 @@
 with matching as materialized (
   select p.id, p.event_id
     from :"schema".parked as p
-   where (p.dead_at is not null or %(parked)s::boolean)
+   where (p.dead_at is not null or %(parked)s::boolean and p.replay is null)
      and (%(ids)s::bigint[] is null
           or p.id = any (%(ids)s::bigint[])
           or p.event_id = any (%(event_ids)s::text[]::uuid[]))

@@ -23,7 +23,9 @@ select p.id, p.event_id::text, p.subject, p.key, p.attempts, p.retries, p.create
        end as waits_for,
        o.id is null as is_gone,
        case when o.id is not null or p.retries > 0 then
-         :"schema".message_id(%(prefix)s::text, o.idempotency_key, p.event_id, p.retries)
+         :"schema".message_id(%(prefix)s::text, o.idempotency_key, p.event_id, p.retries,
+                              (select r.id from :"schema".replay as r
+                                where r.id = p.replay and not r.same_id))
        end as message_id,
        p.retried_at, p.retried_by, p.errors, o.headers,
        case when o.id is not null then o.payload is not null end as is_json,

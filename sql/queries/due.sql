@@ -4,9 +4,10 @@
 --          (bigint); dead_blocks (boolean): a dead event blocks its key; longest (float8): s, a
 --          next attempt later than that was set before the clock went back, and is due; prefix
 --          (text, of message ids); bare (boolean): leave out what might not be readable
--- returns  events in the order of id, with a message id of their own if a person had them tried
---          again; attempts; retries; held_by; age (s since the first refusal, 0 if there was none); gone (boolean): the
---          row that is referred to is not in the outbox
+-- returns  events in the order of id, with a message id of their own if a person had them tried or
+--          published again; attempts; held_by; age (s since the first refusal, 0 if there was none);
+--          gone (boolean): the row that is referred to is not in the outbox; replay: the replay that
+--          publishes it again, or null
 -- reads    for each outage the beginning of the index of what is due, by 1,000 entries or
 --          limit_rows; for each key found there the index (key, id) to the first that is not due;
 --          the outbox for those returned
@@ -118,19 +119,25 @@ chosen as materialized (
      and not r.stopped
 )
 select d.id, d.event_id::text,
-       :"schema".message_id(%(prefix)s::text, d.idempotency_key, d.event_id, d.retries),
+       :"schema".message_id(%(prefix)s::text, d.idempotency_key, d.event_id, d.retries,
+                            case when not d.same_id then d.replay end),
        d.subject, d.key,
        case when not %(bare)s::boolean then d.created_at end,
-       case when not %(bare)s::boolean then d.headers::text end,
+       case when not %(bare)s::boolean then
+         case when d.replay is null then d.headers
+              else coalesce(d.headers, '{}') || jsonb_build_object('Relay-Replay', d.replay::text)
+         end::text
+       end,
        case when not %(bare)s::boolean
             then coalesce(d.payload_bytes, convert_to(d.payload::text, 'UTF8')) end,
-       d.attempts, d.retries, d.held_by,
+       d.attempts, d.held_by,
        case when d.attempts = 0 then 0
             else greatest(extract(epoch from statement_timestamp() - d.first_refused_at), 0)
        end::float8 as age,
-       d.gone
+       d.gone, d.replay
   from (
     select p.id, p.event_id, p.subject, p.key, p.attempts, p.retries, p.held_by, p.first_refused_at,
+           p.replay, r.same_id,
            o.id is null as gone, coalesce(o.created_at, p.created_at) as created_at,
            o.idempotency_key, o.headers, o.payload, o.payload_bytes,
            sum(b.bytes) over (order by c.depth, c.id rows unbounded preceding) - b.bytes
@@ -138,6 +145,7 @@ select d.id, d.event_id::text,
       from chosen as c
       join :"schema".parked as p on p.event_id = c.event_id
       left join :"schema".outbox as o on o.id = p.id and o.event_id = p.event_id
+      left join :"schema".replay as r on r.id = p.replay
      cross join lateral (
        select (
          coalesce(pg_column_size(o.headers), 0)

@@ -1,11 +1,11 @@
 -- event: one event, where it has to be known which of a page can't be read.
 --
--- takes    id (bigint); event_id (text of a uuid); retries (int); prefix (text, of message ids)
+-- takes    id (bigint); event_id (text of a uuid); prefix (text, of message ids)
 -- returns  the event, or no row
 -- reads    one entry of the primary key
 -- locks    nothing
 select o.id, o.event_id::text,
-       :"schema".message_id(%(prefix)s::text, o.idempotency_key, o.event_id, %(retries)s::int),
+       :"schema".message_id(%(prefix)s::text, o.idempotency_key, o.event_id, 0),
        o.subject, o.key, o.created_at, o.headers::text,
        coalesce(o.payload_bytes, convert_to(o.payload::text, 'UTF8'))
   from :"schema".outbox as o

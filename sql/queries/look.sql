@@ -5,8 +5,8 @@
 --          blocks its key
 -- returns  undelivered (exact up to exact_up_to, above it the distance in ids, which counts
 --          rolled-back and settled ones in between too), lag (s, age of the oldest of them and of
---          the parked that are not dead, by the database's clock, 0 if there is none), parked and
---          dead (above exact_up_to what vacuum or analyze counted last), held (up to exact_up_to)
+--          the parked that are not dead, by the database's clock, 0 if there is none; what is replayed
+--          was delivered and does not count), parked (without what is replayed) and dead (above exact_up_to what vacuum or analyze counted last), held (up to exact_up_to)
 --          and held_lag, blocking (whether any parked event is not dead, or makes later ones of its
 --          key queue), epoch and holder (the term that leads now)
 -- reads    at most exact_up_to entries of the index (xid, id), and of the primary key in a window;
@@ -14,6 +14,13 @@
 -- locks    nothing
 with clock as materialized (
   select clock_timestamp() as now
+),
+replayed as materialized (
+  select count(*) as events
+    from (select from :"schema".parked as p
+           where p.replay is not null and p.dead_at is null
+           order by p.replay
+           limit %(exact_up_to)s::bigint) as k
 ),
 settled as materialized (
   select base, target, last_id, epoch, holder from :"schema".cursor
@@ -85,7 +92,8 @@ bounded as materialized (
   select (select count(*)
             from (select from :"schema".parked as p
                    order by p.id
-                   limit %(exact_up_to)s::bigint) as k) as parked,
+                   limit %(exact_up_to)s::bigint + (select r.events from replayed as r)) as k)
+           - (select r.events from replayed as r) as parked,
          (select count(*)
             from (select from :"schema".parked as p
                    where p.dead_at is not null
@@ -106,7 +114,7 @@ select case
          (select min(w.created_at) from waiting as w where isfinite(w.created_at)),
          (select p.created_at
             from :"schema".parked as p
-           where p.dead_at is null
+           where p.dead_at is null and p.replay is null
            order by p.created_at
            limit 1)
        )), 0), 0)::float8 as lag,
@@ -125,7 +133,7 @@ select case
          clock.now - (select min(h.created_at) from held as h)), 0), 0)::float8 as held_lag,
        (select true from :"schema".parked as p
          where p.dead_at is null
-         order by p.created_at
+         order by p.key, p.id
          limit 1) is not null
          or %(dead_blocks)s::boolean and exists (select from :"schema".fence) as blocking,
        s.epoch,

@@ -11,7 +11,8 @@
 -- Only what the newest mark past retention sees may go: a late committer can sit at a low id, not
 -- yet read, and a window under way is not behind the base before its end. And nothing to which a
 -- parked event refers: an anti-join costs 0.4 us a row, a foreign key 15. What left the parked stays
--- for the retention, too: its settlement was later than its place says.
+-- for the retention, too: its settlement was later than its place says. Nor what a replay under way
+-- has still to mark.
 with mark as materialized (
   select s.base
     from :"schema".settled as s, :"schema".cursor as k
@@ -19,6 +20,9 @@ with mark as materialized (
      and k.system_identifier = (select c.system_identifier from pg_control_system() as c)
    order by s.settled_at desc
    limit 1
+),
+replayed as materialized (
+  select r.first_id, r.last_id from :"schema".replay as r where r.kept_until > clock_timestamp()
 ),
 chunk as materialized (
   select o.id, o.xid
@@ -39,6 +43,7 @@ gone as (
                      where u.id = c.id
                        and u.unparked_at > clock_timestamp() - %(retention)s::interval
                   )
+              and not exists (select from replayed as r where c.id between r.first_id and r.last_id)
          ))
   returning 1
 ),

@@ -8,10 +8,12 @@
 with stored as (
   delete from :"schema".parked as p
    where p.event_id = any (%(event_ids)s::text[]::uuid[])
-  returning p.event_id, p.id, p.key, p.subject, p.created_at, p.retries
+  returning p.event_id, p.id, p.key, p.subject, p.created_at, p.retries, p.replay
 ),
 kept as (
   insert into :"schema".unparked (event_id, id, key, subject, created_at, retries, unparked_at)
-  select s.event_id, s.id, s.key, s.subject, s.created_at, s.retries, now() from stored as s
+  select s.event_id, s.id, s.key, s.subject, s.created_at, s.retries, now()
+    from stored as s
+   where s.replay is null  -- that was delivered before: what is lost of it can be replayed again
 )
 select s.key from stored as s

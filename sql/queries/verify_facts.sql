@@ -1,7 +1,8 @@
 -- verify_facts: what is not as a term of the relay requires. Asked after verify_rights.
 --
 -- takes    nothing
--- returns  a row for each fault: fatal (boolean; false: a warning), message (text, with the remedy)
+-- returns  a row for each fault: fatal (boolean; false: a warning), topic (text: sequence,
+--          subscription, tables, trigger or functions), seen (text) and remedy (text)
 -- reads    the catalogs, the ends of the indexes by id
 -- locks    nothing
 --
@@ -28,62 +29,75 @@ used as (
     from sequence as s
 )
 select true as fatal,
-       format('the sequence %s caches %s ids a session, which breaks the order of a key: '
-              'alter sequence %s cache 1', s.name, s.seqcache, s.name) as message
+       'sequence' as topic,
+       format('the sequence %s caches %s ids a session, which breaks the order of a key',
+              s.name, s.seqcache) as seen,
+       format('alter sequence %s cache 1', s.name) as remedy
   from sequence as s
  where s.seqcache <> 1
 union all
-select true, format('the sequence %s goes by %s%s: alter sequence %s increment 1 no cycle', s.name,
-                    s.seqincrement, case when s.seqcycle then ', and in a circle' else '' end, s.name)
+select true, 'sequence',
+       format('the sequence %s goes by %s%s', s.name, s.seqincrement,
+              case when s.seqcycle then ', and in a circle' else '' end),
+       format('alter sequence %s increment 1 no cycle', s.name)
   from sequence as s
  where s.seqincrement < 1 or s.seqcycle
 union all
-select true, format('the sequence %s is at %s, but an event has id %s: select setval(%L, %s)',
-                    u.name, u.next_id, greatest(u.outbox_id, u.live_id), u.name,
-                    greatest(u.outbox_id, u.parked_id))
+select true, 'sequence',
+       format('the sequence %s is at %s, but an event has id %s', u.name, u.next_id,
+              greatest(u.outbox_id, u.live_id)),
+       format('select setval(%L, %s)', u.name, greatest(u.outbox_id, u.parked_id))
   from used as u
  where u.next_id <= greatest(u.outbox_id, u.live_id)
 union all
-select false, format('the sequence %s is at %s, but a dead event has id %s: select setval(%L, %s) '
-                     'keeps new events from bearing the ids of dead ones',
-                     u.name, u.next_id, u.parked_id, u.name, u.parked_id)
+select false, 'sequence',
+       format('the sequence %s is at %s, but a dead event has id %s: a new event can bear the id of '
+              'a dead one', u.name, u.next_id, u.parked_id),
+       format('select setval(%L, %s)', u.name, u.parked_id)
   from used as u
  where u.next_id <= u.parked_id
    and u.next_id > coalesce(greatest(u.outbox_id, u.live_id), 0)
 union all
-select true, format('the outbox of schema "%s" is a target of the subscription "%s": rows that it '
-                    'brings can''t be delivered; run the relay where they are written, or take the '
-                    'outbox out of the publication', :'schema', s.subname)
+select true, 'subscription',
+       format('the outbox of schema "%s" is a target of the subscription "%s": rows that it brings '
+              'can''t be delivered', :'schema', s.subname),
+       'run the relay where they are written, or take the outbox out of the publication'
   from pg_subscription_rel as r
   join pg_subscription as s on s.oid = r.srsubid
  where r.srrelid = (select o.oid from outbox as o)
 union all
-select true, format('the outbox of schema "%s" is a partition, or has children: it has to be one '
-                    'table of its own', :'schema')
+select true, 'tables',
+       format('the outbox of schema "%s" is a partition, or has children', :'schema'),
+       'make it one table of its own'
  where exists (select from pg_inherits as i, outbox as o where o.oid in (i.inhrelid, i.inhparent))
 union all
-select true, format('%s of schema "%s" is unlogged and would be empty after a crash: alter table … '
-                    'set logged', c.relname, :'schema')
+select true, 'tables',
+       format('%s of schema "%s" is unlogged and would be empty after a crash', c.relname, :'schema'),
+       format('alter table %I.%I set logged', :'schema', c.relname)
   from pg_class as c
  where c.relnamespace = (select o.relnamespace from outbox as o)
    and c.relname in ('outbox', 'cursor', 'parked')
    and c.relpersistence <> 'p'
 union all
-select true, format('the trigger %s of the outbox is gone: run `python -m relay migrate`', t.name)
+select true, 'trigger', format('the trigger %s of the outbox is gone', t.name),
+       'run `python -m relay migrate`'
   from (values ('relay_notify'), ('refuse_truncate')) as t (name)
  where not exists (select from pg_trigger as g, outbox as o
                     where g.tgrelid = o.oid and g.tgname = t.name)
 union all
-select true, format('the %s row of schema "%s" is gone: restore it from a backup', m.name, :'schema')
+select true, 'tables', format('the %s row of schema "%s" is gone', m.name, :'schema'),
+       'restore it from a backup'
   from (select 'cursor' as name where not exists (select from :"schema".cursor)
         union all
         select 'report' where not exists (select from :"schema".report)) as m
 union all
-select true, format('schema "%s" was renamed, and %s still looks for the old name: run '
-                    '`python -m relay migrate`', :'schema', string_agg(distinct p.proname, ', '))
+select true, 'functions',
+       format('schema "%s" was renamed, and %s still looks for the old name', :'schema',
+              string_agg(distinct p.proname, ', ')),
+       'run `python -m relay migrate`'
   from pg_proc as p
  where p.pronamespace = (select o.relnamespace from outbox as o)
-   and p.proname in ('emit', 'emit_bytes', 'retry_dead', 'drop_dead')
+   and p.proname in ('emit', 'emit_bytes', 'retry_dead', 'drop_dead', 'begin_replay', 'mark_replay')
    and p.prosecdef
    and not coalesce(format('search_path=pg_catalog, %s, pg_temp', quote_ident(:'schema'))
                     = any (p.proconfig), false)

@@ -4,7 +4,8 @@
 -- columns  epoch, holder, term_began_at, settled_at, base, target, last_id: the cursor's;
 --          backlog: committed events behind the cursor, at most 10,000; backlog_is_capped: there
 --          may be more; oldest_created_at, lag_seconds: of the oldest event that is not delivered
---          and not dead, whoever it waits behind; parked (the dead among them), dead, held;
+--          and not dead, whoever it waits behind; parked (the dead among them; what is replayed was
+--          delivered, and is not), dead, held;
 --          held_lag_seconds: of the oldest event that an outage holds up; reported_at, delivered,
 --          refused, wakes_bell, wakes_poll, lag_breaker, bus_breaker: what the leader last said of
 --          itself in this term; repair_stream, repair_began_at, repair_ended_at (null while it is
@@ -70,9 +71,18 @@ backlog as (
   select least(count(distinct w.id), 10000) as events, min(w.created_at) as oldest_created_at
     from waiting as w
 ),
+replayed as materialized (
+  select count(*) as events
+    from (select from :"schema".parked as p
+           where p.replay is not null and p.dead_at is null
+           order by p.replay
+           limit 10000) as k
+),
 bounded as (
   select (select count(*)
-            from (select from :"schema".parked as p order by p.id limit 10000) as k) as parked,
+            from (select from :"schema".parked as p order by p.id
+                   limit 10000 + (select r.events from replayed as r)) as k)
+           - (select r.events from replayed as r) as parked,
          (select count(*)
             from (select from :"schema".parked as p
                    where p.dead_at is not null order by p.id limit 10000) as k) as dead,
@@ -81,7 +91,8 @@ bounded as (
                    where p.dead_at is null and p.held_by <> '' order by p.id limit 10000) as k)
            as held,
          (select p.created_at from :"schema".parked as p
-           where p.dead_at is null order by p.created_at limit 1) as oldest_parked_at,
+           where p.dead_at is null and p.replay is null
+           order by p.created_at limit 1) as oldest_parked_at,
          (select p.created_at from :"schema".parked as p
            where p.dead_at is null and p.held_by <> '' order by p.id limit 1) as oldest_held_at
 ),

@@ -1,9 +1,19 @@
-"""All seeded bugs."""
+"""All seeded bugs: in what keeps the promises, and in what stands around it."""
 
+from tests.bugs import (
+    audit,
+    consumer,
+    doctor,
+    engine,
+    jetstream,
+    postgres,
+    producer,
+    reconcile,
+    replay,
+)
 from tests.bugs.bug import Bug
-from tests.bugs.engine import BUGS as ENGINE
-from tests.bugs.jetstream import BUGS as JETSTREAM
-from tests.bugs.postgres import BUGS as POSTGRES
-from tests.bugs.reconcile import BUGS as RECONCILE
 
-BUGS: tuple[Bug, ...] = ENGINE + POSTGRES + JETSTREAM + RECONCILE
+PROMISES: tuple[Bug, ...] = engine.BUGS + postgres.BUGS + jetstream.BUGS + reconcile.BUGS
+BUGS: tuple[Bug, ...] = (
+    PROMISES + replay.BUGS + producer.BUGS + consumer.BUGS + doctor.BUGS + audit.BUGS
+)

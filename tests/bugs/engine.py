@@ -200,7 +200,7 @@ FATE = (
     ),
     Bug(
         "the same parked events are tried over and over",
-        "relay/memory/outbox.py",
+        "relay/memory/parked.py",
         "            (place, self.rows[due.event.event_id].waits_since, due.event.id)\n",
         "            (place, 0.0, due.event.id)\n",
         (MEMORY,),

@@ -14,6 +14,7 @@ FRAMES = "tests/jetstream/test_jetstream_frames.py"
 PERMIT = "tests/jetstream/test_jetstream_permit.py"
 FAULTS = "tests/jetstream/test_jetstream_faults.py"
 
+CODES = "relay/jetstream/codes.py"
 ANSWERS = "relay/jetstream/answers.py"
 WINDOWED = "relay/jetstream/windowed.py"
 DUPLICATES = "relay/jetstream/duplicates.py"
@@ -174,16 +175,16 @@ FATE = (
     ),
     Bug(
         "an error that nobody knows is a refusal",
-        ANSWERS,
-        "    kind = KINDS.get(code, Kind.NOT_NOW)\n",
-        "    kind = KINDS.get(code, Kind.THIS_EVENT)\n",
+        CODES,
+        "UNKNOWN: Final = Code(\n    Kind.NOT_NOW,",
+        "UNKNOWN: Final = Code(\n    Kind.THIS_EVENT,",
         (FRAMES,),
     ),
     Bug(
         "a full subject holds up its stream",
-        ANSWERS,
-        '    if code == _FULL and "per subject" in text:\n',
-        '    if code == 0 and "per subject" in text:\n',
+        CODES,
+        '    if number == STREAM_FULL and "per subject" in text:\n',
+        '    if number == 0 and "per subject" in text:\n',
         (FRAMES,),
     ),
     Bug(

@@ -138,7 +138,7 @@ ONCE = (
     Bug(
         "a person's retry carries the old message id",
         "sql/functions/message_id.sql",
-        "  when retries > 0 then 'relay-' || event_id::text || '-' || retries::text\n",
+        "    || case when retries > 0 then '-' || retries::text else '' end\n",
         "",
         (CONTRACT, EMIT),
     ),
@@ -230,7 +230,8 @@ FATE = (
     Bug(
         "what is behind a refused event counts for no lag",
         "sql/queries/look.sql",
-        "           where p.dead_at is null\n           order by p.created_at\n",
+        "           where p.dead_at is null and p.replay is null\n"
+        "           order by p.created_at\n",
         "           where p.dead_at is not null\n           order by p.created_at\n",
         (CONTRACT,),
     ),

@@ -40,7 +40,7 @@ def test_help_names_every_command_and_imports_neither_database_nor_broker():
 
 COMMANDS = [
     [],
-    *(["migrate"], ["run"], ["status"], ["demo"], ["dashboards"], ["dead"]),
+    *(["migrate"], ["run"], ["status"], ["doctor"], ["demo"], ["dashboards"], ["dead"]),
     *(["dead", "list"], ["dead", "show"], ["dead", "retry"], ["dead", "drop"]),
 ]
 

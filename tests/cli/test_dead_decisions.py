@@ -49,7 +49,7 @@ def test_where_nobody_can_answer_nothing_is_done_without_yes(
     )
     assert relay("dead", "drop", "1").exit_code == 2
     assert left(look) == [1, 2]
-    told = relay("dead", action, "--key", "k", "--yes", "--json", "--by", "anna")
+    told = relay("dead", action, "--subject", ">", "--yes", "--json", "--by", "anna")
     assert (told.exit_code, told.stderr) == (0, "")
     assert json.loads(told.stdout) == {"action": action, "done": 2, "by": "anna", "failed": []}
     assert left(look) == []

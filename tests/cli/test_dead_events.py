@@ -112,6 +112,24 @@ def test_show_tells_everything(relay: Run, look: psycopg.Connection) -> None:
     assert (report["payload"], report["payload_base64"]) == ('{"n": 1.50}', None)
 
 
+def test_show_says_what_the_error_s_code_means_what_the_relay_does_and_what_to_do(
+    relay: Run, look: psycopg.Connection
+) -> None:
+    die(look, 1)
+    told = relay("dead", "show", "1").stdout
+    for part in [
+        "meaning    the message is larger than the stream's max_msg_size, headers included\n",
+        "relay      refuses the event: ",
+        "remedy     raise max_msg_size and retry the event, or drop it\n",
+    ]:
+        assert part in told
+    explained = json.loads(relay("dead", "show", "1", "--json").stdout)["explained"]
+    assert list(explained) == ["meaning", "relay", "remedy"]
+    look.execute("update relay.parked set last_code = null")
+    assert "remedy" not in relay("dead", "show", "1").stdout
+    assert json.loads(relay("dead", "show", "1", "--json").stdout)["explained"] is None
+
+
 def test_a_payload_of_bytes_is_text_if_it_can_be_and_else_a_dump(
     relay: Run, look: psycopg.Connection
 ) -> None:

@@ -7,6 +7,7 @@ import re
 import nats
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from tests.cli.process import migrated, relay, status
 
@@ -68,6 +69,28 @@ def test_the_breakers_are_what_the_leader_reports_and_without_one_the_lag_decide
     assert re.search(r"parked     2 events \(1 held, the oldest for \d", told)
     assert "dead       1 event\n" in told
     assert "breakers   lag closed, bus open" in told
+
+
+def test_status_says_why_events_are_parked_and_what_to_do_unless_they_may_not_be_seen(database):
+    migrated(database)
+    code = "update relay.parked set last_code = case id when 1 then 10054 else 10077 end"
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(PARK)
+        connection.execute(f"{code}, next_attempt_at = now() where id in (1, 3)")
+        connection.execute("create role watcher_of_status login in role relay_monitor")
+        try:
+            monitor = make_conninfo(database, user="watcher_of_status")
+            assert status(monitor)["reasons"] is None
+        finally:
+            connection.execute("drop role watcher_of_status")
+    dead, held = status(database)["reasons"]
+    assert (dead["dead"], dead["code"], dead["events"], dead["first_id"]) == (True, 10054, 1, 1)
+    assert (held["dead"], held["held_by"], held["error"]) == (False, "stream S", "full")
+    assert held["relay"].startswith("holds the events of this stream")
+    told = relay("status", RELAY_POSTGRES_DSN=database).stdout
+    assert "reason     1 event dead: no\n" in told
+    assert "           meaning: the stream is full, and discards what is new\n" in told
+    assert "           remedy: let its consumers catch up, purge it, or raise max_msgs" in told
 
 
 def test_a_leader_is_who_holds_the_lease_of_this_schema_and_no_other(database):

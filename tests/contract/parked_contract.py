@@ -23,6 +23,10 @@ class ParkedHarness(Harness, Protocol):
         """Have a dead event tried again."""
         ...
 
+    async def replay(self, *events: Event) -> None:
+        """Have delivered events published again."""
+        ...
+
     async def dead_events_block(self) -> None:
         """Go on with an outbox, over the same events, whose dead block their keys."""
         ...
@@ -273,3 +277,55 @@ class ParkedContract:
         backlog = await store.look(None)
         assert (backlog.undelivered, backlog.parked) == (0, 2)
         assert backlog.lag > 0
+
+    async def test_a_replayed_event_is_due_under_an_id_of_its_own_and_holds_back_its_key(
+        self, harness: ParkedHarness
+    ) -> None:
+        await harness.commit("a.1", "a.2", key="k")
+        store = await lead(harness)
+        (page,) = await read_all(store)
+        await store.settle(Settlement(page.position))
+        first, second = page.events
+        await harness.replay(first, second)
+        assert await store.parked.blocked({"k", "other"}) == {"k"}
+        due = await store.parked.due(10)
+        assert [each.event.id for each in due] == [first.id, second.id]
+        assert [each.replay for each in due] == [1, 1]
+        assert [each.event.headers for each in due] == [{"Relay-Replay": "1"}] * 2
+        assert due[0].event.message_id == f"relay-{first.event_id}-r1"
+        assert due[0].event.payload == first.payload
+        await park(store, unparked=[first, second])
+        assert await store.parked.blocked({"k"}) == set()
+
+    async def test_a_replayed_event_was_delivered_and_counts_neither_as_parked_nor_for_the_lag(
+        self, harness: ParkedHarness
+    ) -> None:
+        await harness.commit("a.1", "a.2", key="k")
+        store = await lead(harness)
+        (page,) = await read_all(store)
+        await store.settle(Settlement(page.position))
+        await harness.replay(*page.events)
+        backlog = await store.look(None)
+        assert (backlog.parked, backlog.dead, backlog.lag) == (0, 0, 0.0)
+        assert backlog.blocking is True
+        await park(store, dead(page.events[0]))
+        backlog = await store.look(None)
+        assert (backlog.parked, backlog.dead, backlog.lag) == (1, 1, 0.0)
+        await harness.retry(page.events[0])
+        (first, _) = await store.parked.due(10)
+        assert first.event.message_id == f"relay-{page.events[0].event_id}-r1-1"
+
+    async def test_a_live_event_that_waits_for_a_replayed_one_counts_as_parked(
+        self, harness: ParkedHarness
+    ) -> None:
+        await harness.commit("a.1", key="k")
+        store = await lead(harness)
+        (page,) = await read_all(store)
+        await store.settle(Settlement(page.position))
+        await harness.replay(*page.events)
+        await harness.commit("a.2", key="k")
+        (live,) = await read_all(store)
+        await store.settle(Settlement(live.position, [disposition.behind(live.events[0])]))
+        backlog = await store.look(None)
+        assert (backlog.parked, backlog.lag > 0) == (1, True)
+        assert subjects(await store.parked.due(10)) == ["a.1", "a.2"]

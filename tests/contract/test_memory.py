@@ -35,6 +35,9 @@ class MemoryOutboxHarness:
     async def retry(self, event: Event) -> None:
         self.outbox.parked.retry(event.event_id)
 
+    async def replay(self, *events: Event) -> None:
+        self.outbox.replay([event.event_id for event in events])
+
     async def dead_events_block(self) -> None:
         self.outbox = MemoryOutbox(dead_blocks=True)
 

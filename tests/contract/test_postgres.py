@@ -47,6 +47,18 @@ class PostgresHarness:
             await dead.decide("retry", wanted, by="a test", as_of=found.as_of, done=retried.extend)
             assert retried == [event.id]
 
+    async def replay(self, *events: Event) -> None:
+        ids = [event.id for event in events]
+        async with await psycopg.AsyncConnection.connect(self.dsn) as person:
+            begun = await person.execute(
+                "select relay.begin_replay(null, '{}', false, %s, %s, %s, 'a test')",
+                (min(ids), max(ids), len(ids)),
+            )
+            (replay,) = await begun.fetchone() or ()
+            mark = "select relay.mark_replay(%s, %s, %s, false, true)"
+            marked = await person.execute(mark, (replay, ids, min(ids)))
+            assert await marked.fetchone() == (len(ids),)
+
     async def dead_events_block(self) -> None:
         self.outbox = PostgresOutbox(self.dsn, "relay", page_bytes=8 << 20, dead_blocks=True)
 

@@ -3,7 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 
-from relay.demo.check import Findings, StreamMessage
+from relay.audit.oracle import Findings, StreamMessage
 from relay.demo.view import latency_ms, summarize
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

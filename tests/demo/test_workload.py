@@ -6,7 +6,7 @@ import anyio
 import psycopg
 import pytest
 
-from relay.demo.check import digest
+from relay.audit.oracle import digest
 from relay.demo.producer import Workload
 from relay.devstack import DevstackError
 

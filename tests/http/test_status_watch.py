@@ -100,7 +100,7 @@ def test_what_a_person_has_to_change_ends_it(
     empty = server.create_database(f"empty_{os.getpid()}")
     for args, code, said in (
         (["--postgres-dsn", empty], 3, "python -m relay migrate"),
-        (["--postgres-dsn", f"{dsn} user=nobody_{os.getpid()}"], 1, "does not exist"),
+        (["--postgres-dsn", f"{dsn} user=nobody_{os.getpid()}"], 2, "does not exist"),
         (["--json"], 2, "exclude each other"),
     ):
         with piped(dsn, *args) as process:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from relay.core.event import Event
 from relay.core.outcome import Held, Refused, Unknown
-from relay.jetstream.answers import KINDS, Kind, judge
+from relay.jetstream.answers import judge
+from relay.jetstream.codes import CODES, Kind
 from relay.jetstream.frames import frame_of, instant, line_fault
-from relay.jetstream.streams import weaknesses
+from relay.jetstream.weaknesses import weaknesses
 
 AT = datetime(2026, 3, 14, 15, 9, 26, 5, tzinfo=UTC)
 NASTY = st.text(alphabet=st.sampled_from("ab: \r\n\0ä€\ud800-"), max_size=12)
@@ -135,7 +136,7 @@ def test_every_error_is_judged_by_its_code_and_doubt_is_not_a_refusal(answer, me
 
 
 def test_where_the_streams_are_hidden_an_outage_is_believed_of_one_subject_only():
-    for code, kind in KINDS.items():
+    for code, (kind, _, _) in CODES.items():
         verdict = judge(code, "text", "S", "")
         if isinstance(verdict.outcome, Held):
             assert verdict.kind in {Kind.SUBJECT, Kind.NOBODY}
@@ -177,15 +178,15 @@ GOOD = {"storage": "file", "num_replicas": 3, "duplicate_window": 120_000_000_00
 )
 def test_each_weakness_of_a_stream_is_found_with_a_remedy(config, weak):
     found = weaknesses({**GOOD, **config}, consumers=0, can_batch=False)
-    assert [what.startswith(wanted) for (what, _), wanted in zip(found, weak, strict=True)] == [
+    assert [what.startswith(wanted) for (_, what, _), wanted in zip(found, weak, strict=True)] == [
         True
     ] * len(weak)
-    assert all(remedy for _, remedy in found)
+    assert all(topic and remedy for topic, _, remedy in found)
 
 
 def test_interest_with_consumers_is_no_weakness_and_batches_are_a_hint():
     config = {**GOOD, "retention": "interest"}
-    ((forgets, _),) = weaknesses(config, consumers=1, can_batch=False)
+    ((_, forgets, _),) = weaknesses(config, consumers=1, can_batch=False)
     assert forgets.startswith("interest retention: after a server's restart")
     (hint,) = weaknesses(GOOD, consumers=1, can_batch=True)
-    assert hint[0] == "allow_batched is off"
+    assert hint.weak == "allow_batched is off"

@@ -20,7 +20,7 @@ from relay.core.event import Event
 from relay.core.order import WAITS
 from relay.core.outcome import Fault, Held, Outcome, Refused, Stored
 from relay.facts import Fact, HoldBegan, HoldEnded
-from relay.memory.outbox import Row
+from relay.memory.parked import Row
 from relay.ports import Due, Page
 
 CUTS_ALONE = 3

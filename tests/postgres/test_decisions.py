@@ -58,6 +58,32 @@ async def test_a_retry_makes_an_event_due_under_a_new_message_id_and_keeps_its_e
     assert shown.message_id == f"relay-{shown.event.event_id}-2"
 
 
+async def test_a_key_goes_back_at_once_and_is_due_when_the_relay_holds_it_back(
+    dead_events: DeadEvents, look: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # R-ORDER: in chunks, live events of the key could pass between two
+    monkeypatch.setattr(operator, "CHUNK_ROWS", 2)
+    for id_ in range(1, 6):
+        park(look, id_, key="k")
+    park(look, 6, key="other")
+    done: list[list[int]] = []
+    found = await dead_events.find(Wanted(key="k"), 1)
+    assert found.as_of is not None
+    await dead_events.decide(
+        "retry",
+        Wanted(key="k"),
+        by="anna",
+        as_of=found.as_of,
+        done=lambda ids: done.append(list(ids)),
+        pause=3.0,
+    )
+    assert done == [[1, 2, 3, 4, 5]]
+    assert look.execute(
+        "select bool_and(next_attempt_at > now() + interval '1 s') from relay.parked"
+        " where dead_at is null"
+    ).fetchone() == (True,)
+
+
 async def test_every_decision_says_who_when_and_what_and_outlives_the_event(
     dead_events: DeadEvents, look: psycopg.Connection
 ) -> None:

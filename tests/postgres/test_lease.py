@@ -296,6 +296,25 @@ async def test_a_leader_that_ends_wakes_who_stands_by_and_is_followed_at_once(
     await leader.close()
 
 
+async def test_a_term_that_is_closed_while_its_task_is_cancelled_lets_go(
+    outbox: PostgresOutbox, outbox_dsn: str
+) -> None:
+    # R-TERM
+    leader = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024)
+    store = await begun(leader)
+    assert await outbox.campaign("another") is None
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await store.close()
+    assert store._lease.session.connection.closed
+    with anyio.fail_after(5):
+        await outbox.released(60)
+    follower = await outbox.campaign("another")
+    assert follower is not None
+    await follower.close()
+    await leader.close()
+
+
 async def test_who_stands_by_on_a_session_that_is_cut_asks_anew(
     outbox: PostgresOutbox, admin: psycopg.Connection, outbox_dsn: str
 ) -> None:

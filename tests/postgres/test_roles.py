@@ -24,6 +24,7 @@ TABLES = (
     "unparked",
     "decision",
     "migration",
+    "replay",
     "fence",
     "pending",
     "status",
@@ -58,6 +59,7 @@ TABLE_RIGHTS = {
     ("decision", "select"): "operator",
     ("fence", "select"): "relay operator",
     ("migration", "select"): "relay operator",
+    ("replay", "select"): "relay operator",
     ("pending", "select"): "relay operator monitor",
     ("status", "select"): "relay operator monitor",
 }
@@ -89,12 +91,14 @@ FUNCTIONS = {
     "emit(text, jsonb, text, jsonb, text)": "producer operator",
     "emit(text, text, text, jsonb, text)": "producer operator",
     "emit_bytes(text, bytea, text, jsonb, text)": "producer operator",
-    "retry_dead(uuid[], timestamptz, text)": "operator",
+    "retry_dead(uuid[], timestamptz, text, double precision)": "operator",
     "drop_dead(uuid[], timestamptz, text)": "operator",
+    "begin_replay(bigint, jsonb, boolean, bigint, bigint, bigint, text)": "operator",
+    "mark_replay(bigint, bigint[], bigint, boolean, boolean)": "operator",
     **dict.fromkeys(
         (
             "publishable(oid, timestamptz, text, text, text, json, bytea, jsonb)",
-            "message_id(text, text, uuid, integer)",
+            "message_id(text, text, uuid, integer, bigint)",
             # triggers call these two, and nobody else can
             "notify()",
             "refuse_truncate()",
@@ -203,6 +207,8 @@ def test_none_of_the_roles_can_log_in_or_do_more_than_their_grants(
     assert powers == (len(ROLES) - 1,)
 
 
+BEGIN = "relay.begin_replay(null, '{}', false, 1, 2, 2, 'anna')"
+MARK = "select relay.mark_replay(1, '{}', 0, false, true)"
 WRITE = "insert into relay.outbox (subject, payload) values ('a.b', '1')"
 
 
@@ -226,6 +232,7 @@ WRITE = "insert into relay.outbox (subject, payload) values ('a.b', '1')"
         ("relay", "select relay.message_id('', null, event_id, 0) from relay.outbox"),
         ("operator", "select * from relay.retry_dead('{}', now(), 'anna')"),
         ("operator", "select * from relay.drop_dead('{}', now(), 'anna')"),
+        ("operator", f"select relay.mark_replay({BEGIN}, '{{}}', 0, false, true)"),
         ("relay", "select pg_try_advisory_lock(1, 2)"),
         ("relay", 'listen "relay.outbox"'),
         ("relay", "select system_identifier from pg_control_system()"),
@@ -272,6 +279,10 @@ def test_what_a_role_is_for_works(
         ("relay", "select * from relay.retry_dead('{}', now(), 'anna')"),
         ("relay", "select * from relay.drop_dead('{}', now(), 'anna')"),
         ("producer", "select * from relay.retry_dead('{}', now(), 'anna')"),
+        *((role, f"select {BEGIN}") for role in ("producer", "relay", "monitor", "stranger")),
+        *((role, MARK) for role in ("producer", "relay", "monitor", "stranger")),
+        ("operator", "update relay.replay set marked = 0"),
+        ("operator", "insert into relay.replay default values"),
         ("operator", "update relay.cursor set epoch = 0"),
         ("monitor", "select payload from relay.outbox"),
         ("monitor", "select last_error from relay.parked"),

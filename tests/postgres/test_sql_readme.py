@@ -1,5 +1,6 @@
 """sql/README.md keeps its word: its statements run, in its order, as the logins it names."""
 
+import json
 import re
 import uuid
 from collections.abc import Iterator
@@ -108,6 +109,32 @@ def test_psycopg_s_lines(outbox_dsn: str, producer: psycopg.Connection) -> None:
         eval(line, {"connection": producer, "Jsonb": Jsonb})
         assert content(outbox_dsn) == written
         execute(outbox_dsn, "truncate relay.outbox")
+
+
+def test_psycopg2_s_lines(outbox_dsn: str) -> None:
+    psycopg2 = pytest.importorskip("psycopg2")
+    connection = psycopg2.connect(outbox_dsn)
+    names = {"event": {"id": 17}, "headers": {"a": "b"}, "content": b"\x00\xff"}
+    with connection, connection.cursor() as cursor:
+        cursor.execute("set role relay_producer")
+        for line in lines_of("psycopg2"):
+            eval(line, {"cursor": cursor, "psycopg2": psycopg2, "json": json, **names})
+    connection.close()
+    assert content(outbox_dsn) == [*WRITTEN, ("orders.placed", None, None, b"\x00\xff", None)]
+
+
+async def test_asyncpg_s_lines(outbox_dsn: str) -> None:
+    asyncpg = pytest.importorskip("asyncpg")
+    parts = conninfo_to_dict(outbox_dsn)
+    parts["database"] = parts.pop("dbname")
+    connection = await asyncpg.connect(**parts)
+    await connection.execute("set role relay_producer")
+    names = {"event": {"id": 17}, "headers": {"a": "b"}, "content": b"\x00\xff"}
+    for line in lines_of("asyncpg"):
+        call = line.removeprefix("await ")
+        await eval(call, {"connection": connection, "json": json, **names})
+    await connection.close()
+    assert content(outbox_dsn) == [*WRITTEN, ("orders.placed", None, None, b"\x00\xff", None)]
 
 
 def test_plain_inserts_as_a_producer(outbox_dsn: str, producer: psycopg.Connection) -> None:

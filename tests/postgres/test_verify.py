@@ -145,7 +145,8 @@ async def test_all_that_is_missing_is_named_at_once(
         await migrations.verify(damaged, "relay")
     message = str(refusal.value)
     assert (
-        "relay_relay lacks DELETE on outbox, DELETE on parked: grant relay_relay to it" in message
+        "relay_relay lacks DELETE on outbox, DELETE on parked: grant DELETE on relay.outbox to"
+        " relay_relay; grant DELETE on relay.parked to relay_relay" in message
     )
     assert "row-level security hides rows of parked" in message
 
@@ -217,7 +218,7 @@ async def test_a_changed_checksum_is_refused(outbox_dsn: str) -> None:
 
 async def test_a_newer_schema_is_refused(outbox_dsn: str) -> None:
     execute(outbox_dsn, "insert into relay.migration values (99, '0099_later', 'x')")
-    await assert_refused(outbox_dsn, "newer", "0099_later", "000", "install")
+    await assert_refused(outbox_dsn, "newer", "0099_later", "known here is 000", "install")
 
 
 async def test_a_schema_of_before_the_first_release_is_refused_with_the_remedy(

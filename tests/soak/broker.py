@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -17,10 +17,10 @@ import nats
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from relay import devstack
-from relay.demo.check import StreamMessage, parse_message
+from relay.audit.oracle import StreamMessage
+from relay.audit.stream import batches
 from tests.system.harness import STREAM
 
 _Answer = TypeVar("_Answer")
@@ -63,7 +63,6 @@ _LIES = (
     b"",
 )
 _TIMEOUT = 3.0
-_BATCH = 1000
 
 
 class Broker:
@@ -125,20 +124,10 @@ class Broker:
 
     def messages(self, first_seq: int) -> Iterator[StreamMessage]:
         """Read the stream from ``first_seq`` to its present end, by and by."""
-        last_seq = self.held()[1]
         with asyncio.Runner() as runner:
-            client = runner.run(nats.connect(self._server.url, connect_timeout=_TIMEOUT))
-            try:
-                consumer = runner.run(_consumer(client.jetstream(timeout=10), first_seq))
-                seq = first_seq - 1
-                while seq < last_seq:
-                    for message in runner.run(consumer.fetch(_BATCH, timeout=10)):
-                        found = parse_message(message)
-                        seq = found.seq
-                        if seq <= last_seq and found.subject != _THEIRS:
-                            yield found
-            finally:
-                runner.run(client.close())
+            stream = batches(self._server.url, STREAM, first_seq)
+            while (batch := runner.run(_next(stream))) is not None:
+                yield from (each for each in batch if each.subject != _THEIRS)
 
     def _ask(self, verb: str, config: dict[str, Any]) -> None:
         # Not by nats-py's own configuration object, which knows no fast ingest.
@@ -164,17 +153,5 @@ class Broker:
                 await client.close()
 
 
-async def _consumer(
-    jetstream: JetStreamContext, first_seq: int
-) -> JetStreamContext.PullSubscription:
-    return await jetstream.pull_subscribe(
-        "",
-        stream=STREAM,
-        config=ConsumerConfig(
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=first_seq,
-            ack_policy=AckPolicy.NONE,
-            inactive_threshold=60.0,
-            mem_storage=True,
-        ),
-    )
+async def _next(stream: AsyncIterator[list[StreamMessage]]) -> list[StreamMessage] | None:
+    return await anext(stream, None)

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from relay.demo.check import Committed, Findings, StreamMessage, compare
+from relay.audit.oracle import Committed, Findings, StreamMessage, compare
 from tests.soak.world import World
 from tests.system.harness import connected
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from relay.demo.check import Committed, digest
+from relay.audit.oracle import Committed, digest
 
 INSERT = (
     "insert into relay.outbox (event_id, idempotency_key, subject, key, payload_bytes, headers)"

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from relay.demo.check import Findings
+from relay.audit.oracle import Findings
 from tests.soak.watch import Trend
 
 _MIB = 1 << 20

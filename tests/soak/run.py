@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from relay.demo.check import Findings
+from relay.audit.oracle import Findings
 from tests.soak.faults import inflict
 from tests.soak.judging import Judge, write_evidence, wrong_dead
 from tests.soak.report import Report

@@ -25,7 +25,7 @@ import typer
 from psycopg.conninfo import make_conninfo
 
 from relay import devstack
-from relay.demo.check import read_stream
+from relay.audit.stream import read_stream
 from relay.postgres import migrations
 from tests.system.flow import Flow
 from tests.system.harness import STREAM, RelayProcess, leader, until

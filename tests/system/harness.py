@@ -21,8 +21,10 @@ from typing import Any, Protocol, Self
 
 import psycopg
 
-from relay.demo.check import Committed, Findings, compare, digest, read_stream
+from relay.audit.oracle import Committed, Findings, compare, digest
+from relay.audit.stream import read_stream
 
+ROOT = Path(__file__).parents[2]
 STREAM = "EVENTS"
 INSERT = "insert into relay.outbox (event_id, subject, key, payload_bytes) values (%s, %s, %s, %s)"
 
@@ -43,7 +45,7 @@ class RelayProcess:
         """Start it, ``within`` what runs a command elsewhere; a setting of "" is left out."""
         environment = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PYTHONPATH": str(ROOT),
             "RELAY_POSTGRES_DSN": dsn,
             "RELAY_NATS_URL": nats_url,
             "RELAY_STREAM": STREAM,

@@ -10,7 +10,8 @@ from typing import Any
 import nats
 from nats.aio.msg import Msg
 
-from relay.demo.check import StreamMessage, read_stream
+from relay.audit.oracle import StreamMessage
+from relay.audit.stream import read_stream
 
 
 def ask(url: str, question: str, body: Any = None) -> dict[str, Any]:

@@ -35,22 +35,22 @@ def leader(dsn: str) -> int:
 
 
 async def test_fifty_kills_of_the_relay_lose_repeat_and_reorder_nothing(
-    outbox_dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
+    one_dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
     chance, pause = random.Random(50), threading.Event()
     relays: list[RelayProcess] = []
 
     def start() -> None:
-        relays.append(RelayProcess(outbox_dsn, own_nats.url, tmp_path / "relay.log"))
+        relays.append(RelayProcess(one_dsn, own_nats.url, tmp_path / "relay.log"))
 
     try:
         for _ in range(3):
             start()
-        with Load(outbox_dsn) as load:
+        with Load(one_dsn) as load:
             for _ in range(KILLS):
-                until(lambda: leader(outbox_dsn) in {r.process.pid for r in relays}, 20)
+                until(lambda: leader(one_dsn) in {r.process.pid for r in relays}, 20)
                 pause.wait(chance.uniform(0, 0.3))
-                leads = leader(outbox_dsn)
+                leads = leader(one_dsn)
                 killed = next(relay for relay in relays if relay.process.pid == leads)
                 killed.kill()
                 relays.remove(killed)

@@ -15,8 +15,9 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
 from relay import devstack
-from relay.demo.check import StreamMessage, read_stream
-from tests.system.harness import STREAM, RelayProcess, until
+from relay.audit.oracle import StreamMessage
+from relay.audit.stream import read_stream
+from tests.system.harness import STREAM, RelayProcess, alone, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -152,4 +153,58 @@ async def test_a_dead_event_that_blocks_nobody_comes_late_when_it_is_retried(
         until(lambda: dead(dsn, "retry", "--all", "--yes").returncode == 0, 20)
         messages = await stored(own_nats, 2)
         assert [message.subject for message in messages] == ["orders.b", "orders.a"]
+        assert relay.terminate() == 0
+
+
+@pytest.mark.slow
+async def test_a_key_is_put_back_in_its_order_and_what_passed_the_dead_events_is_named(
+    dsn: str, own_nats: devstack.NatsServer, jetstream: JetStreamContext, tmp_path: Path
+) -> None:
+    # R-ORDER: order-preserving dead letters
+    big = [("a", "k", LARGE), ("b", "k", SMALL), ("c", "k", LARGE), ("d", "k", SMALL)]
+    emit(dsn, *big, ("e", "other", SMALL))
+    with RelayProcess(dsn, own_nats.url, tmp_path / "relay.log", max_attempts="1") as relay:
+        until(lambda: parked(dsn) == [("orders.a", "dead"), ("orders.c", "dead")], 20)
+        await stored(own_nats, 3)
+        await jetstream.update_stream(WIDE)
+        told = dead(dsn, "retry", "--key", "k", "--dry-run")
+        assert told.returncode == 0
+        assert told.stdout == "would retry 2 dead events: nothing was done\n"
+        assert "key k: 2 later events published before them: 2, 4" in told.stderr
+        assert parked(dsn) == [("orders.a", "dead"), ("orders.c", "dead")]
+
+        asked = asyncio.get_running_loop().run_in_executor(
+            None, dead, dsn, "retry", "--key", "k", "--yes", "--json"
+        )
+        until(
+            lambda: alone(dsn, "select count(*) from relay.parked where dead_at is null") == 2, 20
+        )
+        emit(dsn, ("f", "k", SMALL))
+        told = await asked
+        report = json.loads(told.stdout)
+        assert (report["done"], report["failed"]) == (2, [])
+        later = await stored(own_nats, 6)
+        of_key = [message.subject[-1] for message in later if message.key == "k"]
+        passed = of_key[: of_key.index("a")]
+        assert set(passed) >= {"b", "d"}
+        assert report["published"] == sorted({"b": 2, "d": 4, "f": 6}[name] for name in passed)
+        assert of_key[len(passed) :] == ["a", "c", *(["f"] if "f" not in passed else [])]
+        assert relay.terminate() == 0
+
+
+@pytest.mark.slow
+async def test_where_the_dead_block_their_key_nothing_has_passed_and_all_of_it_waits(
+    dsn: str, own_nats: devstack.NatsServer, jetstream: JetStreamContext, tmp_path: Path
+) -> None:
+    # R-ORDER: order-preserving dead letters
+    emit(dsn, ("a", "k", LARGE), ("b", "k", SMALL), ("c", "k", SMALL))
+    settings = {"max_attempts": "1", "on_dead": "block"}
+    with RelayProcess(dsn, own_nats.url, tmp_path / "relay.log", **settings) as relay:
+        until(lambda: len(parked(dsn)) == 3, 20)
+        await jetstream.update_stream(WIDE)
+        told = dead(dsn, "retry", "--key", "k", "--yes")
+        assert (told.returncode, told.stdout) == (0, "retried 1 dead event\n"), told.stderr
+        assert told.stderr == "key k: 2 later events wait for them\n" * 2
+        messages = await stored(own_nats, 3)
+        assert [message.subject for message in messages] == ["orders.a", "orders.b", "orders.c"]
         assert relay.terminate() == 0

@@ -24,7 +24,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from relay import devstack
-from relay.demo.check import StreamMessage, read_stream
+from relay.audit.oracle import StreamMessage
+from relay.audit.stream import read_stream
 from relay.postgres import migrations
 from tests.devstack.standby import standby
 from tests.system.harness import (

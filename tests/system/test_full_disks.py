@@ -18,7 +18,8 @@ import psycopg
 import pytest
 
 from relay import devstack
-from relay.demo.check import Committed, compare, digest, read_stream
+from relay.audit.oracle import Committed, compare, digest
+from relay.audit.stream import read_stream
 from relay.devstack.reaper import runs
 from relay.postgres import migrations
 from tests.soak.broker import Broker

@@ -38,6 +38,7 @@ def test_one_key_of_two_databases_is_stored_once_and_the_other_is_dead_and_named
     behind = emit(another_dsn, "orders.two", "k")
     until(lambda: alone(another_dsn, KEPT) == 10, 20)
     until(lambda: streams.held(url, STREAM) == 11, 20)
+    until(lambda: alone(another_dsn, PARKED) == 10, 20)  # what waited behind them is settled
     assert [m.event_id for m in streams.read(url, STREAM)] == [*first, behind]
     with connected(another_dsn) as look:
         said = look.execute("select last_error from relay.parked order by id").fetchall()

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from relay import devstack
-from relay.demo.check import digest, read_stream
+from relay.audit.oracle import digest
+from relay.audit.stream import read_stream
 from tests.system.harness import STREAM, Load, RelayProcess, connected, delivered, until, verdict
 
 pytestmark = pytest.mark.anyio

@@ -18,7 +18,8 @@ import nats
 import pytest
 
 from relay import devstack
-from relay.demo.check import StreamMessage, compare, read_stream
+from relay.audit.oracle import StreamMessage, compare
+from relay.audit.stream import read_stream
 from tests.soak.broker import CONFIG, SHAPE, Broker
 from tests.system.harness import STREAM, Load, RelayProcess, connected, delivered, until
 from tests.system.outages import RECOVERED, SittingOut, unharmed

@@ -4,7 +4,7 @@ It publishes one by one with ``Nats-Msg-Id``; only the interval between idle pol
 a batch can be chosen. Its command would log a line for every event: this one only warns.
 """
 
-# mypy: disable-error-code="import-not-found"
+# mypy: disable-error-code="import-not-found,no-untyped-call"
 
 import asyncio
 import logging

@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 
 import nats
 import pytest
-from nats.js.errors import NotFoundError
 
-from relay.demo.check import digest, read_stream
+from relay.audit.oracle import digest
+from relay.audit.stream import read_stream
+from relay.errors import StreamError
 
 pytestmark = pytest.mark.anyio
 
@@ -76,5 +77,5 @@ async def test_reading_leaves_no_consumer_that_lasts(jetstream, nats_server):
 
 
 async def test_a_missing_stream_is_an_error(nats_server):
-    with pytest.raises(NotFoundError):
+    with pytest.raises(StreamError):
         await read_stream(nats_server.url, "NOWHERE")

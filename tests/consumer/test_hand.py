@@ -1,0 +1,90 @@
+"""The floor: what it knows, and what may be forgotten."""
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.consumer.hand import Hand
+from relay.consumer.message import Delivery, Message, read, read_headers, status
+
+# R-ONCE R-LOSS
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def delivery(sequence: int, *, later: float = 0.0) -> Delivery:
+    stored_at = BEGAN + timedelta(seconds=sequence + later)
+    message = Message(f"m{sequence}", "a.b", None, {}, b"", "S", sequence, stored_at)
+    return Delivery(message, "", sequence, 0)
+
+
+@given(st.permutations(range(1, 12)))
+def test_the_floor_is_below_all_that_is_not_done(order: list[int]) -> None:
+    hand = Hand(0, BEGAN)
+    held = {number: hand.add(delivery(number)) for number in range(1, 12)}
+    for number in order:
+        hand.done(held[number])
+        left = [each.delivery.message.sequence for each in hand.held.values()]
+        assert hand.position == min(left, default=12) - 1
+        assert all(not hand.knows(delivery(each).message) for each in left)
+
+
+def test_the_same_sequence_of_a_stream_that_was_made_anew_is_not_known() -> None:
+    hand = Hand(100, BEGAN + timedelta(seconds=100))
+    assert hand.knows(delivery(100).message)
+    assert not hand.knows(delivery(101).message)
+    again = delivery(1, later=1000)
+    assert not hand.knows(again.message)
+    hand.done(hand.add(again))
+    assert (hand.position, hand.position_at) == (1, again.message.stored_at)
+
+
+def test_a_repeated_delivery_moves_no_floor() -> None:
+    hand = Hand(0, BEGAN)
+    first, second = hand.add(delivery(1)), hand.add(delivery(2))
+    repeated = hand.add(delivery(1))
+    hand.done(second)
+    hand.done(repeated)
+    assert hand.position == 0
+    hand.done(first)
+    assert hand.position == 2
+
+
+def test_nothing_may_be_forgotten_before_all_that_was_there_then_is_done() -> None:
+    now = [0.0]
+    hand = Hand(0, BEGAN, now=lambda: now[0])
+    assert hand.settled_for() is None
+    hand.caught_up = True
+    first = hand.add(delivery(1))
+    assert hand.settled_for() is None  # marked at 0
+    now[0] = 50.0
+    second = hand.add(delivery(2))
+    hand.done(first)
+    now[0] = 60.0
+    assert hand.settled_for() == 60.0
+    assert hand.settled_for() == 60.0  # the next mark waits for the second one
+    now[0] = 100.0
+    hand.done(second)
+    assert hand.settled_for() == 40.0
+
+
+@given(st.binary(), st.binary(), st.binary(), st.binary() | st.none())
+def test_reading_what_anybody_sent_never_raises(
+    subject: bytes, reply: bytes, payload: bytes, headers: bytes | None
+) -> None:
+    read(subject, reply, payload, headers)
+    read(subject, b"$JS.ACK." + reply, payload, headers)
+    read(subject, b"$JS.ACK.S.\xff.1.2.3.4.5", payload, headers)
+    read(subject, b"$JS.ACK.S.c.1.2.3.99999999999999999999999999999.5", payload, headers)
+    read_headers(headers)
+    status(headers)
+
+
+def test_an_acknowledgement_s_subject_is_read_in_both_forms() -> None:
+    short = read(b"a.b", b"$JS.ACK.S.c.1.7.3.1700000000123456789.5", b"x", None)
+    long_ = read(b"a.b", b"$JS.ACK.hub.HASH.S.c.1.7.3.1700000000123456789.5", b"x", None)
+    assert short is not None
+    assert long_ is not None
+    assert short.message == long_.message
+    assert (short.message.stream, short.message.sequence, short.number) == ("S", 7, 3)
+    assert short.message.stored_at == datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=UTC)
