@@ -208,8 +208,8 @@ def test_with_the_same_ids_it_is_refused_inside_the_window_and_stored_beyond_it(
     one_dsn: str, own_nats: devstack.NatsServer, start: Start
 ) -> None:
     url = own_nats.url
-    streams.make(url, STREAM, "orders.>", duplicate_window=500_000_000)
-    start(one_dsn, url, retention="10s")
+    streams.make(url, STREAM, "orders.>", duplicate_window=6_000_000_000)
+    start(one_dsn, url, retention="60s")
     fill(one_dsn, 1, 10, 2)
     until(lambda: delivered(one_dsn) == 10, 20)
     same = ("replay", "--all", "--same-id", "--yes")
@@ -218,7 +218,7 @@ def test_with_the_same_ids_it_is_refused_inside_the_window_and_stored_beyond_it(
     assert "10 of 10 events may have been stored within the stream's duplicate window" in err
     assert "Leave out --same-id" in err
     assert len(read(url)) == 10
-    until(lambda: relay(one_dsn, url, *same)[0] == 0, 20)
+    until(lambda: relay(one_dsn, url, *same)[0] == 0, 40)
     messages = read(url)
     assert len(messages) == 20
     assert len({message.message_id for message in messages}) == 10
