@@ -41,6 +41,27 @@ async def test_what_a_stream_lost_is_published_again_before_anything_new(world: 
     assert len(world.told(RepairEnded)) == 1
 
 
+async def test_a_repair_lasts_until_its_last_page(world: World) -> None:
+    # R-LOSS: what is read in between has still to be looked at
+    world.engine = Engine(
+        world.outbox, world.bus, world.outbox.bell, holder="one",
+        policy=Policy(poll_interval=60.0, batch_size=2, max_batch_size=2),
+        record=world.facts.append,
+    )  # fmt: skip
+
+    async def work() -> None:
+        emit(world, 41)
+        await until(lambda: world.outbox.settled == 41)
+        await lose(world, 30)
+        await until(lambda: len(world.stored()) == 41)
+        await until(lambda: bool(world.told(RepairEnded)))
+
+    await running(world, work)
+    assert world.stored() == [b"%d" % number for number in range(41)]
+    (ended,) = world.told(RepairEnded)
+    assert ended.events >= 30
+
+
 async def test_what_the_stream_still_holds_is_not_published_again(world: World) -> None:
     # R-ONCE, though the stream remembers no message id at all
     world.bus.window = 0
