@@ -19,8 +19,7 @@ import typer
 
 from relay.cli.options import ALWAYS, NATS, Json, with_settings
 from relay.cli.progress import progress_bar
-from relay.cli.text import plain
-from relay.core import durations
+from relay.cli.text import plain, seconds
 from relay.errors import LoginRefused, Outage, SettingsError
 from relay.settings import Settings
 
@@ -34,13 +33,6 @@ _COLLECT_AFTER: Final = 100_000
 _COMPARED: Final = ("bytes", "json", "no")
 _TABLE: Final = "Another relay's outbox"
 _MESSAGES: Final = "Its messages"
-
-
-def _seconds(text: str) -> float:
-    try:
-        return durations.parse(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} {error}") from None
 
 
 def _column(help_: str) -> Any:
@@ -96,14 +88,14 @@ def audit(
     grace: Annotated[
         float,
         typer.Option(
-            parser=_seconds, metavar="DURATION", help="Until when an event may be missing."
+            parser=seconds, metavar="DURATION", help="Until when an event may be missing."
         ),
     ] = "10s",  # type: ignore[assignment]
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Look again and again, until Ctrl-C.")
     ] = False,
     every: Annotated[
-        float, typer.Option(parser=_seconds, metavar="DURATION", help="How often, with --follow.")
+        float, typer.Option(parser=seconds, metavar="DURATION", help="How often, with --follow.")
     ] = "10s",  # type: ignore[assignment]
     json_: Json = False,
 ) -> None:

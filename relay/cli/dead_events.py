@@ -30,11 +30,10 @@ from relay.cli.deciding import (
     Yes,
     ask,
     filter_flag,
-    seconds,
     this_user,
 )
 from relay.cli.options import ALWAYS, Command, Group, Json, with_settings
-from relay.cli.text import plain
+from relay.cli.text import plain, seconds
 from relay.errors import RelayError
 from relay.settings import Settings
 

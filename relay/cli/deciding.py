@@ -11,19 +11,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from relay.cli.options import keyword
-from relay.core import durations
 from relay.errors import SettingsError
 
 PANEL: Final = "Which events"
 _LONGEST_BY: Final = 200
-
-
-def seconds(text: str) -> float:
-    """Read a duration."""
-    try:
-        return durations.parse(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} {error}") from None
 
 
 def pattern(text: str) -> str:

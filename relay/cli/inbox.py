@@ -13,6 +13,7 @@ import anyio
 import typer
 
 from relay.cli.deciding import By, Yes, this_user
+from relay.cli.migrate import Check, PrintSql
 from relay.cli.options import Command, Group, Json, with_settings
 from relay.cli.text import counted, instant, plain, rfc3339
 from relay.errors import RelayError, SettingsError
@@ -37,12 +38,8 @@ _Consumer = Annotated[
 def migrate(
     settings: Settings,
     *,
-    check: Annotated[
-        bool, typer.Option("--check", help="Change nothing; exit 3 if something is missing.")
-    ] = False,
-    print_sql: Annotated[
-        bool, typer.Option("--print", help="Print the SQL, which psql can run, and do nothing.")
-    ] = False,
+    check: Check = False,
+    print_sql: PrintSql = False,
 ) -> None:
     """Bring the inbox's schema up to date. Any number of processes may do so at once."""
     from relay.consumer import migrations

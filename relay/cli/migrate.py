@@ -13,17 +13,20 @@ import typer
 from relay.cli.options import ALWAYS, with_settings
 from relay.settings import Settings
 
+Check = Annotated[
+    bool, typer.Option("--check", help="Change nothing; exit 3 if something is missing.")
+]
+PrintSql = Annotated[
+    bool, typer.Option("--print", help="Print the SQL, which psql can run, and do nothing.")
+]
+
 
 @with_settings(*ALWAYS, check_files=False)
 def migrate(
     settings: Settings,
     *,
-    check: Annotated[
-        bool, typer.Option("--check", help="Change nothing; exit 3 if something is missing.")
-    ] = False,
-    print_sql: Annotated[
-        bool, typer.Option("--print", help="Print the SQL, which psql can run, and do nothing.")
-    ] = False,
+    check: Check = False,
+    print_sql: PrintSql = False,
     notify: Annotated[
         bool | None,
         typer.Option(

@@ -21,6 +21,7 @@ import typer
 
 from relay.cli.deciding import PANEL, By, DryRun, Yes, ask, this_user
 from relay.cli.options import ALWAYS, INTERRUPTED, NATS, Json, with_settings
+from relay.cli.progress import progress_bar
 from relay.cli.replay_flags import FILTERS, selection_of
 from relay.cli.replay_flags import rate as parsed_rate
 from relay.cli.text import counted, instant, plain, rfc3339
@@ -239,25 +240,11 @@ async def _stop_on_signal(stop: anyio.Event, work: anyio.CancelScope) -> None:
 @contextmanager
 def _progress(replay: "Replay") -> Iterator[Callable[["Replay"], None]]:
     """Yield what to call at each step: it moves a bar on a terminal, and says what stands still."""
-    watch = _Watch()
-    if not sys.stderr.isatty():
-        yield watch.look
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("replaying", total=max(1, replay.events))
+    watch, events = _Watch(), max(1, replay.events)
+    with progress_bar("replaying") as bar:
 
         def move(now: "Replay") -> None:
-            bar.update(task, completed=now.published)
+            bar(now.published, events)
             watch.look(now)
 
         yield move

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from relay.cli.deciding import KEY, SUBJECT, filter_flag, seconds
+from relay.cli.deciding import KEY, SUBJECT, filter_flag
+from relay.cli.text import moment
 
 if TYPE_CHECKING:
     from relay.postgres.selection import Selection
@@ -27,18 +27,6 @@ def _ids(text: str) -> tuple[int | None, int | None]:
     return low, high
 
 
-def _instant(text: str) -> datetime:
-    if re.fullmatch(r"\d+(\.\d+)? ?[a-zA-Zµμ]+", text):
-        return datetime.now(UTC) - timedelta(seconds=seconds(text))
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is no instant: write 2026-03-01T10:00:00Z, or how long ago, such as 10min"
-        ) from None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
 def rate(text: str) -> float:
     """Read events a second."""
     try:
@@ -55,9 +43,9 @@ FILTERS: Final = (
         "ids", str, "FIRST-LAST", "With these ids of the outbox; one side is enough.", _ids
     ),
     filter_flag(
-        "since", str, "TIME", "Written then or later: an instant, or how long ago.", _instant
+        "since", str, "TIME", "Written then or later: an instant, or how long ago.", moment
     ),
-    filter_flag("until", str, "TIME", "Written before that: the same.", _instant),
+    filter_flag("until", str, "TIME", "Written before that: the same.", moment),
     SUBJECT,
     KEY,
     filter_flag(

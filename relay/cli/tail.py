@@ -11,16 +11,15 @@ import base64
 import json
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import aclosing, suppress
-from datetime import UTC, datetime, timedelta
+from contextlib import aclosing
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import anyio
 import typer
 
 from relay.cli.options import NATS, Json, with_settings
-from relay.cli.text import plain
-from relay.core import durations
+from relay.cli.text import moment, plain
 from relay.errors import SettingsError
 from relay.settings import Settings
 
@@ -34,16 +33,6 @@ _KEPT: Final = 1000
 _WAITS: Final = float("inf")
 
 
-def parse_since(text: str) -> datetime:
-    """Read an instant: so long ago, or a time."""
-    with suppress(ValueError):
-        return datetime.now(UTC) - timedelta(seconds=durations.parse(text))
-    with suppress(ValueError):
-        at = datetime.fromisoformat(text)
-        return at if at.tzinfo else at.replace(tzinfo=UTC)
-    raise typer.BadParameter(f"{text!r} is neither a duration (10min) nor a time (ISO 8601, UTC)")
-
-
 @with_settings("log_format", "log_level", *NATS, "stream")
 def tail(
     settings: Settings,
@@ -54,7 +43,7 @@ def tail(
     since: Annotated[
         datetime | None,
         typer.Option(
-            parser=parse_since,
+            parser=moment,
             metavar="WHEN",
             help="Begin so long ago (10min), or at a time (2026-01-31T12:00, UTC).",
         ),

@@ -1,4 +1,4 @@
-"""Texts for a terminal: nothing in them can steer it, and times are written as people do.
+"""Texts for a terminal: nothing in them can steer it, and times are as people write them.
 
 Errors, subjects, keys, headers and payloads were written by others. An escape sequence or a mark
 that turns the direction of reading must not move the cursor, hide a row or forge one.
@@ -7,8 +7,12 @@ that turns the direction of reading must not move the cursor, hide a row or forg
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
+
+import typer
+
+from relay.core import durations
 
 _PER_LINE: Final = 16
 _DEEPEST: Final = 30
@@ -44,6 +48,27 @@ def instant(at: datetime | str | None) -> str:
         with suppress(ValueError):
             at = datetime.fromisoformat(at)
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" if isinstance(at, datetime) else at or ""
+
+
+def seconds(text: str) -> float:
+    """Read a duration."""
+    try:
+        return durations.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} {error}") from None
+
+
+def moment(text: str) -> datetime:
+    """Read an instant: ISO 8601, UTC unless it says otherwise, or how long ago."""
+    if re.fullmatch(r"\d+(\.\d+)? ?[a-zA-Zµμ]+", text):
+        return datetime.now(UTC) - timedelta(seconds=seconds(text))
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no instant: write 2026-03-01T10:00:00Z, or how long ago, such as 10min"
+        ) from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def hexdump(content: bytes) -> Iterator[str]:

@@ -18,8 +18,7 @@ import typer
 
 from relay.cli.options import ALWAYS, NATS, Json, with_settings
 from relay.cli.progress import progress_bar
-from relay.cli.tail import parse_since
-from relay.cli.text import counted, instant, plain
+from relay.cli.text import counted, instant, moment, plain
 from relay.errors import BusOutage, RelayError
 from relay.settings import Settings
 
@@ -45,7 +44,7 @@ def where(
     since: Annotated[
         datetime | None,
         typer.Option(
-            parser=parse_since,
+            parser=moment,
             metavar="WHEN",
             help="Where to begin in the stream for an event that the outbox has no more.",
         ),
