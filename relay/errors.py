@@ -27,6 +27,9 @@ What one event's publishing came to is a value, not an error: see ``relay.core.o
 A driver's error that no adapter translates passes through untouched: a bug must look like a bug.
 """
 
+NOT_THERE = frozenset({"3F000", "42P01", "42703", "42883"})
+"""SQLSTATEs: no such schema, table or view, column, function."""
+
 
 class RelayError(Exception):
     """Base of every error that the relay raises on purpose.

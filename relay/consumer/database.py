@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 
 from relay.consumer.message import Message
 from relay.core import durations
-from relay.errors import RelayError, SchemaError, StoreBusy, StoreOutage, TermLost
+from relay.errors import NOT_THERE, RelayError, SchemaError, StoreBusy, StoreOutage, TermLost
 from relay.postgres.sqlfiles import names, text
 
 STATEMENT_DEADLINE: Final = 8.0
@@ -37,8 +37,6 @@ _LATER: Final = ("08", "25006", "53", "57014", "57P", "58")
 
 _LATER_IN_HANDLER: Final = ("08", "25006", "53", "57P")
 """The same of a handler's: its own lock_timeout or statement_timeout is its failure."""
-
-_MISSING: Final = frozenset({"3F000", "42P01", "42703", "42883"})
 
 
 class Transaction(Protocol):
@@ -253,7 +251,7 @@ class Inbox:
             return StoreBusy(words)  # a deadlock, a serialization failure; a lock
         if state == "" or state.startswith(tuple(later)):
             return StoreOutage(words)
-        if later is _LATER and state in _MISSING:
+        if later is _LATER and state in NOT_THERE:
             return SchemaError(f"{words}: run `python -m relay inbox migrate` for this database")
         if later is _LATER and state == "42501":
             return SchemaError(f"{words}: grant this login the inbox's tables")

@@ -153,7 +153,7 @@ class Session:
 def translated(error: psycopg.Error) -> RelayError | psycopg.Error:
     """Return our error for a driver's one, or the driver's own where it can only be a bug."""
     message = in_words(error)
-    if error.sqlstate in _MISSING:
+    if error.sqlstate in errors.NOT_THERE:
         return SchemaError(
             f"the outbox is not there, or not whole ({message}): run `python -m relay migrate`"
         )
@@ -164,9 +164,6 @@ def translated(error: psycopg.Error) -> RelayError | psycopg.Error:
         return StoreOutage(message)
     return error
 
-
-_MISSING: Final = frozenset({"3F000", "42P01", "42703", "42883"})
-"""A schema, table or view, column, function that does not exist."""
 
 _KINDS: Final[Mapping[str, tuple[type[SchemaError | StoreOutage], str]]] = {
     # row_security = off: rows that a policy hides are refused, too

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from relay.errors import EventRefused, NoTransaction, SchemaError
+from relay.errors import NOT_THERE, EventRefused, NoTransaction, SchemaError
 
 _inject: Callable[[dict[str, str]], None] | None
 try:
@@ -52,8 +52,6 @@ _PARAMETER: Final = re.compile(r"\$(\d)")
 _SCHEMA: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,39}")
 
 _CHECK_VIOLATION: Final = "23514"
-_NOT_THERE: Final = frozenset({"3F000", "42P01", "42703", "42883"})
-"""SQLSTATEs: no such schema, table, column, function."""
 _NO_PRIVILEGE: Final = "42501"
 
 
@@ -274,7 +272,7 @@ def _ours(
     message = "; ".join(filter(None, words))
     if sqlstate == _CHECK_VIOLATION and rule and rule.startswith("outbox_"):
         return EventRefused(message, rule)
-    if sqlstate in _NOT_THERE:
+    if sqlstate in NOT_THERE:
         return SchemaError(
             f'{message}: schema "{schema}" has no outbox of this release; run `relay migrate` '
             "on this database"
