@@ -1,5 +1,7 @@
 """Going back to what the stream still holds, over the models, in virtual time."""
 
+from typing import Any
+
 import anyio
 import pytest
 
@@ -14,6 +16,14 @@ pytestmark = pytest.mark.anyio
 def emit(world: World, count: int, key: str | None = "k") -> None:
     for _ in range(count):
         world.outbox.emit("a", b"%d" % len(world.outbox.events), key=key)
+
+
+def begin_with(world: World, **policy: Any) -> None:
+    """Give ``world`` another engine."""
+    world.engine = Engine(
+        world.outbox, world.bus, world.outbox.bell, holder="one",
+        policy=Policy(poll_interval=60.0, **policy), record=world.facts.append,
+    )  # fmt: skip
 
 
 async def lose(world: World, count: int) -> None:
@@ -43,11 +53,7 @@ async def test_what_a_stream_lost_is_published_again_before_anything_new(world: 
 
 async def test_a_repair_lasts_until_its_last_page(world: World) -> None:
     # R-LOSS: what is read in between has still to be looked at
-    world.engine = Engine(
-        world.outbox, world.bus, world.outbox.bell, holder="one",
-        policy=Policy(poll_interval=60.0, batch_size=2, max_batch_size=2),
-        record=world.facts.append,
-    )  # fmt: skip
+    begin_with(world, batch_size=2, max_batch_size=2)
 
     async def work() -> None:
         emit(world, 41)
@@ -99,11 +105,7 @@ async def test_a_relay_that_dies_in_the_middle_of_a_repair_is_followed_by_one_th
     world: World,
 ) -> None:
     # R-LOSS
-    world.engine = Engine(
-        world.outbox, world.bus, world.outbox.bell, holder="one",
-        policy=Policy(poll_interval=60.0, batch_size=2, max_batch_size=2),
-        record=world.facts.append,
-    )  # fmt: skip
+    begin_with(world, batch_size=2, max_batch_size=2)
 
     async def work() -> None:
         emit(world, 40)
@@ -151,10 +153,7 @@ async def test_an_outage_in_the_middle_of_a_repair_is_waited_out(world: World) -
 
 
 async def test_report_says_what_was_lost_once_and_goes_on(world: World) -> None:
-    world.engine = Engine(
-        world.outbox, world.bus, world.outbox.bell, holder="one",
-        policy=Policy(poll_interval=60.0, repair="report"), record=world.facts.append,
-    )  # fmt: skip
+    begin_with(world, repair="report")
 
     async def work() -> None:
         emit(world, 10)
