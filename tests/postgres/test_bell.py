@@ -4,12 +4,10 @@ The loop here is the least that a reader has to do: arm, read until nobody can b
 wait. The poll is far away, so a lost wake-up is an event that comes a minute late.
 """
 
-import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import anyio
 import anyio.lowlevel
@@ -21,18 +19,26 @@ from relay.ports import Settlement, Wake
 from relay.postgres.bell import HEARTBEAT, PostgresBell
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.sqlfiles import BELL_CLASS, text
+from tests.postgres.bells import (
+    BELL,
+    INSERT,
+    LATE,
+    POLL,
+    armed,
+    bell_running,
+    migrated,
+    silent,
+    until,
+    waiting_server,
+)
 from tests.postgres.deaf_proxy import deaf_proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
-INSERT = "insert into relay.outbox (subject, payload) values ('a.b', '{}') returning event_id::text"
-LATE = 10.0
-POLL = 60.0
 MISSED = 5.0
 """Seconds: a commit that the bell misses comes with the poll, a minute late. How late the others
 are, on a machine that does nothing else, is a figure of ``bench.lone_commits``."""
 
-BELL = (BELL_CLASS, "relay.outbox")
 HOLD = "(%s, %s::regclass::oid::int4)"
 
 
@@ -43,16 +49,6 @@ class Arrivals:
         self.at: dict[str, float] = {}
         self.sleeps = 0
         self.most_sessions = 0
-
-
-@asynccontextmanager
-async def bell_running(outbox: PostgresOutbox) -> AsyncIterator[PostgresBell]:
-    bell = PostgresBell(outbox)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(bell.run)
-        yield bell
-        tasks.cancel_scope.cancel()
-    await outbox.close()
 
 
 @pytest.fixture
@@ -68,23 +64,10 @@ async def writer(outbox_dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
         yield connection
 
 
-async def until(ask: Callable[[], Awaitable[object]], within: float = LATE) -> None:
-    with anyio.fail_after(within):
-        while not await ask():
-            await anyio.sleep(0.005)
-
-
-async def armed(bell: PostgresBell, within: float = LATE) -> int:
-    n: int | None = None
-
-    async def ask() -> bool:
-        nonlocal n
-        n = await bell.arm()
-        return n is not None
-
-    await until(ask, within)
-    assert n is not None
-    return n
+@pytest.fixture(scope="module")
+def prepared_server(postgres_server: devstack.Postgres) -> Iterator[devstack.Postgres]:
+    with waiting_server(postgres_server.installation) as server:
+        yield server
 
 
 async def read_on(outbox: PostgresOutbox, bell: PostgresBell, arrivals: Arrivals) -> None:
@@ -164,14 +147,6 @@ class Producers:
         return [event_id for (event_id,) in await found.fetchall()]
 
 
-@pytest.fixture(scope="module")
-def prepared_server(postgres_server: devstack.Postgres) -> Iterator[devstack.Postgres]:
-    """A server that takes prepared transactions, and can wait for a standby."""
-    settings = {"max_prepared_transactions": "20", "fsync": "off", "wal_level": "replica"}
-    with devstack.postgres(postgres_server.installation, settings=settings) as server:
-        yield server
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_no_commit_comes_late_beside_silent_writers_that_dawdle(
@@ -220,12 +195,6 @@ def _without_prepared(chance: random.Random) -> Callable[..., str]:
 
 async def _true(fact: bool) -> bool:
     return fact
-
-
-async def migrated(dsn: str) -> None:
-    from relay.postgres import migrations
-
-    await migrations.migrate(dsn, "relay")
 
 
 async def test_prepared_transactions_come_with_the_read_that_sees_them(
@@ -370,16 +339,6 @@ async def test_a_writer_rings_only_while_the_bell_is_armed(
     assert await bell.arm() == n
 
 
-async def silent(connection: psycopg.AsyncConnection) -> bool:
-    """The very test that the trigger makes."""
-    asked = await connection.execute(
-        "select pg_try_advisory_lock_shared(%s, %s::regclass::oid::int4)"
-        " and pg_advisory_unlock_shared(%s, %s::regclass::oid::int4)",
-        BELL * 2,
-    )
-    return await asked.fetchone() == (True,)
-
-
 async def test_an_arm_right_behind_a_disarm_keeps_the_lock(
     bell: PostgresBell, writer: psycopg.AsyncConnection
 ) -> None:
@@ -464,29 +423,6 @@ async def test_a_reader_that_arms_right_behind_a_release_waits_for_no_heartbeat(
             assert await bell.arm() is not None
 
 
-async def test_a_reader_refused_while_a_trial_lasts_is_woken_behind_it(
-    bell: PostgresBell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However that trial ends: nobody rings who was not armed, so the sleep would be the poll's."""
-    # R-FIRST
-    await armed(bell)
-    bell.disarm()
-    trial, once = bell._trial, bell._trial.once
-    refused: list[int | None] = []
-
-    async def lasts_nearly_too_long(*, whole: bool = True) -> None:
-        await once(whole=whole)
-        trial._began = time.monotonic() - 1
-        refused.append(await bell.arm())
-        trial._began = None
-
-    monkeypatch.setattr(trial, "once", lasts_nearly_too_long)
-    with anyio.fail_after(LATE):
-        assert await bell.wait(POLL) is Wake.START
-    assert refused == [None]
-    await armed(bell)
-
-
 async def test_a_ring_that_comes_with_an_answer_is_heard_at_once(
     bell: PostgresBell, writer: psycopg.AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -500,139 +436,6 @@ async def test_a_ring_that_comes_with_an_answer_is_heard_at_once(
         listener.connection.pgconn.consume_input()
     with anyio.fail_after(2):  # behind its lifetime the session ends, and that would tell
         assert await bell.wait(POLL) is Wake.BELL
-
-
-async def test_a_ring_is_timed_while_the_bell_is_armed(bell: PostgresBell) -> None:
-    # R-FIRST
-    assert bell.ring_seconds is None
-    await armed(bell)
-    assert bell.ring_seconds is not None
-    assert 0 < bell.ring_seconds < 0.05
-
-
-async def test_rings_are_timed_again_while_the_bell_is_off_for_what_they_cost(
-    bell: PostgresBell,
-) -> None:
-    """Else a disk that was slow for five seconds would keep the bell off for good."""
-    await armed(bell)
-    bell._trial._took.extend([0.04] * 5)
-    bell.disarm()
-    assert bell.ring_seconds == 0.04
-    with anyio.fail_after(LATE):
-        while (bell.ring_seconds or 1) > 0.03:
-            await anyio.sleep(0.05)
-
-
-@pytest.mark.slow
-async def test_a_commit_that_holds_up_every_ring_turns_the_bell_off(
-    prepared_server: devstack.Postgres,
-) -> None:
-    # R-FIRST
-    dsn = prepared_server.create_database("stalled")
-    await migrated(dsn)
-    connect = psycopg.AsyncConnection.connect
-    async with (
-        bell_running(PostgresOutbox(dsn, "relay", page_bytes=1 << 20)) as bell,
-        await connect(dsn) as stalled,
-        await connect(dsn, autocommit=True) as writer,
-    ):
-        await armed(bell)
-        async with stalling(stalled, dsn):
-            with anyio.fail_after(LATE):
-                while bell.ring_seconds is not None:
-                    await anyio.sleep(0.01)
-            assert await bell.arm() is None
-            await until(lambda: silent(writer))
-            await writer.execute("set synchronous_commit = local")
-            with anyio.fail_after(2):
-                await writer.execute(INSERT)  # writers are silent, so this one is not held up
-        await armed(bell, 60.0)
-    prepared_server.drop_database("stalled")
-
-
-async def test_a_trial_waits_for_a_standby_as_a_producer_that_rings_does(
-    prepared_server: devstack.Postgres,
-) -> None:
-    # R-FIRST
-    dsn = prepared_server.create_database("awaited")
-    await migrated(dsn)
-    connect = psycopg.AsyncConnection.connect
-    async with (
-        bell_running(PostgresOutbox(dsn, "relay", page_bytes=1 << 20)) as bell,
-        await connect(dsn, autocommit=True) as writer,
-    ):
-        await armed(bell)
-        await writer.execute("set synchronous_commit = local")
-        async with no_standby(dsn):
-            await writer.execute(INSERT)  # the only one who rings does not wait itself
-            assert await bell.wait(POLL) is Wake.BELL
-            with anyio.fail_after(LATE):
-                assert await bell.wait(POLL) is Wake.START
-            assert await bell.arm() is None
-        with anyio.fail_after(60):
-            assert await bell.wait(POLL) is Wake.START
-        await armed(bell)
-    prepared_server.drop_database("awaited")
-
-
-@asynccontextmanager
-async def no_standby(dsn: str) -> AsyncIterator[None]:
-    """Have commits wait for a synchronous standby that is not there."""
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as admin:
-        await admin.execute("alter system set synchronous_standby_names = 'nobody'")
-        await admin.execute("select pg_reload_conf()")
-        await until(lambda: _sync(admin))
-        try:
-            await until(lambda: _makes_wait(dsn))
-            yield
-        finally:
-            await admin.execute("alter system reset synchronous_standby_names")
-            await admin.execute("select pg_reload_conf()")
-
-
-async def _makes_wait(dsn: str) -> bool:
-    """Say whether the checkpointer, which decides it, has heard of the standby."""
-    async with await psycopg.AsyncConnection.connect(dsn) as connection:
-        await connection.execute("select pg_logical_emit_message(true, 'test', '')")
-        waiting = asyncio.create_task(connection.commit())
-        done, _ = await asyncio.wait({waiting}, timeout=0.3)
-        if not done:
-            await connection.cancel_safe()
-            await waiting
-        return not done
-
-
-@asynccontextmanager
-async def stalling(connection: psycopg.AsyncConnection, dsn: str) -> AsyncIterator[None]:
-    """Let a commit with NOTIFY wait for a synchronous standby that is not there."""
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as admin:
-        await admin.execute("alter system set synchronous_standby_names = 'nobody'")
-        await admin.execute("select pg_reload_conf()")
-        await until(lambda: _sync(admin))
-        done: set[object] = {None}
-        while done:  # until the checkpointer, which decides it, has heard of it
-            await connection.execute("notify anything")
-            waiting = asyncio.create_task(connection.commit())
-            done = set((await asyncio.wait({waiting}, timeout=0.3))[0])
-        try:
-            await until(lambda: _waits(admin))
-            yield
-        finally:
-            await admin.execute("alter system reset synchronous_standby_names")
-            await admin.execute("select pg_reload_conf()")
-            await waiting
-
-
-async def _sync(admin: psycopg.AsyncConnection) -> bool:
-    row = await (await admin.execute("show synchronous_standby_names")).fetchone()
-    return row == ("nobody",)
-
-
-async def _waits(admin: psycopg.AsyncConnection) -> bool:
-    row = await (
-        await admin.execute("select count(*) from pg_stat_activity where wait_event = 'SyncRep'")
-    ).fetchone()
-    return row is not None and row[0] > 0
 
 
 async def test_behind_a_pooler_only_the_poll_is_left_and_it_is_said_once(

@@ -53,6 +53,17 @@ async def begun(outbox: PostgresOutbox) -> PostgresStore:
     return store
 
 
+@pytest.fixture
+async def leading(outbox: PostgresOutbox, outbox_dsn: str) -> AsyncIterator[PostgresStore]:
+    """The term of another relay, beside which ``outbox`` stands by."""
+    leader = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024)
+    store = await begun(leader)
+    assert await outbox.campaign("another") is None
+    yield store
+    await store.close()
+    await leader.close()
+
+
 def is_free(admin: psycopg.Connection) -> bool:
     row = admin.execute(
         "select pg_try_advisory_lock(%s, 'relay.outbox'::regclass::oid::int4),"
@@ -276,52 +287,41 @@ async def test_a_standby_of_a_relay_is_no_error(outbox: PostgresOutbox, outbox_d
 
 
 async def test_a_leader_that_ends_wakes_who_stands_by_and_is_followed_at_once(
-    outbox: PostgresOutbox, outbox_dsn: str
+    outbox: PostgresOutbox, leading: PostgresStore
 ) -> None:
     # R-TERM
-    leader = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024)
-    store = await begun(leader)
-    assert await outbox.campaign("another") is None
     standing_by = asyncio.create_task(outbox.released(60))
     await asyncio.sleep(0.1)
     assert not standing_by.done()
-    await store.close()
-    assert not store.granted()
+    await leading.close()
+    assert not leading.granted()
     with anyio.fail_after(5):
         await standing_by
     follower = await outbox.campaign("another")
     assert follower is not None
     assert await follower._lease.session.rows(LISTENING) == []
     await follower.close()
-    await leader.close()
 
 
 async def test_a_term_that_is_closed_while_its_task_is_cancelled_lets_go(
-    outbox: PostgresOutbox, outbox_dsn: str
+    outbox: PostgresOutbox, leading: PostgresStore
 ) -> None:
     # R-TERM
-    leader = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024)
-    store = await begun(leader)
-    assert await outbox.campaign("another") is None
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await store.close()
-    assert store._lease.session.connection.closed
+        await leading.close()
+    assert leading._lease.session.connection.closed
     with anyio.fail_after(5):
         await outbox.released(60)
     follower = await outbox.campaign("another")
     assert follower is not None
     await follower.close()
-    await leader.close()
 
 
 async def test_who_stands_by_on_a_session_that_is_cut_asks_anew(
-    outbox: PostgresOutbox, admin: psycopg.Connection, outbox_dsn: str
+    outbox: PostgresOutbox, admin: psycopg.Connection, leading: PostgresStore
 ) -> None:
-    leader = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024)
-    store = await begun(leader)
-    watching = asyncio.create_task(store.watch())
-    assert await outbox.campaign("another") is None
+    watching = asyncio.create_task(leading.watch())
     assert outbox._candidate is not None
     pid = outbox._candidate.connection.info.backend_pid
     standing_by = asyncio.create_task(outbox.released(60))
@@ -331,25 +331,20 @@ async def test_who_stands_by_on_a_session_that_is_cut_asks_anew(
         await standing_by
     assert await outbox.campaign("another") is None
     watching.cancel()
-    await store.close()
+    await leading.close()
     with anyio.fail_after(5):
         await outbox.released(60)
-    await leader.close()
 
 
 async def test_a_candidate_whose_session_was_ended_makes_another_one(
-    outbox: PostgresOutbox, admin: psycopg.Connection, outbox_dsn: str
+    outbox: PostgresOutbox, admin: psycopg.Connection, leading: PostgresStore
 ) -> None:
-    leader = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024)
-    store = await begun(leader)
-    watching = asyncio.create_task(store.watch())
-    assert await outbox.campaign("another") is None
+    watching = asyncio.create_task(leading.watch())
     while len(admin.execute(TERMS).fetchall()) > 1:  # the server ends a silent candidate, too
         await anyio.sleep(0.05)
     assert await outbox.campaign("another") is None
     watching.cancel()
-    await store.close()
-    await leader.close()
+    await leading.close()
 
 
 async def test_beginning_a_term_is_durable_whatever_settling_is(

@@ -1,0 +1,203 @@
+"""What a ring costs those who ring, and when the bell goes off for it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import anyio
+import psycopg
+import pytest
+
+from relay import devstack
+from relay.ports import Wake
+from relay.postgres.bell import PostgresBell
+from relay.postgres.outbox import PostgresOutbox
+from tests.postgres.bells import (
+    INSERT,
+    LATE,
+    POLL,
+    armed,
+    bell_running,
+    migrated,
+    silent,
+    until,
+    waiting_server,
+)
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+async def bell(outbox_dsn: str) -> AsyncIterator[PostgresBell]:
+    async with bell_running(PostgresOutbox(outbox_dsn, "relay", page_bytes=1 << 20)) as bell:
+        yield bell
+
+
+@pytest.fixture
+async def writer(outbox_dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
+    connect = psycopg.AsyncConnection.connect
+    async with await connect(outbox_dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def prepared_server(postgres_server: devstack.Postgres) -> Iterator[devstack.Postgres]:
+    with waiting_server(postgres_server.installation) as server:
+        yield server
+
+
+async def test_a_reader_refused_while_a_trial_lasts_is_woken_behind_it(
+    bell: PostgresBell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However that trial ends: nobody rings who was not armed, so the sleep would be the poll's."""
+    # R-FIRST
+    await armed(bell)
+    bell.disarm()
+    trial, once = bell._trial, bell._trial.once
+    refused: list[int | None] = []
+
+    async def lasts_nearly_too_long(*, whole: bool = True) -> None:
+        await once(whole=whole)
+        trial._began = time.monotonic() - 1
+        refused.append(await bell.arm())
+        trial._began = None
+
+    monkeypatch.setattr(trial, "once", lasts_nearly_too_long)
+    with anyio.fail_after(LATE):
+        assert await bell.wait(POLL) is Wake.START
+    assert refused == [None]
+    await armed(bell)
+
+
+async def test_a_ring_is_timed_while_the_bell_is_armed(bell: PostgresBell) -> None:
+    # R-FIRST
+    assert bell.ring_seconds is None
+    await armed(bell)
+    assert bell.ring_seconds is not None
+    assert 0 < bell.ring_seconds < 0.05
+
+
+async def test_rings_are_timed_again_while_the_bell_is_off_for_what_they_cost(
+    bell: PostgresBell,
+) -> None:
+    """Else a disk that was slow for five seconds would keep the bell off for good."""
+    await armed(bell)
+    bell._trial._took.extend([0.04] * 5)
+    bell.disarm()
+    assert bell.ring_seconds == 0.04
+    with anyio.fail_after(LATE):
+        while (bell.ring_seconds or 1) > 0.03:
+            await anyio.sleep(0.05)
+
+
+@pytest.mark.slow
+async def test_a_commit_that_holds_up_every_ring_turns_the_bell_off(
+    prepared_server: devstack.Postgres,
+) -> None:
+    # R-FIRST
+    dsn = prepared_server.create_database("stalled")
+    await migrated(dsn)
+    connect = psycopg.AsyncConnection.connect
+    async with (
+        bell_running(PostgresOutbox(dsn, "relay", page_bytes=1 << 20)) as bell,
+        await connect(dsn) as stalled,
+        await connect(dsn, autocommit=True) as writer,
+    ):
+        await armed(bell)
+        async with stalling(stalled, dsn):
+            with anyio.fail_after(LATE):
+                while bell.ring_seconds is not None:
+                    await anyio.sleep(0.01)
+            assert await bell.arm() is None
+            await until(lambda: silent(writer))
+            await writer.execute("set synchronous_commit = local")
+            with anyio.fail_after(2):
+                await writer.execute(INSERT)  # writers are silent, so this one is not held up
+        await armed(bell, 60.0)
+    prepared_server.drop_database("stalled")
+
+
+async def test_a_trial_waits_for_a_standby_as_a_producer_that_rings_does(
+    prepared_server: devstack.Postgres,
+) -> None:
+    # R-FIRST
+    dsn = prepared_server.create_database("awaited")
+    await migrated(dsn)
+    connect = psycopg.AsyncConnection.connect
+    async with (
+        bell_running(PostgresOutbox(dsn, "relay", page_bytes=1 << 20)) as bell,
+        await connect(dsn, autocommit=True) as writer,
+    ):
+        await armed(bell)
+        await writer.execute("set synchronous_commit = local")
+        async with no_standby(dsn):
+            await writer.execute(INSERT)  # the only one who rings does not wait itself
+            assert await bell.wait(POLL) is Wake.BELL
+            with anyio.fail_after(LATE):
+                assert await bell.wait(POLL) is Wake.START
+            assert await bell.arm() is None
+        with anyio.fail_after(60):
+            assert await bell.wait(POLL) is Wake.START
+        await armed(bell)
+    prepared_server.drop_database("awaited")
+
+
+@asynccontextmanager
+async def no_standby(dsn: str) -> AsyncIterator[None]:
+    """Have commits wait for a synchronous standby that is not there."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as admin:
+        await admin.execute("alter system set synchronous_standby_names = 'nobody'")
+        await admin.execute("select pg_reload_conf()")
+        await until(lambda: _sync(admin))
+        try:
+            await until(lambda: _makes_wait(dsn))
+            yield
+        finally:
+            await admin.execute("alter system reset synchronous_standby_names")
+            await admin.execute("select pg_reload_conf()")
+
+
+async def _makes_wait(dsn: str) -> bool:
+    """Say whether the checkpointer, which decides it, has heard of the standby."""
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        await connection.execute("select pg_logical_emit_message(true, 'test', '')")
+        waiting = asyncio.create_task(connection.commit())
+        done, _ = await asyncio.wait({waiting}, timeout=0.3)
+        if not done:
+            await connection.cancel_safe()
+            await waiting
+        return not done
+
+
+@asynccontextmanager
+async def stalling(connection: psycopg.AsyncConnection, dsn: str) -> AsyncIterator[None]:
+    """Let a commit with NOTIFY wait for a synchronous standby that is not there."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as admin:
+        await admin.execute("alter system set synchronous_standby_names = 'nobody'")
+        await admin.execute("select pg_reload_conf()")
+        await until(lambda: _sync(admin))
+        done: set[object] = {None}
+        while done:  # until the checkpointer, which decides it, has heard of it
+            await connection.execute("notify anything")
+            waiting = asyncio.create_task(connection.commit())
+            done = set((await asyncio.wait({waiting}, timeout=0.3))[0])
+        try:
+            await until(lambda: _waits(admin))
+            yield
+        finally:
+            await admin.execute("alter system reset synchronous_standby_names")
+            await admin.execute("select pg_reload_conf()")
+            await waiting
+
+
+async def _sync(admin: psycopg.AsyncConnection) -> bool:
+    row = await (await admin.execute("show synchronous_standby_names")).fetchone()
+    return row == ("nobody",)
+
+
+async def _waits(admin: psycopg.AsyncConnection) -> bool:
+    row = await (
+        await admin.execute("select count(*) from pg_stat_activity where wait_event = 'SyncRep'")
+    ).fetchone()
+    return row is not None and row[0] > 0
