@@ -236,12 +236,12 @@ class _Wire(Client):
         return self._ps
 
     def write(self, frames: bytes) -> None:
-        """Queue whole frames for sending. A lost connection takes them silently.
-
-        Whole frames only: nats-py's own PING, PONG and SUB are written between ours.
-        """
+        """Queue whole frames, for nats-py writes between ours. A lost connection takes them too."""
         if not self._aborted:
-            self._writer().write(frames)
+            try:
+                self._writer().write(frames)
+            except RuntimeError as error:  # uvloop's, for a transport that has just been closed
+                self.abort(_named(error))
 
     async def drain(self) -> None:
         """Wait until the transport wants more. Returns at once if the connection is lost."""

@@ -1,5 +1,6 @@
 """Servers that die, freeze, shut down or forbid: what is said, and that nothing goes out late."""
 
+import asyncio
 import logging
 import os
 import signal
@@ -142,6 +143,27 @@ async def test_an_idle_connection_to_a_frozen_server_is_given_up(nats_server, op
             assert "stale" in connection.lost
             with pytest.raises(BusOutage, match="no connection within"):
                 await bus.connect()
+
+
+def test_a_transport_that_closed_before_anybody_was_told_loses_the_connection(
+    nats_server, look, open_bus, make_event, name
+):
+    # R-FATE: by uvloop, which says so by a RuntimeError at the next write
+    async def work():
+        async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
+            await seen.make_stream(name, [f"{name}.>"])
+            await bus.publish([make_event(f"{name}.a")])
+            connection = bus._open.connection
+            connection.wire._writer().transport.abort()
+            await asyncio.sleep(0)
+            assert connection.lost is None
+            connection.wire.write(b"PING\r\n")
+            assert "closed" in connection.lost
+            (outcome,) = await bus.publish([make_event(f"{name}.a")])
+            assert isinstance(outcome, Stored)
+            assert await seen.count(name) == 2
+
+    anyio.run(work, backend_options={"use_uvloop": True})
 
 
 async def test_nothing_is_sent_after_close(
