@@ -90,6 +90,7 @@ class Delivery:
         self._jitter = jitter
         self._record = record
         self._halving = Halving()
+        self._waited_for: set[str] = set()  # by the page in hand
         self._answered: set[str] = set()
         self._took = 0.0
 
@@ -180,9 +181,11 @@ class Delivery:
             left = [*fates.left, *rest_of_page]
             if len(fates.left) < len(sent):
                 retry, tries = None, 0
+            self._waited_for |= fates.left_by
             if fates.left:
                 retry = retry or Backoff(base=RETRY_FIRST, cap=self._limits.max_retry_delay)
                 await rest(self._pause(fates, retry), stop)
+        self._waited_for.clear()
         if self.holds.any:
             self._end_holds(self.holds.in_hand(), "its events are through")
 
@@ -301,8 +304,11 @@ class Delivery:
         return disposition.held(each.event, held, attempts=each.attempts, pause=pause)
 
     def nothing_held(self) -> None:
-        """The store says that nothing parked is held: every hold with parked events is over."""
-        self._end_holds(self.holds.aside(), "nothing waits for it any more")
+        """The store says that nothing parked is held: holds that had parked events are over.
+
+        But not one for which the page in hand waits as well.
+        """
+        self._end_holds(self.holds.aside() - self._waited_for, "nothing waits for it any more")
 
     # Both.
 

@@ -12,7 +12,7 @@ from relay.core.backoff import LagBreaker
 from relay.core.durations import lasting
 from relay.engine.deliver import Delivery
 from relay.engine.link import BusLink
-from relay.engine.settle import Settler
+from relay.engine.settle import Done, Settler
 from relay.errors import StoreOutage, StoreReadOnly
 from relay.facts import BacklogSeen, BreakerChanged, FactSink, HousekeepingFailed, Pruned
 from relay.ports import OutboxStore, Report, Wake
@@ -54,7 +54,8 @@ class Housekeeping:
         while True:
             await self._careful(self._look_once)
             await self._careful(self._report)
-            await self._careful(self._keep_streams)
+            if self._link.learnt():
+                self._settler.add(Done())  # a settlement keeps it
             await anyio.sleep(BACKLOG_EVERY)
 
     async def prune(self) -> None:
@@ -89,13 +90,6 @@ class Housekeeping:
         if report != self._reported:
             await self._store.report(report)
             self._reported = report
-
-    async def _keep_streams(self) -> None:
-        """Remember which subjects were captured once: without their stream they wait (R-FATE)."""
-        streams = self._link.learnt()
-        if streams:
-            await self._store.keep_streams(streams)
-            self._link.kept()
 
     async def _prune_all(self) -> None:
         while pruned := await self._store.tend(self._retention):

@@ -106,11 +106,14 @@ class BusLink:
         """Return what was learnt of streams and is not ``kept``: a term may end in between."""
         for stream, subjects in self.bus.learnt().items():
             self._learnt.setdefault(stream, set()).update(subjects)
-        return dict(self._learnt)
+        return {stream: frozenset(subjects) for stream, subjects in self._learnt.items()}
 
-    def kept(self) -> None:
-        """What ``learnt`` returned last is remembered beyond this process."""
-        self._learnt = {}
+    def kept(self, streams: Mapping[str, Collection[str]]) -> None:
+        """Forget what ``learnt`` returned: it is remembered beyond this process."""
+        for stream, subjects in streams.items():
+            self._learnt[stream].difference_update(subjects)
+            if not self._learnt[stream]:
+                del self._learnt[stream]
 
     def stand_by(self) -> None:
         """Forget an outage: another relay leads, and this one does not ask the bus any more."""

@@ -14,13 +14,14 @@ again with the next one. On failure the store's error ends the term; but for wan
 lock, which is waited for here, or every new term would publish the same page once more and fail.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import anyio
 
 from relay.core.checkpoint import Tip
 from relay.core.disposition import Parking
+from relay.engine.link import BusLink
 from relay.engine.outage import OutageBook
 from relay.errors import StoreBusy, StoreFull
 from relay.failpoints import reach
@@ -75,15 +76,14 @@ class Settler:
     def __init__(
         self,
         store: OutboxStore,
+        link: BusLink,
         outage: OutageBook,
-        *,
-        duplicate_window: Callable[[], float | None],
     ) -> None:
-        """Settle with ``store``; ``outage`` is the book of Postgres."""
+        """Settle with ``store`` what ``link`` published; ``outage`` is the book of Postgres."""
         self.position: object | None = None
         self._store = store
+        self._link = link
         self._outage = outage
-        self._duplicate_window = duplicate_window
         self._done: Done | None = None
         self._news = anyio.Event()
         self._written = anyio.Event()
@@ -112,7 +112,7 @@ class Settler:
         """Say whether what is done has waited so long that nothing more may be published."""
         if self._unsettled_since is None:
             return False
-        most = (self._duplicate_window() or USUAL_WINDOW) * BEHIND_SHARE
+        most = (self._link.bus.duplicate_window or USUAL_WINDOW) * BEHIND_SHARE
         return anyio.current_time() - self._unsettled_since > most
 
     def idle(self) -> None:
@@ -151,13 +151,21 @@ class Settler:
                 return
 
     def _every(self) -> float:
-        window = self._duplicate_window()
+        window = self._link.bus.duplicate_window
         return SETTLE_EVERY if window is None else min(SETTLE_EVERY, window * WINDOW_SHARE)
 
     async def _write(self, settlement: Settlement) -> None:
-        """Settle, however long there is no room or no lock: another term would fare no better."""
+        """Settle, however long there is no room or no lock: another term would fare no better.
+
+        What was learnt of streams is remembered first: without their stream, subjects that were
+        captured once wait (R-FATE), whoever leads then.
+        """
         while True:
             try:
+                streams = self._link.learnt()
+                if streams:
+                    await self._store.keep_streams(streams)
+                    self._link.kept(streams)
                 await self._store.settle(settlement)
             except (StoreFull, StoreBusy) as why:
                 await anyio.sleep(self._outage.failed(str(why)))

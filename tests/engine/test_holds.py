@@ -50,6 +50,32 @@ async def test_a_hold_for_which_nothing_waits_is_over_and_says_so(world: World) 
     assert world.told(HoldEnded)[0].reason == "nothing waits for it any more"
 
 
+async def test_a_hold_lasts_while_a_page_waits_for_it_though_nothing_parked_does(
+    world: World,
+) -> None:
+    world.bus.sole_hold = "stream ONLY"
+    full = Held("stream ONLY", "full", 10077)
+
+    async def work() -> None:
+        world.bus.refuse["a.bad"] = "no"
+        world.outbox.emit("a.bad", b"1")
+        await until(lambda: len(world.outbox.parked.rows) == 1)
+        world.bus.hold |= {"a.bad": full, "a.b": full}
+        world.bus.refuse.clear()
+        await until(lambda: next(iter(world.outbox.parked.rows.values())).held_by == full.by)
+        world.outbox.emit("a.b", b"2")
+        await anyio.sleep(10)
+        world.outbox.parked.drop(next(iter(world.outbox.parked.rows)))
+        await anyio.sleep(10)
+        assert world.told(HoldEnded) == []
+        world.bus.hold.clear()
+        await until(lambda: len(world.bus.messages) == 1)
+        await until(lambda: len(world.told(HoldEnded)) == 1)
+
+    await running(world, work)
+    assert len(world.told(HoldBegan)) == 1
+
+
 async def test_pages_do_not_ask_a_stream_that_is_set_aside(world: World) -> None:
     world.bus.hold["a.full"] = Held("stream A", "full", 10077)
     answer, asked, asked_with_a_page = world.bus.answer, list[float](), list[Event]()

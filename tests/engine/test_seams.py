@@ -12,7 +12,7 @@ from relay.errors import StoreBusy, StoreReadOnly, TermLost
 from relay.facts import HoldEnded, Parked, TermBegan, TermEnded
 from relay.memory import MemoryBus, MemoryOutbox, MemoryStore
 from relay.ports import Backlog, Permit, Settlement
-from tests.engine.world import World, running, until
+from tests.engine.world import World, running, settle_once, until
 
 pytestmark = pytest.mark.anyio
 
@@ -108,6 +108,33 @@ async def test_what_was_learnt_of_streams_outlives_a_term_that_could_not_keep_it
         assert world.outbox.learnt == {"ORDERS": {"orders.>"}}
 
     await running(world, work)
+
+
+async def test_what_was_learnt_of_streams_is_kept_before_what_they_stored_is_settled(
+    world: World,
+) -> None:
+    # R-FATE: a relay that is killed at once leaves the next one what it needs to wait.
+    learnt = [{"ORDERS": {"orders.>"}}]
+    world.bus.learnt = lambda: (  # type: ignore[method-assign]
+        learnt.pop() if learnt and world.bus.messages else {}
+    )
+
+    kept_at = list[bool]()
+
+    def note() -> bool:
+        if world.bus.messages:
+            kept_at.append(world.outbox.learnt == {"ORDERS": {"orders.>"}})
+        return True
+
+    settle_once(world.outbox, note, StoreBusy("never"))
+
+    async def work() -> None:
+        world.outbox.emit("orders.placed", b"1")
+        await until(lambda: world.outbox.settled == 1)
+
+    await running(world, work)
+    assert kept_at
+    assert all(kept_at)
 
 
 async def test_a_lease_that_is_lost_ends_the_term_of_an_idle_leader(world: World) -> None:

@@ -286,7 +286,7 @@ def test_a_replay_rings_no_alarm(one_dsn: str, own_nats: devstack.NatsServer, st
     with psycopg.connect(one_dsn) as owner:
         owner.execute("update relay.outbox set created_at = now() - interval '10 min'")
     figures = []
-    with command(one_dsn, url, "replay", "--all", "--yes", "--rate", "200") as asked:
+    with command(one_dsn, url, "replay", "--all", "--yes", "--rate", "100") as asked:
         while asked.poll() is None:
             _, out, _ = relay(one_dsn, url, "status", "--json")
             report = json.loads(out)
