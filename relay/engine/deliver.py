@@ -181,7 +181,6 @@ class Delivery:
             left = [*fates.left, *rest_of_page]
             if len(fates.left) < len(sent):
                 retry, tries = None, 0
-            self._waited_for |= fates.left_by
             if fates.left:
                 retry = retry or Backoff(base=RETRY_FIRST, cap=self._limits.max_retry_delay)
                 await rest(self._pause(fates, retry), stop)
@@ -204,6 +203,8 @@ class Delivery:
         for parking in fates.parkings:
             if parking.held_by:
                 self.holds.set_aside(parking.held_by)
+                self._waited_for.discard(parking.held_by)
+        self._waited_for |= fates.left_by
         self.delivered += fates.stored
         self.refused += len(fates.refused)
         for event, parking, refused in fates.refused:

@@ -106,7 +106,7 @@ class BusLink:
         """Return what was learnt of streams and is not ``kept``: a term may end in between."""
         for stream, subjects in self.bus.learnt().items():
             self._learnt.setdefault(stream, set()).update(subjects)
-        return {stream: frozenset(subjects) for stream, subjects in self._learnt.items()}
+        return {name: frozenset(subjects) for name, subjects in self._learnt.items()}
 
     def kept(self, streams: Mapping[str, Collection[str]]) -> None:
         """Forget what ``learnt`` returned: it is remembered beyond this process."""

@@ -166,8 +166,8 @@ FATE = (
     Bug(
         "a hold goes on though nothing waits for it",
         DELIVER,
-        '        self._end_holds(self.holds.aside(), "nothing waits for it any more")\n',
-        '        self._end_holds((), "nothing waits for it any more")\n',
+        "self._end_holds(self.holds.aside() - self._waited_for, ",
+        "self._end_holds((), ",
         (MODEL,),
     ),
     Bug(
@@ -264,9 +264,23 @@ FATE = (
     Bug(
         "what was learnt of streams is lost with the term",
         "relay/engine/link.py",
-        "        return dict(self._learnt)\n",
+        "        return {name: frozenset(subjects) for name, subjects in self._learnt.items()}\n",
         "        learnt, self._learnt = self._learnt, {}\n        return learnt\n",
         (SEAMS + "::test_what_was_learnt_of_streams_outlives_a_term_that_could_not_keep_it",),
+    ),
+    Bug(
+        "what was learnt of streams is kept some time later",
+        "relay/engine/settle.py",
+        "                if streams:\n",
+        "                if streams and settlement.parked:\n",
+        (SEAMS + "::test_what_was_learnt_of_streams_is_kept_before_what_they_stored_is_settled",),
+    ),
+    Bug(
+        "a hold ends though the page in hand waits for it",
+        DELIVER,
+        "        self._waited_for |= fates.left_by\n",
+        "",
+        (HOLD_TESTS + "::test_a_hold_lasts_while_a_page_waits_for_it_though_nothing_parked_does",),
     ),
     Bug(
         "a lock on the parked ends the term",
