@@ -10,12 +10,15 @@ in a copy of its own: a run mostly waits.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,9 +32,8 @@ from tests.bugs.catalogue import BUGS, PROMISES
 TOP = Path(__file__).parents[2]
 PATIENCE = 600.0
 TESTS_FAILED = 1
-OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "--timeout", "60", "-o", "timeout_method=thread")
-"""A test that a bug makes wait for ever has caught it."""
-_LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "__pycache__")
+WARM = Path(__file__).with_name("warm.py").relative_to(TOP)
+_LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis")
 
 
 def main() -> int:
@@ -51,21 +53,24 @@ def main() -> int:
     with _trees(min(chosen.workers, len(bugs))) as trees:
         if not chosen.no_control and not _control(trees[0], bugs, len(trees)):
             return 1
-        free = SimpleQueue[Path]()
-        for tree in trees:
-            free.put(tree)
+        free = SimpleQueue[Runner]()
+        runners = [Runner(tree) for tree in trees]
+        for runner in runners:
+            free.put(runner)
 
         def caught(bug: Bug) -> bool:
-            tree = free.get()
+            runner = free.get()
             try:
-                return _caught(tree, bug)
+                return _caught(runner, bug)
             finally:
-                free.put(tree)
+                free.put(runner)
 
         with ThreadPoolExecutor(len(trees)) as pool:
             missed = [
                 bug.name for bug, each in zip(bugs, pool.map(caught, bugs), strict=True) if not each
             ]
+        for runner in runners:
+            runner.end()
     for name in missed:
         print(f"missed: {name}")  # noqa: T201
     print(f"\n{len(bugs) - len(missed)} of {len(bugs)} seeded bugs caught")  # noqa: T201 - a command
@@ -83,20 +88,22 @@ def _trees(count: int) -> Iterator[list[Path]]:
 
 def _control(tree: Path, bugs: Sequence[Bug], workers: int) -> bool:
     tests = dict.fromkeys(test for bug in bugs for test in bug.tests)
-    code, output, seconds = _run(tree, ("-n", str(workers), "--dist", "loadscope", *tests))
+    runner = Runner(tree)
+    code, output, seconds = runner.run(("-n", str(workers), "--dist", "loadscope", *tests))
+    runner.end()
     _say("no bug", "all tests pass" if code == 0 else f"exit {code}", seconds)
     if code != 0:
         print(output)  # noqa: T201 - a command
     return code == 0
 
 
-def _caught(tree: Path, bug: Bug) -> bool:
+def _caught(runner: "Runner", bug: Bug) -> bool:
     """Seed the bug, run its tests, and take it out again."""
-    file = tree / bug.path
+    file = runner.tree / bug.path
     right = file.read_text(encoding="utf-8")
     file.write_text(seeded(right, bug), encoding="utf-8")
     try:
-        code, output, seconds = _run(tree, bug.tests)
+        code, output, seconds = runner.run(bug.tests)
     finally:
         file.write_text(right, encoding="utf-8")
     if code == TESTS_FAILED:
@@ -120,29 +127,56 @@ def seeded(text: str, bug: Bug) -> str:
     return text.replace(bug.right, bug.wrong)
 
 
-def _run(tree: Path, tests: Sequence[str]) -> tuple[int, str, float]:
-    began = time.monotonic()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(tree),
-        "RELAY_TEST_POSTGRES": "18",
-        "RELAY_TEST_UNSHRUNK": "1",
-    }
-    environment.pop("RELAY_TEST_REQUIRE", None)
-    command = [sys.executable, "-m", "pytest", *OPTIONS, *tests]
-    try:
-        ran = subprocess.run(
-            command,
-            cwd=tree,
+class Runner:
+    """Runs tests in one tree, each time in a new process that starts warm (``warm.py``)."""
+
+    def __init__(self, tree: Path) -> None:
+        self.tree = tree
+        self._output = tree / "output"
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, tests: Sequence[str]) -> tuple[int, str, float]:
+        """Return pytest's exit code, what it said, and the seconds it took."""
+        began = time.monotonic()
+        process = self._process = self._process or self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        hung = threading.Timer(PATIENCE, os.killpg, (process.pid, signal.SIGKILL))
+        hung.start()
+        order = {"tests": tests, "output": str(self._output)}
+        process.stdin.write(json.dumps(order) + "\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        hung.cancel()
+        if not answer:
+            self.end()
+        said = self._output.read_text(encoding="utf-8", errors="replace")
+        return int(answer or -1), said, time.monotonic() - began
+
+    def end(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            with self._process as process:
+                process.terminate()
+            self._process = None
+
+    def _start(self) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(self.tree),
+            "RELAY_TEST_POSTGRES": "18",
+            "RELAY_TEST_UNSHRUNK": "1",
+        }
+        environment.pop("RELAY_TEST_REQUIRE", None)
+        return subprocess.Popen(
+            [sys.executable, "-P", WARM],
+            cwd=self.tree,
             env=environment,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             text=True,
-            timeout=PATIENCE,
-            check=False,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired as hung:
-        return -1, f"{hung}", time.monotonic() - began
-    return ran.returncode, ran.stdout + ran.stderr, time.monotonic() - began
 
 
 def _say(name: str, what: str, seconds: float) -> None:
