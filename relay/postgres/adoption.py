@@ -1,0 +1,273 @@
+"""Lets the rows of an application's own table arrive in the outbox, by a trigger on it.
+
+A function and a trigger, ``sql/adopt``, belong to the adopted table: migrations know nothing of
+them. With a backfill new rows wait in a table of their own, behind those that were there before:
+
+    new rows wait ──► what was before waits in front ──► all move ──► new rows go to the outbox
+
+Each arrow is a commit, and a run that was interrupted goes on from the last one. A page moves from
+the waiting rows to the outbox in one transaction, so none is lost or doubled. The adopted table is
+locked twice, for a moment: when the trigger comes, and while the last page moves.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Final
+
+from psycopg import errors, sql
+
+from relay.errors import EventRefused, StoreBusy
+from relay.postgres import adopted_fields
+from relay.postgres.adopted_fields import COLUMN, DEBEZIUM, Table, fault
+from relay.postgres.migrations import LOCK_TIMEOUT_MS, up_to_date
+from relay.postgres.patience import explained, patiently
+from relay.postgres.session import Row, Session
+from relay.postgres.sqlfiles import ADOPT_CLASS, compose, text
+
+PAGE: Final = 2_000
+"""Rows that move in one transaction."""
+
+TRIED: Final = 1_000
+"""Rows that are looked at before a trigger comes without a backfill."""
+
+_WHO: Final = "adopt as a superuser, or as a login that owns the table and is in the role {}"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        table: its name as SQL writes it, with its schema.
+        fields: template by field of the outbox, over ``DEBEZIUM``; ``header:NAME`` is one header.
+        backfill: whether what is there is copied, too.
+        order_by: the column by which rows of one key are in order; for a backfill.
+        where: the condition, in SQL, on rows that are there.
+    """
+
+    table: str
+    fields: Mapping[str, str]
+    backfill: bool = False
+    order_by: str = ""
+    where: str = ""
+
+
+class Adoption:
+    """The adoption of one table, over a session that nobody else uses."""
+
+    def __init__(self, session: Session, schema: str, table: Table) -> None:
+        """Begin with what ``look`` has found; it holds the lock."""
+        self._session = session
+        self._schema = schema
+        self.table = table
+        self._backfill = False
+        self._who = _WHO.format(table.owner)
+        self._parts: dict[str, sql.Composable] = {
+            '"table"': sql.Identifier(table.schema, table.name),
+            '"function"': sql.Identifier(table.function),
+            '"rows"': sql.Identifier(f"{table.function}_rows"),
+            '"owner"': sql.Identifier(table.owner),
+        }
+
+    @classmethod
+    async def look(cls, session: Session, schema: str, name: str) -> "Adoption":
+        """Find the table, and let nobody else adopt it until the session's end.
+
+        Raises:
+            SettingsError: there is no such table, or it can't be adopted.
+            SchemaError: the outbox is not there, or older than this release.
+            StoreBusy: somebody else is at work.
+        """
+        await up_to_date(session, schema)
+        try:
+            row = await session.row(compose(text("adopt/table"), schema), {"table": name})
+        except (errors.InvalidName, errors.SyntaxError, errors.FeatureNotSupported):
+            row = None
+        if row is None:
+            raise fault(
+                f"there is no table {name}: give it as SQL writes it, with its schema (public.…)"
+            )
+        table = Table(*row)
+        if table.kind not in ("r", "p") or table.schema == schema:
+            raise fault(f"{name} is not a table of an application")
+        if table.is_part:
+            raise fault(
+                f"{name} is a partition, or inherits: what is written to its relatives would be "
+                "passed over; adopt the partitioned table, or make it one table of its own"
+            )
+        lock = sql.SQL("select pg_try_advisory_lock({}, {}::oid::int4)").format(
+            ADOPT_CLASS, table.oid
+        )
+        if await session.row(lock) != (True,):
+            raise StoreBusy(f"somebody else is adopting {name}: try again when that has ended")
+        return cls(session, schema, table)
+
+    def ask(self, request: Request) -> None:
+        """Say what is wanted; ``shown`` and ``adopt`` do it.
+
+        Raises:
+            SettingsError: the fields don't fit the table, or what was there can't be copied now.
+        """
+        table = self.table
+        self._backfill = request.backfill
+        if table.is_waiting and not request.backfill:
+            raise fault("a backfill was interrupted: --backfill goes on, --undo ends it")
+        if request.backfill and table.is_adopted and not (table.is_waiting or table.is_backfilled):
+            raise fault(
+                f"{request.table} is adopted without a backfill, and what was there can't come "
+                "before what has come since: --undo, then --backfill, which copies all that is "
+                "there then"
+            )
+        fields = {**DEBEZIUM, **request.fields}
+        order = request.order_by
+        if request.backfill:
+            one = COLUMN.fullmatch(fields["idempotency_key"])
+            named = fields["idempotency_key"] if one is None else one[1]
+            if not order and table.columns.get(named) == "number":
+                order = named
+            if order not in table.columns or not fields["idempotency_key"]:
+                raise fault(
+                    "a backfill needs an idempotency_key, and --order-by, a column by which "
+                    f"rows of one key are in order; the table has {', '.join(table.columns)}"
+                )
+        by_row = table.kind == "p"
+        mapped = adopted_fields.mapped(table, fields)
+        shown = mapped.as_string()
+        body = next(tag for n in count() if (tag := f"$adopt{n or ''}$") not in shown)
+        self._parts |= {
+            "mapped": mapped,
+            "source": sql.SQL("(select new.*)" if by_row else "new_rows"),
+            "each": sql.SQL(
+                "for each row" if by_row else "referencing new table as new_rows for each statement"
+            ),
+            "body": sql.SQL(body),
+            "where": sql.SQL(f"({request.where})" if request.where else "true"),
+            "most": sql.Literal(None if self._backfills else TRIED),
+            '"order"': sql.Identifier(order),
+        }
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """What ``adopt`` does, in its order: names to SQL."""
+        if not self._backfills:
+            return {"the trigger": self._trigger("outbox").as_string()}
+        steps = {
+            "new rows wait": self._file("wait") + self._trigger(f"{self.table.function}_rows"),
+            "what was before waits in front": self._file("copy"),
+            f"all move, {PAGE} in a transaction": self._move(None, PAGE),
+            "new rows go to the outbox": self._finish(),
+        }
+        return {name: step.as_string() for name, step in steps.items()}
+
+    async def adopt(self, moved: Callable[[int, int], None]) -> int:
+        """Do it; return how many rows were copied. ``moved`` takes how many of how many moved.
+
+        Raises:
+            EventRefused: a row that is there would be refused; nothing is changed, unless it was
+                written in the last moment: then new rows wait until it is mended.
+            SettingsError: Postgres does not take the fields or the condition.
+            SchemaError: this login may not.
+            StoreOutage: the database is away, or the table stayed locked; again goes on.
+        """
+        table = self.table
+        if not table.is_copied:
+            await self._refusing(self._file("trial"))
+        if not self._backfills:
+            await self._locked(self._trigger("outbox"))
+            return 0
+        if not table.is_waiting:
+            await self._locked(self._file("wait") + self._trigger(f"{table.function}_rows"))
+        if not table.is_copied:
+            await self._refusing(self._file("copy"))
+        with explained(self._who):
+            (total,) = await self._row(self._file_of('select count(*) from :"schema".:"rows"'))
+            done = 0
+            after: int | None = None
+            while True:
+                n, last = await self._row(self._move(after, PAGE))
+                done += n
+                moved(done, total)
+                if n < PAGE:
+                    break
+                # Behind what was copied any id may still commit.
+                after = min(last, 0)
+        await self._locked(self._finish())
+        return int(done)
+
+    async def undo(self) -> None:
+        """Take the trigger and the function off; what waits moves to the outbox.
+
+        Raises as ``adopt``.
+        """
+        await self._locked(self.undoing)
+
+    @property
+    def undoing(self) -> sql.Composed:
+        """What ``undo`` does. Raises SettingsError where there is nothing to undo."""
+        if not self.table.is_adopted:
+            raise fault(f"{self.table.schema}.{self.table.name} is not adopted")
+        rest = self._drop() if self.table.is_waiting else sql.Composed([])
+        return self._file("undo") + rest
+
+    @property
+    def _backfills(self) -> bool:
+        """Whether rows are to be copied: asked for, and not done before."""
+        return self._backfill and not self.table.is_backfilled
+
+    def _finish(self) -> sql.Composed:
+        lock = self._file_of('lock table :"table" in share row exclusive mode;\n')
+        note = self._file_of("\ncomment on trigger relay_adopt on :\"table\" is 'backfilled';\n")
+        return lock + self._drop() + self._trigger("outbox") + note
+
+    def _drop(self) -> sql.Composed:
+        return self._move(None, None) + self._file_of('\ndrop table :"schema".:"rows";\n')
+
+    def _move(self, after: int | None, most: int | None) -> sql.Composed:
+        self._parts |= {"after": sql.Literal(-(2**63) if after is None else after)}
+        self._parts |= {"limit": sql.Literal(most)}
+        return self._file("move")
+
+    def _trigger(self, target: str) -> sql.Composed:
+        self._parts |= {'"target"': sql.Identifier(target)}
+        return self._file("trigger")
+
+    def _file(self, name: str) -> sql.Composed:
+        return self._file_of(text(f"adopt/{name}"))
+
+    def _file_of(self, statement: str) -> sql.Composed:
+        return compose(statement, self._schema, self._parts)
+
+    async def _locked(self, statements: sql.Composed) -> None:
+        """Run the statements in one transaction that waits for locks with patience."""
+        settings = sql.SQL("set local lock_timeout = {};\n").format(LOCK_TIMEOUT_MS)
+        work = partial(self._run, settings + statements)
+        await patiently(self._session, work, f"{self.table.schema}.{self.table.name}", self._who)
+
+    async def _refusing(self, statement: sql.Composed) -> None:
+        """Run what looks at rows that may not fit."""
+        with explained(self._who):
+            try:
+                await self._run(statement)
+            except errors.CheckViolation as error:
+                said = error.diag
+                raise EventRefused(
+                    f"{said.message_primary}: {said.message_detail}; mend that row, leave it out "
+                    "by --where, or map other columns",
+                    said.constraint_name or "",
+                ) from error
+            except (errors.ProgrammingError, errors.DataError) as error:
+                if isinstance(error, errors.InsufficientPrivilege):
+                    raise
+                raise fault(str(error.diag.message_primary)) from error
+
+    async def _run(self, statements: sql.Composed) -> None:
+        async with self._session.connection.transaction():
+            await self._session.connection.execute(statements, prepare=False)
+
+    async def _row(self, statement: sql.Composed) -> Row:
+        cursor = await self._session.connection.execute(statement, prepare=False)
+        row: Row | None = await cursor.fetchone()
+        assert row is not None
+        return row
