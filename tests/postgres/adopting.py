@@ -1,5 +1,6 @@
 """Adopting a table in a test, and what then stands in the outbox."""
 
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -21,13 +22,17 @@ NUMBERED_FIELDS = {"subject": "topic", "key": "ref", "payload": "body"}
 
 
 async def adopt(
-    dsn: str, table: str = "public.outboxevent", fields: dict[str, str] | None = None, **more: Any
+    dsn: str,
+    table: str = "public.outboxevent",
+    fields: dict[str, str] | None = None,
+    moved: Callable[[int, int], None] = lambda _done, _total: None,
+    **more: Any,
 ) -> int:
     """Adopt it; return how many rows were copied."""
     async with await Session.connect(dsn, "adopt") as session:
         adoption = await Adoption.look(session, "relay", table)
         adoption.ask(Request(table, fields or {}, **more))
-        return await adoption.adopt(lambda _done, _total: None)
+        return await adoption.adopt(moved)
 
 
 async def undo(dsn: str, table: str = "public.outboxevent") -> None:

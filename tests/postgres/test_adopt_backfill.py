@@ -132,6 +132,48 @@ async def test_a_run_that_was_interrupted_goes_on(
     assert events(one_dsn) == [("a.b", "1", "32")]
 
 
+async def test_who_commits_late_is_not_overtaken_by_its_key(
+    one_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-ORDER: a lower id among the waiting rows comes up when later ones have moved."""
+    monkeypatch.setattr(adoption, "PAGE", 10)
+    fill(one_dsn, 2)
+    with stopped(monkeypatch, "copy"), pytest.raises(ConnectionAbortedError):
+        await backfill(one_dsn)
+    with psycopg.connect(one_dsn) as late, psycopg.connect(one_dsn) as live:
+        late.execute(ROW, ("1", "3"))
+        for n in range(3, 10):
+            for key in range(2, 6):
+                live.execute(ROW, (str(key), str(n)))
+        live.commit()
+        pages = itertools.count(1)
+
+        def moved(_done: int, _total: int) -> None:
+            if next(pages) == 6:
+                late.commit()
+                live.execute(ROW, ("1", "4"))
+                live.commit()
+
+        assert await adopt(one_dsn, TABLE, NUMBERED_FIELDS, backfill=True, moved=moved) == 70
+    assert_in_order(one_dsn, deleted=False)
+
+
+async def test_what_came_since_is_not_copied_as_well(
+    one_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-ONCE"""
+    fill(one_dsn, 2)
+    with stopped(monkeypatch, "copy"), pytest.raises(ConnectionAbortedError):
+        await backfill(one_dsn)
+    execute(one_dsn, "insert into events (topic, ref, body) values ('a.b', '1', '3')")
+    with stopped(monkeypatch, "first page"), pytest.raises(ConnectionAbortedError):
+        await backfill(one_dsn)
+    ((rows,),) = execute(one_dsn, "select relname from pg_class where relname like 'adopt%rows'")
+    waiting = execute(one_dsn, f"select key, payload::text from relay.{rows} order by id")
+    assert len(waiting) == 2 * KEYS + 1
+    assert waiting[-1] == ("1", "3")
+
+
 @pytest.mark.parametrize("stop_at", ["copy", "third page", "finish"])
 async def test_undo_loses_nothing_that_waits(
     one_dsn: str, monkeypatch: pytest.MonkeyPatch, stop_at: str
