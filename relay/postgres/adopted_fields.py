@@ -36,7 +36,10 @@ _PAYLOADS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What ``sql/adopt/table.sql`` returns; ``columns`` has each column's type by its name."""
+    """What ``sql/adopt/table.sql`` returns.
+
+    ``columns`` has each column's type by its name, ``home`` the function's schema, quoted.
+    """
 
     oid: int
     schema: str
@@ -44,6 +47,7 @@ class Table:
     kind: str
     is_part: bool
     function: str
+    home: str | None
     is_adopted: bool
     is_backfilled: bool
     is_waiting: bool

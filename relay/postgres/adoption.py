@@ -13,7 +13,6 @@ locked twice, for a moment: when the trigger comes, and while the last page move
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import Final
 
 from psycopg import errors, sql
@@ -24,7 +23,7 @@ from relay.postgres.adopted_fields import COLUMN, DEBEZIUM, Table, fault
 from relay.postgres.migrations import LOCK_TIMEOUT_MS, up_to_date
 from relay.postgres.patience import explained, patiently
 from relay.postgres.session import Row, Session
-from relay.postgres.sqlfiles import ADOPT_CLASS, compose, text
+from relay.postgres.sqlfiles import ADOPT_CLASS, compose, dollar_quote, text
 
 PAGE: Final = 2_000
 """Rows that move in one transaction."""
@@ -97,6 +96,8 @@ class Adoption:
                 f"{name} is a partition, or inherits: what is written to its relatives would be "
                 "passed over; adopt the partitioned table, or make it one table of its own"
             )
+        if table.home not in (None, schema, sql.Identifier(schema).as_string()):
+            raise fault(f"{name} is adopted for the outbox in schema {table.home}: --undo it there")
         lock = sql.SQL("select pg_try_advisory_lock({}, {}::oid::int4)").format(
             ADOPT_CLASS, table.oid
         )
@@ -134,15 +135,15 @@ class Adoption:
                 )
         by_row = table.kind == "p"
         mapped = adopted_fields.mapped(table, fields)
-        shown = mapped.as_string()
-        body = next(tag for n in count() if (tag := f"$adopt{n or ''}$") not in shown)
         self._parts |= {
             "mapped": mapped,
             "source": sql.SQL("(select new.*)" if by_row else "new_rows"),
             "each": sql.SQL(
                 "for each row" if by_row else "referencing new table as new_rows for each statement"
             ),
-            "body": sql.SQL(body),
+            "body": sql.SQL(
+                dollar_quote("adopt", mapped.as_string(), self._schema, table.function)
+            ),
             "where": sql.SQL(f"({request.where})" if request.where else "true"),
             "most": sql.Literal(None if self._backfills else TRIED),
             '"order"': sql.Identifier(order),

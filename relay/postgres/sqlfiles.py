@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from itertools import count
 from pathlib import Path
 from typing import Final, LiteralString, cast
 
@@ -90,3 +91,9 @@ def compose(
             for index, piece in enumerate(re.split(variable, statement))
         ]
     )
+
+
+def dollar_quote(tag: str, *contents: str) -> str:
+    """Return a dollar-quote that ends in none of ``contents``, e.g. ``$tag$``."""
+    quotes = (f"${tag}{number or ''}$" for number in count())
+    return next(quote for quote in quotes if not any(quote in each for each in contents))

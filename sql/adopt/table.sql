@@ -7,7 +7,7 @@
 --
 -- Of types with few differences one name is returned: text, number.
 with found as (
-  select c.*, n.nspname, t.oid as trigger, obj_description(t.oid, 'pg_trigger') as note,
+  select c.*, n.nspname, t.oid as trigger, p.pronamespace::regnamespace::text as home, obj_description(t.oid, 'pg_trigger') as note,
          coalesce(p.proname, 'adopt_' || left(c.relname, 10) || '_' || c.oid) as function
     from pg_class as c
     join pg_namespace as n on n.oid = c.relnamespace
@@ -29,6 +29,7 @@ select f.oid::bigint as oid,
          or f.relkind = 'r' and exists (select from pg_inherits as i where f.oid in (i.inhrelid, i.inhparent))
          as is_part,
        f.function::text as function,
+       f.home,
        f.trigger is not null as is_adopted,
        f.note is not null as is_backfilled,
        exists (select from waiting) as is_waiting,

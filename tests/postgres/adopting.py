@@ -26,11 +26,12 @@ async def adopt(
     table: str = "public.outboxevent",
     fields: dict[str, str] | None = None,
     moved: Callable[[int, int], None] = lambda _done, _total: None,
+    schema: str = "relay",
     **more: Any,
 ) -> int:
     """Adopt it; return how many rows were copied."""
     async with await Session.connect(dsn, "adopt") as session:
-        adoption = await Adoption.look(session, "relay", table)
+        adoption = await Adoption.look(session, schema, table)
         adoption.ask(Request(table, fields or {}, **more))
         return await adoption.adopt(moved)
 

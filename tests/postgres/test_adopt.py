@@ -23,7 +23,7 @@ from tests.postgres.databases import execute
 
 pytestmark = pytest.mark.anyio
 
-ODD = 'Odd "Näme" %s {} $adopt$; \\'
+ODD = '$adopt$"Näme" %s {} ; \\'
 INSERT = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) values "
 
 
@@ -190,7 +190,8 @@ async def test_a_partitioned_table_is_adopted_with_what_goes_straight_to_its_par
         "create table low (body jsonb, ref text, topic text, id bigint);"
         "alter table events attach partition low for values from (0) to (100)",
     )
-    await adopt(outbox_dsn, "public.events", NUMBERED_FIELDS)
+    for _ in range(2):
+        await adopt(outbox_dsn, "public.events", NUMBERED_FIELDS)
     execute(outbox_dsn, "create table high partition of events for values from (100) to (200)")
     execute(outbox_dsn, "insert into events values (1, 'a.b', 'k', '1'), (101, 'a.b', 'k', '2')")
     execute(outbox_dsn, "insert into low (id, topic, ref, body) values (2, 'a.b', 'k', '3')")
@@ -227,6 +228,21 @@ async def test_adopting_again_takes_the_other_mapping(one_dsn: str) -> None:
     assert execute(one_dsn, "select count(*) from pg_trigger where tgname = 'relay_adopt'") == [
         (1,)
     ]
+
+
+async def test_a_renamed_schema_adopts_again_and_another_one_does_not(outbox_dsn: str) -> None:
+    execute(outbox_dsn, DEBEZIUM)
+    await adopt(outbox_dsn)
+    await migrations.migrate(outbox_dsn, "bus")
+    with pytest.raises(SettingsError, match="is adopted for the outbox in schema relay"):
+        await adopt(outbox_dsn, schema="bus")
+    execute(outbox_dsn, "drop schema bus cascade; alter schema relay rename to bus")
+    await migrations.migrate(outbox_dsn, "bus")
+    with pytest.raises(errors.InvalidSchemaName):
+        execute(outbox_dsn, INSERT + "('a', '1', 'b', '1')")
+    await adopt(outbox_dsn, schema="bus")
+    execute(outbox_dsn, INSERT + "('a', '1', 'b', '1')")
+    assert execute(outbox_dsn, "select subject from bus.outbox") == [("a.b",)]
 
 
 async def test_the_relay_minds_no_adopted_table(outbox_dsn: str) -> None:
