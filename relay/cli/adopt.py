@@ -75,7 +75,7 @@ def adopt(
                 adoption.ask(Request(table, mapping, backfill, order_by, where))
                 shown = adoption.shown
             for step, statements in shown.items():
-                typer.echo(f"-- {step}\n{statements}\n", err=not print_sql)
+                typer.echo(f"-- {step}\nbegin;\n{statements}\ncommit;\n", err=not print_sql)
             if print_sql:
                 return ""
             if not yes:

@@ -52,7 +52,9 @@ def migrate(
         Format | None,
         typer.Option(
             "--format",
-            help="Change no database: write files for this tool, those that are not there yet.",
+            metavar="TOOL",
+            help="Change no database: write files for psql, alembic or django, as far as they are"
+            " not there yet.",
             show_default=False,
         ),
     ] = None,

@@ -157,7 +157,7 @@ class Adoption:
         steps = {
             "new rows wait": self._file("wait") + self._trigger(f"{self.table.function}_rows"),
             "what was before waits in front": self._file("copy"),
-            f"all move, {PAGE} in a transaction": self._move(None, PAGE),
+            f"all move, {PAGE} in a transaction": self._move(most=PAGE),
             "new rows go to the outbox": self._finish(),
         }
         return {name: step.as_string() for name, step in steps.items()}
@@ -184,18 +184,23 @@ class Adoption:
             await self._refusing(self._file("copy"))
         with explained(self._who):
             (total,) = await self._row(self._file_of('select count(*) from :"schema".:"rows"'))
-            done = 0
-            after: int | None = None
-            while True:
-                n, last = await self._row(self._move(after, PAGE))
-                done += n
-                moved(done, total)
-                if n < PAGE:
-                    break
-                # Behind what was copied any id may still commit.
-                after = min(last, 0)
-        await self._locked(self._finish())
-        return int(done)
+            await self._pages(lambda done: moved(done, total))
+
+        async def end() -> None:
+            await self._pages(lambda _: None)  # what came while the table was locked by others
+            await self._run(self._patient(self._finish()))
+
+        await patiently(self._session, end, f"{table.schema}.{table.name}", self._who)
+        return int(total)
+
+    async def _pages(self, moved: Callable[[int], None]) -> None:
+        """Move waiting rows until few are left, each page in a transaction."""
+        done, last, n = 0, -(2**63), PAGE
+        while n == PAGE:
+            # Behind what was copied any id may still commit.
+            n, last = await self._row(self._move(min(last, 0), PAGE))
+            done += n
+            moved(done)
 
     async def undo(self) -> None:
         """Take the trigger and the function off; what waits moves to the outbox.
@@ -223,11 +228,10 @@ class Adoption:
         return lock + self._drop() + self._trigger("outbox") + note
 
     def _drop(self) -> sql.Composed:
-        return self._move(None, None) + self._file_of('\ndrop table :"schema".:"rows";\n')
+        return self._move() + self._file_of('\ndrop table :"schema".:"rows";\n')
 
-    def _move(self, after: int | None, most: int | None) -> sql.Composed:
-        self._parts |= {"after": sql.Literal(-(2**63) if after is None else after)}
-        self._parts |= {"limit": sql.Literal(most)}
+    def _move(self, after: int = -(2**63), most: int | None = None) -> sql.Composed:
+        self._parts |= {"after": sql.Literal(after), "limit": sql.Literal(most)}
         return self._file("move")
 
     def _trigger(self, target: str) -> sql.Composed:
@@ -242,9 +246,11 @@ class Adoption:
 
     async def _locked(self, statements: sql.Composed) -> None:
         """Run the statements in one transaction that waits for locks with patience."""
-        settings = sql.SQL("set local lock_timeout = {};\n").format(LOCK_TIMEOUT_MS)
-        work = partial(self._run, settings + statements)
+        work = partial(self._run, self._patient(statements))
         await patiently(self._session, work, f"{self.table.schema}.{self.table.name}", self._who)
+
+    def _patient(self, statements: sql.Composed) -> sql.Composed:
+        return sql.SQL("set local lock_timeout = {};\n").format(LOCK_TIMEOUT_MS) + statements
 
     async def _refusing(self, statement: sql.Composed) -> None:
         """Run what looks at rows that may not fit."""

@@ -121,9 +121,8 @@ async def test_a_hostile_path_changes_nothing(outbox_dsn: str, shop: str) -> Non
     assert events(outbox_dsn, "subject") == [("order.placed",)]
 
 
-@pytest.mark.parametrize(
-    ("type_", "written", "payload", "payload_bytes"),
-    [
+async def test_each_type_of_payload_is_sent_as_it_is(one_dsn: str) -> None:
+    for type_, written, payload, payload_bytes in [
         ("json", '{"b": 1,  "a": 2}', '{"b": 1,  "a": 2}', None),
         ("jsonb", '{"b": 1,  "a": 2}', '{"a": 2, "b": 1}', None),
         ("text", "no JSON, é", None, "no JSON, é".encode()),
@@ -132,16 +131,13 @@ async def test_a_hostile_path_changes_nothing(outbox_dsn: str, shop: str) -> Non
         ("jsonb", None, None, b""),
         ("text", None, None, b""),
         ("bytea", None, None, b""),
-    ],
-)
-async def test_each_type_of_payload_is_sent_as_it_is(
-    one_dsn: str, type_: str, written: object, payload: object, payload_bytes: object
-) -> None:
-    execute(one_dsn, DEBEZIUM.replace("payload jsonb", f"payload {type_}"))
-    await adopt(one_dsn)
-    with psycopg.connect(one_dsn) as connection:
-        write(connection, ("a", "1", "b", written))
-    assert events(one_dsn, "payload::text, payload_bytes") == [(payload, payload_bytes)]
+    ]:
+        execute(one_dsn, "drop table if exists public.outboxevent; truncate relay.outbox")
+        execute(one_dsn, DEBEZIUM.replace("payload jsonb", f"payload {type_}"))
+        await adopt(one_dsn)
+        with psycopg.connect(one_dsn) as connection:
+            write(connection, ("a", "1", "b", written))
+        assert events(one_dsn, "payload::text, payload_bytes") == [(payload, payload_bytes)], type_
 
 
 async def test_odd_names_are_names_and_nothing_else(one_dsn: str) -> None:
@@ -238,7 +234,7 @@ async def test_a_renamed_schema_adopts_again_and_another_one_does_not(outbox_dsn
         await adopt(outbox_dsn, schema="bus")
     execute(outbox_dsn, "drop schema bus cascade; alter schema relay rename to bus")
     await migrations.migrate(outbox_dsn, "bus")
-    with pytest.raises(errors.InvalidSchemaName):
+    with pytest.raises(errors.UndefinedTable):
         execute(outbox_dsn, INSERT + "('a', '1', 'b', '1')")
     await adopt(outbox_dsn, schema="bus")
     execute(outbox_dsn, INSERT + "('a', '1', 'b', '1')")
@@ -256,36 +252,34 @@ async def test_the_relay_minds_no_adopted_table(outbox_dsn: str) -> None:
     assert execute(outbox_dsn, owners) == [("relay_owner",)]
 
 
-@pytest.mark.parametrize(
-    ("table", "fields", "words"),
-    [
-        ("public.nowhere", {}, "there is no table public.nowhere"),
-        ("public.a.b.c", {}, "there is no table"),
-        ("outboxevent", {}, "with its schema"),
-        ('public."', {}, "there is no table"),
-        ("relay.outbox", {}, "is not a table of an application"),
-        ("public.seen", {}, "is not a table of an application"),
-        (
-            "public.outboxevent",
-            {"key": "order_id"},
-            "the key is to come from order_id, .* there are id, ",
-        ),
-        ("public.outboxevent", {"subject": "{topic}.x"}, "the subject is to come from topic"),
-        ("public.outboxevent", {"subject": "orders"}, "the subject is to come from orders"),
-        ("public.outboxevent", {"payload": "id"}, "the payload is to come from id, which is uuid"),
-        ("public.outboxevent", {"payload": "{id}{type}"}, "from a template"),
-        ("public.outboxevent", {"payload": ""}, "an event needs a payload"),
-        ("public.outboxevent", {"headers": "type"}, "headers is to come from type, which is text"),
-        ("public.outboxevent", {"topic": "type"}, "--map topic=…: the fields are subject, key"),
-    ],
-)
-async def test_what_does_not_fit_is_refused_with_its_name(
-    one_dsn: str, table: str, fields: dict[str, str], words: str
-) -> None:
+UNFIT: list[tuple[str, dict[str, str], str]] = [
+    ("public.nowhere", {}, "there is no table public.nowhere"),
+    ("public.a.b.c", {}, "there is no table"),
+    ("outboxevent", {}, "with its schema"),
+    ('public."', {}, "there is no table"),
+    ("relay.outbox", {}, "is not a table of an application"),
+    ("public.seen", {}, "is not a table of an application"),
+    (
+        "public.outboxevent",
+        {"key": "order_id"},
+        "the key is to come from order_id, .* there are id, ",
+    ),
+    ("public.outboxevent", {"subject": "{topic}.x"}, "the subject is to come from topic"),
+    ("public.outboxevent", {"subject": "orders"}, "the subject is to come from orders"),
+    ("public.outboxevent", {"payload": "id"}, "the payload is to come from id, which is uuid"),
+    ("public.outboxevent", {"payload": "{id}{type}"}, "from a template"),
+    ("public.outboxevent", {"payload": ""}, "an event needs a payload"),
+    ("public.outboxevent", {"headers": "type"}, "headers is to come from type, which is text"),
+    ("public.outboxevent", {"topic": "type"}, "--map topic=…: the fields are subject, key"),
+]
+
+
+async def test_what_does_not_fit_is_refused_with_its_name(one_dsn: str) -> None:
     execute(one_dsn, DEBEZIUM)
     execute(one_dsn, "create view public.seen as select 1 as one")
-    with pytest.raises(SettingsError, match=words):
-        await adopt(one_dsn, table, fields)
+    for table, fields, words in UNFIT:
+        with pytest.raises(SettingsError, match=words):
+            await adopt(one_dsn, table, fields)
 
 
 async def test_rows_that_are_there_try_the_mapping_before_anything_is_changed(one_dsn: str) -> None:
