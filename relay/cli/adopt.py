@@ -62,7 +62,7 @@ def adopt(
 
     Shows the SQL, and asks. The application needs no change and no right.
     """
-    from relay.postgres.adoption import Adoption, Request
+    from relay.postgres.adoption import Adoption
     from relay.postgres.session import Session
 
     async def work() -> str:
@@ -72,7 +72,7 @@ def adopt(
                 shown = {"undo": adoption.undoing.as_string()}
             else:
                 mapping = dict(map(_field, fields or ()))
-                adoption.ask(Request(table, mapping, backfill, order_by, where))
+                adoption.ask(mapping, backfill=backfill, order_by=order_by, where=where)
                 shown = adoption.shown
             for step, statements in shown.items():
                 typer.echo(f"-- {step}\nbegin;\n{statements}\ncommit;\n", err=not print_sql)

@@ -24,7 +24,7 @@ DEBEZIUM: Final = {
 
 _HEADER: Final = "header:"
 _FIELDS: Final = (*DEBEZIUM, "headers")
-COLUMN: Final = re.compile(r"\{([^{}]+)\}")
+_COLUMN: Final = re.compile(r"\{([^{}]+)\}")
 _PAYLOADS: Final = {
     # type: the outbox's payload, and its payload_bytes; without one the message is empty
     "json": ("{0}", "case when {0} is null then ''::bytea end"),
@@ -38,22 +38,25 @@ _PAYLOADS: Final = {
 class Table:
     """What ``sql/adopt/table.sql`` returns.
 
-    ``columns`` has each column's type by its name, ``home`` the function's schema, quoted.
+    ``fault`` says why it can't be adopted; ``columns`` has each column's type by its name.
     """
 
     oid: int
     schema: str
     name: str
-    kind: str
-    is_part: bool
+    is_partitioned: bool
+    fault: str | None
     function: str
-    home: str | None
     is_adopted: bool
     is_backfilled: bool
     is_waiting: bool
     is_copied: bool
     owner: str
     columns: Mapping[str, str]
+
+    def __str__(self) -> str:
+        """Return the name as people write it."""
+        return f"{self.schema}.{self.name}"
 
 
 def fault(why: str) -> SettingsError:
@@ -95,7 +98,7 @@ def mapped(table: Table, fields: Mapping[str, str]) -> sql.Composed:
 
 def _pieces(table: Table, field: str, given: str) -> list[str]:
     """Return the template's literals, and between them the columns."""
-    pieces = ["", given, ""] if given in table.columns else COLUMN.split(given)
+    pieces = ["", given, ""] if given in table.columns else _COLUMN.split(given)
     if len(pieces) == 1 and not (field == "subject" and "." in given):
         pieces = ["", given, ""]
     for column in pieces[1::2]:
@@ -103,13 +106,13 @@ def _pieces(table: Table, field: str, given: str) -> list[str]:
         if type_ in (None, "virtual"):
             why = "no column" if type_ is None else "only a virtual column"
             raise fault(
-                f"the {field} is to come from {column}, and {table.schema}.{table.name} has {why} "
+                f"the {field} is to come from {column}, and {table} has {why} "
                 f"of that name: say --map {field}=…, with a column, or with a template that has "
                 f"columns in braces; there are {', '.join(table.columns)}"
             )
     if field == "idempotency_key" and table.columns.get(given.strip("{}")) == "number":
         # a number alone would be the message id of some other table's event as well
-        pieces[0] = f"{table.schema}.{table.name}:"
+        pieces[0] = f"{table}:"
     return pieces
 
 

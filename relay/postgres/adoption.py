@@ -11,7 +11,6 @@ locked twice, for a moment: when the trigger comes, and while the last page move
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -19,7 +18,7 @@ from psycopg import errors, sql
 
 from relay.errors import EventRefused, StoreBusy
 from relay.postgres import adopted_fields
-from relay.postgres.adopted_fields import COLUMN, DEBEZIUM, Table, fault
+from relay.postgres.adopted_fields import DEBEZIUM, Table, fault
 from relay.postgres.migrations import LOCK_TIMEOUT_MS, up_to_date
 from relay.postgres.patience import explained, patiently
 from relay.postgres.session import Row, Session
@@ -34,25 +33,6 @@ TRIED: Final = 1_000
 _WHO: Final = "adopt as a superuser, or as a login that owns the table and is in the role {}"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked for.
-
-    Attributes:
-        table: its name as SQL writes it, with its schema.
-        fields: template by field of the outbox, over ``DEBEZIUM``; ``header:NAME`` is one header.
-        backfill: whether what is there is copied, too.
-        order_by: the column by which rows of one key are in order; for a backfill.
-        where: the condition, in SQL, on rows that are there.
-    """
-
-    table: str
-    fields: Mapping[str, str]
-    backfill: bool = False
-    order_by: str = ""
-    where: str = ""
-
-
 class Adoption:
     """The adoption of one table, over a session that nobody else uses."""
 
@@ -61,7 +41,7 @@ class Adoption:
         self._session = session
         self._schema = schema
         self.table = table
-        self._backfill = False
+        self._backfills = False
         self._who = _WHO.format(table.owner)
         self._parts: dict[str, sql.Composable] = {
             '"table"': sql.Identifier(table.schema, table.name),
@@ -80,60 +60,64 @@ class Adoption:
             StoreBusy: somebody else is at work.
         """
         await up_to_date(session, schema)
+        table = await cls._read(session, schema, name)
+        lock = sql.SQL("select pg_try_advisory_lock({}, {}::oid::int4)")
+        if await session.row(lock.format(ADOPT_CLASS, table.oid)) != (True,):
+            raise StoreBusy(f"somebody else is adopting {name}: try again when that has ended")
+        return cls(session, schema, await cls._read(session, schema, name))
+
+    @staticmethod
+    async def _read(session: Session, schema: str, name: str) -> Table:
         try:
             row = await session.row(compose(text("adopt/table"), schema), {"table": name})
         except (errors.InvalidName, errors.SyntaxError, errors.FeatureNotSupported):
             row = None
         if row is None:
             raise fault(
-                f"there is no table {name}: give it as SQL writes it, with its schema (public.…)"
+                f"there is no table {name}: name it as SQL does, with its schema (public.…)"
             )
         table = Table(*row)
-        if table.kind not in ("r", "p") or table.schema == schema:
-            raise fault(f"{name} is not a table of an application")
-        if table.is_part:
-            raise fault(
-                f"{name} is a partition, or inherits: what is written to its relatives would be "
-                "passed over; adopt the partitioned table, or make it one table of its own"
-            )
-        if table.home not in (None, schema, sql.Identifier(schema).as_string()):
-            raise fault(f"{name} is adopted for the outbox in schema {table.home}: --undo it there")
-        lock = sql.SQL("select pg_try_advisory_lock({}, {}::oid::int4)").format(
-            ADOPT_CLASS, table.oid
-        )
-        if await session.row(lock) != (True,):
-            raise StoreBusy(f"somebody else is adopting {name}: try again when that has ended")
-        return cls(session, schema, table)
+        if table.fault:
+            raise fault(f"{name} can't be adopted: {table.fault}")
+        return table
 
-    def ask(self, request: Request) -> None:
+    def ask(
+        self,
+        fields: Mapping[str, str],
+        *,
+        backfill: bool = False,
+        order_by: str = "",
+        where: str = "",
+    ) -> None:
         """Say what is wanted; ``shown`` and ``adopt`` do it.
+
+        Args:
+            fields: template by field of the outbox, over ``DEBEZIUM``; ``header:NAME`` is a header.
+            backfill: whether what is there is copied, too.
+            order_by: the column by which rows of one key are in order; for a backfill.
+            where: the condition, in SQL, on rows that are there.
 
         Raises:
             SettingsError: the fields don't fit the table, or what was there can't be copied now.
         """
         table = self.table
-        self._backfill = request.backfill
-        if table.is_waiting and not request.backfill:
+        self._backfills = backfill and not table.is_backfilled
+        if table.is_waiting and not backfill:
             raise fault("a backfill was interrupted: --backfill goes on, --undo ends it")
-        if request.backfill and table.is_adopted and not (table.is_waiting or table.is_backfilled):
+        if self._backfills and table.is_adopted and not table.is_waiting:
             raise fault(
-                f"{request.table} is adopted without a backfill, and what was there can't come "
-                "before what has come since: --undo, then --backfill, which copies all that is "
-                "there then"
+                f"{table} is adopted without a backfill, and what was there can't come before what "
+                "has come since: --undo, then --backfill, which copies all that is there then"
             )
-        fields = {**DEBEZIUM, **request.fields}
-        order = request.order_by
-        if request.backfill:
-            one = COLUMN.fullmatch(fields["idempotency_key"])
-            named = fields["idempotency_key"] if one is None else one[1]
-            if not order and table.columns.get(named) == "number":
-                order = named
-            if order not in table.columns or not fields["idempotency_key"]:
-                raise fault(
-                    "a backfill needs an idempotency_key, and --order-by, a column by which "
-                    f"rows of one key are in order; the table has {', '.join(table.columns)}"
-                )
-        by_row = table.kind == "p"
+        fields = {**DEBEZIUM, **fields}
+        named = fields["idempotency_key"].strip("{}")
+        order = order_by or (named if table.columns.get(named) == "number" else "")
+        if self._backfills and (order not in table.columns or not named):
+            raise fault(
+                "a backfill needs an idempotency_key, and --order-by, a column by which rows of a "
+                f"key are in order; the table has {', '.join(table.columns)}"
+            )
+        by_row = table.is_partitioned
         mapped = adopted_fields.mapped(table, fields)
         self._parts |= {
             "mapped": mapped,
@@ -144,7 +128,7 @@ class Adoption:
             "body": sql.SQL(
                 dollar_quote("adopt", mapped.as_string(), self._schema, table.function)
             ),
-            "where": sql.SQL(f"({request.where})" if request.where else "true"),
+            "where": sql.SQL(f"({where})" if where else "true"),
             "most": sql.Literal(None if self._backfills else TRIED),
             '"order"': sql.Identifier(order),
         }
@@ -181,7 +165,7 @@ class Adoption:
         if not table.is_waiting:
             await self._locked(self._file("wait") + self._trigger(f"{table.function}_rows"))
         if not table.is_copied:
-            await self._refusing(self._file("copy"))
+            await self._refusing(self._file("copy"), "; until then new rows wait")
         with explained(self._who):
             (total,) = await self._row(self._file_of('select count(*) from :"schema".:"rows"'))
             await self._pages(lambda done: moved(done, total))
@@ -190,7 +174,7 @@ class Adoption:
             await self._pages(lambda _: None)  # what came while the table was locked by others
             await self._run(self._patient(self._finish()))
 
-        await patiently(self._session, end, f"{table.schema}.{table.name}", self._who)
+        await patiently(self._session, end, str(table), self._who)
         return int(total)
 
     async def _pages(self, moved: Callable[[int], None]) -> None:
@@ -213,14 +197,9 @@ class Adoption:
     def undoing(self) -> sql.Composed:
         """What ``undo`` does. Raises SettingsError where there is nothing to undo."""
         if not self.table.is_adopted:
-            raise fault(f"{self.table.schema}.{self.table.name} is not adopted")
+            raise fault(f"{self.table} is not adopted")
         rest = self._drop() if self.table.is_waiting else sql.Composed([])
         return self._file("undo") + rest
-
-    @property
-    def _backfills(self) -> bool:
-        """Whether rows are to be copied: asked for, and not done before."""
-        return self._backfill and not self.table.is_backfilled
 
     def _finish(self) -> sql.Composed:
         lock = self._file_of('lock table :"table" in share row exclusive mode;\n')
@@ -247,12 +226,12 @@ class Adoption:
     async def _locked(self, statements: sql.Composed) -> None:
         """Run the statements in one transaction that waits for locks with patience."""
         work = partial(self._run, self._patient(statements))
-        await patiently(self._session, work, f"{self.table.schema}.{self.table.name}", self._who)
+        await patiently(self._session, work, str(self.table), self._who)
 
     def _patient(self, statements: sql.Composed) -> sql.Composed:
         return sql.SQL("set local lock_timeout = {};\n").format(LOCK_TIMEOUT_MS) + statements
 
-    async def _refusing(self, statement: sql.Composed) -> None:
+    async def _refusing(self, statement: sql.Composed, then: str = "") -> None:
         """Run what looks at rows that may not fit."""
         with explained(self._who):
             try:
@@ -261,7 +240,7 @@ class Adoption:
                 said = error.diag
                 raise EventRefused(
                     f"{said.message_primary}: {said.message_detail}; mend that row, leave it out "
-                    "by --where, or map other columns",
+                    f"by --where, or map other columns{then}",
                     said.constraint_name or "",
                 ) from error
             except (errors.ProgrammingError, errors.DataError) as error:

@@ -7,7 +7,9 @@
 --
 -- Of types with few differences one name is returned: text, number.
 with found as (
-  select c.*, n.nspname, t.oid as trigger, p.pronamespace::regnamespace::text as home, obj_description(t.oid, 'pg_trigger') as note,
+  select c.*, n.nspname, t.oid as trigger,
+         (select h.nspname from pg_namespace as h where h.oid = p.pronamespace) as home,
+         obj_description(t.oid, 'pg_trigger') as note,
          coalesce(p.proname, 'adopt_' || left(c.relname, 10) || '_' || c.oid) as function
     from pg_class as c
     join pg_namespace as n on n.oid = c.relnamespace
@@ -24,12 +26,18 @@ waiting as (
 select f.oid::bigint as oid,
        f.nspname::text as schema,
        f.relname::text as name,
-       f.relkind::text as kind,
-       f.relispartition
-         or f.relkind = 'r' and exists (select from pg_inherits as i where f.oid in (i.inhrelid, i.inhparent))
-         as is_part,
+       f.relkind = 'p' as is_partitioned,
+       case when f.relkind not in ('r', 'p') or f.nspname = :'schema'
+            then 'it is not a table of an application'
+            when f.relispartition
+                 or f.relkind = 'r'
+                    and exists (select from pg_inherits as i where f.oid in (i.inhrelid, i.inhparent))
+            then 'it is a partition, or inherits: what is written to its relatives would be passed '
+                 'over; adopt the partitioned table, or make it one table of its own'
+            when f.home <> :'schema'
+            then 'it arrives in the outbox of schema "' || f.home || '": --undo it there'
+       end as fault,
        f.function::text as function,
-       f.home,
        f.trigger is not null as is_adopted,
        f.note is not null as is_backfilled,
        exists (select from waiting) as is_waiting,

@@ -5,7 +5,7 @@ from typing import Any
 
 import psycopg
 
-from relay.postgres.adoption import Adoption, Request
+from relay.postgres.adoption import Adoption
 from relay.postgres.session import Session
 from tests.postgres.databases import execute
 
@@ -32,7 +32,7 @@ async def adopt(
     """Adopt it; return how many rows were copied."""
     async with await Session.connect(dsn, "adopt") as session:
         adoption = await Adoption.look(session, schema, table)
-        adoption.ask(Request(table, fields or {}, **more))
+        adoption.ask(fields or {}, **more)
         return await adoption.adopt(moved)
 
 

@@ -230,7 +230,7 @@ async def test_a_renamed_schema_adopts_again_and_another_one_does_not(outbox_dsn
     execute(outbox_dsn, DEBEZIUM)
     await adopt(outbox_dsn)
     await migrations.migrate(outbox_dsn, "bus")
-    with pytest.raises(SettingsError, match="is adopted for the outbox in schema relay"):
+    with pytest.raises(SettingsError, match='in the outbox of schema "relay"'):
         await adopt(outbox_dsn, schema="bus")
     execute(outbox_dsn, "drop schema bus cascade; alter schema relay rename to bus")
     await migrations.migrate(outbox_dsn, "bus")
