@@ -243,9 +243,9 @@ class Adoption:
                     f"by --where, or map other columns{then}",
                     said.constraint_name or "",
                 ) from error
+            except errors.InsufficientPrivilege:
+                raise
             except (errors.ProgrammingError, errors.DataError) as error:
-                if isinstance(error, errors.InsufficientPrivilege):
-                    raise
                 raise fault(str(error.diag.message_primary)) from error
 
     async def _run(self, statements: sql.Composed) -> None:

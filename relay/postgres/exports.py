@@ -75,16 +75,15 @@ def write(folder: Path, schema: str, tool: str) -> list[str]:
     if tool == "psql":
         statements[f"{start}_functions"] = release
         paths = {folder / f"{name}.sql": each for name, each in statements.items()}
-        return [path.name for path, statement in paths.items() if _put(path, statement)]
+        return [path.name for path, each in paths.items() if _put(path, each, each == release)]
     statements[f"{start}_functions_{hashlib.sha256(release.encode()).hexdigest()[:8]}"] = release
-    there = [path for path in sorted(folder.glob("*.py")) if path.stem.startswith(f"{start}_")]
-    parts = {int(found[1]): path.stem for path in there if (found := _PART.match(path.read_text()))}
+    there = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob(f"{start}_*.py")}
+    parts = {int(found[1]): name for name, each in there.items() if (found := _PART.match(each))}
     part = max(parts, default=0)
     before = parts.get(part)
     written = []
     for name, statement in statements.items():
-        path = folder / f"{name}.py"
-        if path.exists():
+        if name in there:
             continue
         part += 1
         content = (_ALEMBIC if tool == "alembic" else _DJANGO).format(
@@ -95,15 +94,15 @@ def write(folder: Path, schema: str, tool: str) -> list[str]:
             dependencies=[("relay_outbox", before)] if before else [],
             sql=repr(statement) if '"""' in statement else f'r"""\n{statement}"""',
         )
-        path.write_text(content, encoding="utf-8")
-        written.append(path.name)
+        (folder / f"{name}.py").write_text(content, encoding="utf-8")
+        written.append(f"{name}.py")
         before = name
     return written
 
 
-def _put(path: Path, statement: str) -> bool:
-    """Write the file for psql if its text differs; return whether it did."""
-    if path.exists() and path.read_text(encoding="utf-8") == statement:
+def _put(path: Path, statement: str, renewed: bool) -> bool:
+    """Write a file for psql if it is not there, or is out of date; return whether it was."""
+    if path.exists() and not (renewed and path.read_text(encoding="utf-8") != statement):
         return False
     path.write_text(statement, encoding="utf-8")
     return True
@@ -115,7 +114,8 @@ def _step(schema: str, step: Step) -> str:
     called = [
         text(name)
         for name in names("functions")
-        if f':"schema".{name.removeprefix("functions/")}(' in content and step.version == 1
+        # later ones name functions to drop them
+        if step.version == 1 and f':"schema".{name.removeprefix("functions/")}(' in content
     ]
     whole = _quoted(schema, *called, content, step.record)
     return _filled("export/step", schema, {"version": sql.Literal(step.version), "text": whole})
