@@ -12,6 +12,7 @@ import typer
 
 from relay import __version__, logs
 from relay.cli import (
+    adopt,
     audit,
     dashboards,
     dead_events,
@@ -84,6 +85,7 @@ for command in (
     tail.tail,
     reconcile.reconcile,
     replay.replay,
+    adopt.adopt,
     demo.demo,
     dashboards.dashboards,
 ):

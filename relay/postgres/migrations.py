@@ -13,7 +13,7 @@ that changes a column drops the views that show it.
 
 One run is one transaction under an advisory lock: whatever goes wrong, nothing has changed, and
 any number of processes may run it at once. It waits for a table at most ``LOCK_TIMEOUT_MS`` at a
-time, because producers queue behind a waiting migration, and tries again for up to ``PATIENCE`` s.
+time, because producers queue behind a waiting migration, and tries again: see ``patience``.
 
 ``verify`` says whether a term may begin; ``sql/queries/verify_rights.sql`` and ``verify_facts.sql``
 hold what it requires, for ``doctor`` as well.
@@ -21,25 +21,18 @@ hold what it requires, for ``doctor`` as well.
 
 import hashlib
 import logging
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
-import anyio
 import psycopg
 from psycopg import errors
 
-from relay.errors import SchemaError, StoreBusy, StoreOutage
-from relay.postgres.session import Session, translated
+from relay.errors import SchemaError
+from relay.postgres import patience
+from relay.postgres.session import Session
 from relay.postgres.sqlfiles import MIGRATION_CLASS, compose, load, names, text
-
-PATIENCE = 60.0
-"""Seconds for which a run that can't get its locks tries again."""
-
-DEADLINE: Final = 600.0
-"""Seconds after which a server that does not answer is given up."""
 
 LOCK_TIMEOUT_MS: Final = 500
 """How long producers may queue behind one attempt."""
@@ -73,9 +66,7 @@ _OUTDATED: Final = """\
 schema "{0}" was made before the first release of the relay, and can't be brought up to date: let \
 the relay that made it deliver what waits, rename it (alter schema "{0}" rename to "{0}_old"), and \
 migrate again"""
-_LOCKED: Final = """\
-schema "{}" stayed locked for {:g} s ({}): end the long transactions that use it \
-(pg_stat_activity, oldest xact_start first), then migrate again"""
+_WHO: Final = "migrate as a login that owns the schema, or may create it in this database"
 
 _log = logging.getLogger(__name__)
 
@@ -172,27 +163,12 @@ async def migrate(
 
     Raises:
         SchemaError: the schema is newer than this relay or was changed, or this login may not.
-        StoreOutage: the database is away, or stayed locked for ``PATIENCE`` s.
+        StoreOutage: the database is away, or stayed locked.
     """
-    give_up_at = time.monotonic() + PATIENCE
     async with await Session.connect(dsn, "migrate") as session:
         run = _Run(session, schema)
         session.connection.add_notice_handler(run.note)
-        try:
-            with anyio.fail_after(DEADLINE):
-                while True:
-                    try:
-                        await run.attempt(notify)
-                        break
-                    except (errors.LockNotAvailable, errors.DeadlockDetected, StoreBusy) as error:
-                        if time.monotonic() > give_up_at:
-                            raise StoreOutage(_LOCKED.format(schema, PATIENCE, error)) from error
-                        await anyio.sleep(random.uniform(0.1, 1.0))
-        except TimeoutError:
-            session.drop()
-            raise StoreOutage(f"Postgres did not answer within {DEADLINE:g} s") from None
-        except psycopg.Error as error:
-            raise _explained(error) from error
+        await patience.patiently(session, partial(run.attempt, notify), f'schema "{schema}"', _WHO)
     for line in run.notices:
         say(line)
     return run.done
@@ -254,7 +230,9 @@ class _Run:
         self.done.clear()
         self.notices.clear()
         async with self._session.connection.transaction():
-            await self._run(_SETTINGS + f"set local lock_timeout = {int(PATIENCE)}000;\n" + _LOCK)
+            await self._run(
+                _SETTINGS + f"set local lock_timeout = {int(patience.PATIENCE)}000;\n" + _LOCK
+            )
             if not await self._ask(_EXISTS):  # an existing one asks for a right, too
                 await self._run(_CREATE)
             await self._apply()
@@ -336,15 +314,3 @@ def _refuse(lacking: Sequence[Step], schema: str) -> None:
 
 def _digest(*texts: str) -> str:
     return hashlib.sha256("".join(texts).encode()).hexdigest()
-
-
-def _explained(error: psycopg.Error) -> Exception:
-    """Return our error for what Postgres said while migrating."""
-    message = " ".join(str(error).split())
-    if isinstance(error, errors.InsufficientPrivilege):
-        return SchemaError(
-            f"{message}: migrate as a login that owns the schema, or may create it in this database"
-        )
-    if isinstance(error, errors.RaiseException):  # our own files say what is wrong
-        return SchemaError(message)
-    return translated(error)

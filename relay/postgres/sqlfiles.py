@@ -12,10 +12,11 @@ restore; the migration lock, which is taken before there is a table, uses ``hash
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from itertools import count
 from pathlib import Path
 from typing import Final, LiteralString, cast
 
@@ -34,8 +35,10 @@ MIGRATION_CLASS: Final = 1919247483
 REPLAY_CLASS: Final = 1919247484
 """A person who replays."""
 
+ADOPT_CLASS: Final = 1919247485
+"""A person who adopts a table; the second integer is that table's oid."""
+
 _HEADER = re.compile(r"\A(--.*\n)+")
-_VARIABLE = re.compile(r""":("schema"|'schema')""")
 
 
 @cache
@@ -72,13 +75,25 @@ def load(name: str, schema: str) -> sql.Composed:
     return compose(_HEADER.sub("", text(name)), schema)
 
 
-def compose(statement: str, schema: str) -> sql.Composed:
-    """Return ``statement`` with the schema's name, given unquoted, in place of the variables."""
-    parts: list[sql.Composable] = []
+def compose(
+    statement: str, schema: str, more: Mapping[str, sql.Composable] | None = None
+) -> sql.Composed:
+    """Return ``statement`` with the schema's name, given unquoted, in place of the variables.
+
+    ``more`` has further variables, named as the statement writes them behind the colon.
+    """
+    values = {'"schema"': sql.Identifier(schema), "'schema'": sql.Literal(schema), **(more or {})}
+    variable = f":({'|'.join(map(re.escape, values))})"
     # Every second piece is the variable's quoted name; the others are the text between.
-    for index, piece in enumerate(_VARIABLE.split(statement)):
-        if index % 2 == 0:
-            parts.append(sql.SQL(cast(LiteralString, piece)))
-        else:
-            parts.append(sql.Identifier(schema) if piece == '"schema"' else sql.Literal(schema))
-    return sql.Composed(parts)
+    return sql.Composed(
+        [
+            values[piece] if index % 2 else sql.SQL(cast(LiteralString, piece))
+            for index, piece in enumerate(re.split(variable, statement))
+        ]
+    )
+
+
+def dollar_quote(tag: str, *contents: str) -> str:
+    """Return a dollar-quote that ends in none of ``contents``, e.g. ``$tag$``."""
+    quotes = (f"${tag}{number or ''}$" for number in count())
+    return next(quote for quote in quotes if not any(quote in each for each in contents))

@@ -12,6 +12,7 @@ LEASE = "tests/postgres/test_lease.py"
 STORE = "tests/postgres/test_store.py"
 VERIFY = "tests/postgres/test_verify.py"
 EMIT = "tests/postgres/test_emit.py"
+BACKFILL = "tests/postgres/test_adopt_backfill.py"
 
 LOSS = (
     Bug(
@@ -104,6 +105,20 @@ LOSS = (
 )
 
 ORDER = (
+    Bug(
+        "what is written during a backfill goes before what was there",
+        "relay/postgres/adoption.py",
+        'await self._locked(self._file("wait") + self._trigger(f"{table.function}_rows"))',
+        'await self._locked(self._file("wait") + self._trigger("outbox"))',
+        (BACKFILL + "::test_rows_come_in_order_before_those_that_are_written_meanwhile",),
+    ),
+    Bug(
+        "a backfill does not wait for who commits late",
+        "relay/postgres/adoption.py",
+        "self._move(min(last, 0), PAGE)",
+        "self._move(last, PAGE)",
+        (BACKFILL + "::test_who_commits_late_is_not_overtaken_by_its_key",),
+    ),
     Bug(
         "a retry overtakes an earlier event of its key",
         "sql/queries/due.sql",

@@ -15,7 +15,7 @@ from psycopg import sql
 from relay import devstack
 from relay.cli.migrate import run_migrate
 from relay.errors import SchemaError, StoreOutage
-from relay.postgres import migrations
+from relay.postgres import migrations, patience
 from relay.postgres.sqlfiles import BELL_CLASS, names
 from tests.postgres.databases import (
     Program,
@@ -253,7 +253,7 @@ async def test_with_nothing_to_do_it_does_not_wait_for_open_transactions(outbox_
 async def test_it_gives_up_behind_a_long_transaction_and_lets_producers_pass(
     outbox_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrations, "PATIENCE", 1.0)
+    monkeypatch.setattr(patience, "PATIENCE", 1.0)
     with psycopg.connect(outbox_dsn) as producer:
         producer.execute("select relay.emit('a.b', '{}')")
         with pytest.raises(StoreOutage, match="stayed locked for 1 s"):

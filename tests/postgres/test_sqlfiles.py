@@ -126,7 +126,9 @@ async def test_what_a_superuser_runs_finds_only_postgres_s_own_names(
     execute(database, "select relay.emit('a.b', '1')")
 
 
-@pytest.mark.parametrize("name", [*RUN_BY_PEOPLE, *names("queries")])
+@pytest.mark.parametrize(
+    "name", [*RUN_BY_PEOPLE, *names("queries"), *names("adopt"), *names("export")]
+)
 def test_every_sql_file_begins_with_what_it_is_for_and_leaves_bodies_to_psql(name: str) -> None:
     content = text(name)
     head = content.partition("\n\n")[0]
