@@ -8,16 +8,14 @@ import helm_python as helm
 import kubernetes_validate
 import pytest
 import yaml
-from kubernetes_validate.utils import all_versions
 from pydantic import ValidationError
 
 from relay.errors import SchemaError, SettingsError
 from relay.settings import Settings
 from tests.deploy import chart
 
-_SINCE = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())["kubeVersion"]
-VERSIONS = [each for each in sorted({*all_versions()}) if each >= _SINCE.strip(">=").split("-")[0]]
-"""Kubernetes' versions, from the first that the chart says it is for to the newest one known."""
+OLDEST = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())["kubeVersion"]
+VERSIONS = [OLDEST.removeprefix(">=").removesuffix("-0"), kubernetes_validate.latest_version()]
 KEYS = {
     "deployment": "Deployment",
     "migrate": "Job",
@@ -205,7 +203,9 @@ def test_every_object_can_be_patched(key: str) -> None:
 
 def test_a_patch_merges_lists_by_name_replaces_others_and_removes() -> None:
     inner = {
-        "nodeSelector": {"disk": "fast"},
+        "nodeSelector": {"disk": "fast", "zone": {"$patch": "delete"}},
+        "tolerations": [{"key": "a", "operator": "Exists"}],
+        "imagePullSecrets": [{"name": "one"}, {"name": "two", "$patch": "delete"}],
         "topologySpreadConstraints": [{"maxSkew": 2}],
         "securityContext": {"runAsUser": {"$patch": "delete"}},
         "volumes": [{"name": "ca", "configMap": {"name": "ca"}}],
@@ -250,6 +250,18 @@ def test_a_patch_merges_lists_by_name_replaces_others_and_removes() -> None:
     assert "runAsUser" not in pod(made)["securityContext"]
     assert [each["name"] for each in pod(made)["volumes"]] == ["secret", "ca"]
     assert pod(made)["nodeSelector"] == {"disk": "fast"}
+    assert pod(made)["tolerations"] == [{"key": "a", "operator": "Exists"}]
+    assert pod(made)["imagePullSecrets"] == [{"name": "one"}]
+    assert "$patch" not in str(made)
+
+
+def test_a_default_is_left_out_by_null() -> None:
+    values = {
+        "env": {"RELAY_STREAM": None},
+        "secret": {"files": {"RELAY_POSTGRES_DSN_FILE": None}},
+    }
+    for kind in ("Deployment", "Job"):
+        assert set(env(chart.objects(values)[kind])) == {"RELAY_HTTP", "RELAY_NATS_URL"}
 
 
 @pytest.mark.parametrize(

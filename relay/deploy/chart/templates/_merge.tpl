@@ -11,12 +11,16 @@
 {{- $into := .into -}}
 {{- range $key, $new := .patch -}}
 {{- $old := index $into $key -}}
-{{- if and (kindIs "map" $new) (eq (index $new "$patch" | toString) "delete") -}}
+{{- if kindIs "map" $new -}}
+{{- if eq (index $new "$patch" | toString) "delete" -}}
 {{- $_ := unset $into $key -}}
-{{- else if and (kindIs "map" $new) (kindIs "map" $old) -}}
-{{- include "relay.merge" (dict "into" $old "patch" $new) -}}
-{{- else if and (kindIs "slice" $new) (kindIs "slice" $old) -}}
-{{- $lists := dict "old" $old "new" $new -}}
+{{- else -}}
+{{- $map := ternary $old dict (kindIs "map" $old) -}}
+{{- include "relay.merge" (dict "into" $map "patch" $new) -}}
+{{- $_ := set $into $key $map -}}
+{{- end -}}
+{{- else if kindIs "slice" $new -}}
+{{- $lists := dict "old" (ternary $old list (kindIs "slice" $old)) "new" $new -}}
 {{- include "relay.mergeLists" $lists -}}
 {{- $_ := set $into $key $lists.merged -}}
 {{- else -}}
@@ -33,18 +37,16 @@ is mountPath of mounts and else name; a list whose items have none is replaced. 
 {{- $keyed := true -}}
 {{- range concat .old .new -}}
 {{- $key := "" -}}
-{{- if kindIs "map" . -}}{{- $key = .mountPath | default .name | default "" -}}{{- end -}}
-{{- if not $key -}}
-{{- $keyed = false -}}
-{{- else if not (hasKey $byKey $key) -}}
+{{- if kindIs "map" . -}}{{- $key = .mountPath | default .name -}}{{- end -}}
+{{- if $key -}}
 {{- $order = append $order $key -}}
-{{- $_ := set $byKey $key . -}}
-{{- else -}}
 {{- include "relay.merge" (dict "into" $byKey "patch" (dict $key .)) -}}
+{{- else -}}
+{{- $keyed = false -}}
 {{- end -}}
 {{- end -}}
 {{- $merged := list -}}
-{{- range $order -}}
+{{- range uniq $order -}}
 {{- if hasKey $byKey . -}}{{- $merged = append $merged (index $byKey .) -}}{{- end -}}
 {{- end -}}
 {{- $_ := set . "merged" (ternary $merged .new $keyed) -}}
