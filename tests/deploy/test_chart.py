@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+import relay
 from relay.errors import SchemaError, SettingsError
 from relay.settings import Settings
 from tests.deploy import chart
@@ -60,6 +61,13 @@ def test_helm_s_linter_finds_nothing() -> None:
     report = helm.lint(str(chart.CHART), strict=True)
     assert report["errors"] == []
     assert [each["error"] for each in report["messages"]] == ["icon is recommended"]
+
+
+def test_the_chart_is_of_this_version() -> None:
+    said = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())
+    assert said["appVersion"] == said["version"] == relay.__version__
+    image = container(chart.objects()["Deployment"])["image"]
+    assert f"-t {image} " in (chart.FOLDER / "Containerfile").read_text()
 
 
 def test_the_manifest_is_what_the_chart_makes() -> None:
@@ -231,21 +239,21 @@ def test_a_patch_merges_lists_by_name_replaces_others_and_removes() -> None:
     before = chart.objects()["Deployment"]
     values = {"patches": {"deployment": {"spec": {"template": {"spec": inner}}}}}
     made = chart.objects(values)["Deployment"]
-    relay, sidecar = pod(made)["containers"]
+    ours, sidecar = pod(made)["containers"]
     assert sidecar == {"name": "sidecar", "image": "sidecar:1"}
-    assert relay["args"] == ["run", "--log-level", "debug"]
-    assert relay["readinessProbe"] == container(before)["readinessProbe"]
-    assert "livenessProbe" not in relay
-    assert relay["resources"] == {
+    assert ours["args"] == ["run", "--log-level", "debug"]
+    assert ours["readinessProbe"] == container(before)["readinessProbe"]
+    assert "livenessProbe" not in ours
+    assert ours["resources"] == {
         "requests": container(before)["resources"]["requests"],
         "limits": {"memory": "1Gi"},
     }
-    assert {each["name"]: each["value"] for each in relay["env"]} == {
+    assert {each["name"]: each["value"] for each in ours["env"]} == {
         **{name: value for name, value in env(before).items() if name != "RELAY_HTTP"},
         "RELAY_STREAM": "OTHER",
         "TZ": "UTC",
     }
-    assert [each["mountPath"] for each in relay["volumeMounts"]] == ["/etc/relay", "/ca", "/also"]
+    assert [each["mountPath"] for each in ours["volumeMounts"]] == ["/etc/relay", "/ca", "/also"]
     assert pod(made)["topologySpreadConstraints"] == [{"maxSkew": 2}]
     assert "runAsUser" not in pod(made)["securityContext"]
     assert [each["name"] for each in pod(made)["volumes"]] == ["secret", "ca"]
