@@ -16,7 +16,7 @@ QUICK := not slow and not older_postgres
 
 .DELETE_ON_ERROR:
 vpath constraints-%.txt tests bench
-.PHONY: help demo test test-all lint bench soak bugs spec constraints clean
+.PHONY: help demo test test-all lint bench soak bugs spec advisories sbom constraints clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,12 @@ lint: $(VENV)/.relay-test ## Check style and types only
 	$(PY) -m ruff format --check $(SOURCES)
 	$(PY) -m mypy
 
+advisories: $(VENV)/.relay-test ## Ask which pinned dependencies have known vulnerabilities
+	$(PY) -m tests.deploy.advisories $(ARGS)
+
+sbom: $(VENV)/.relay-test ## List what the image is made of, with licences: dist/sbom.cdx.json
+	$(PY) -m tests.deploy.supply dist/sbom.cdx.json
+
 clean: ## Remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -78,4 +84,5 @@ constraints: ## Pin every dependency anew, with hashes (needs uv)
 	printf 'hatchling\neditables\nsetuptools\n' | $(COMPILE) $(ARGS) pyproject.toml - --extra test -o tests/constraints-test.txt
 	$(COMPILE) pyproject.toml --extra bench -c tests/constraints-test.txt -o bench/constraints-bench.txt
 	$(COMPILE) pyproject.toml --extra demo -c tests/constraints-test.txt -o tests/constraints-demo.txt
+	$(COMPILE) pyproject.toml --extra prometheus -c tests/constraints-test.txt -o relay/deploy/constraints.txt
 	printf 'hatchling\neditables\nsetuptools\n' | $(COMPILE) - -c tests/constraints-test.txt -o tests/constraints-build.txt

@@ -155,17 +155,6 @@ def test_the_unit_restarts_nothing_that_a_person_has_to_change() -> None:
     assert set(named) <= variables()
 
 
-def test_the_manifest_sets_what_there_is_and_asks_what_is_served() -> None:
-    text = (ROOT / "relay/deploy/kubernetes.yaml").read_text(encoding="utf-8")
-    deployment, _ = yaml.safe_load_all(text)
-    spec = deployment["spec"]["template"]["spec"]
-    (container,) = spec["containers"]
-    assert {each["name"] for each in container["env"]} <= variables()
-    assert spec["enableServiceLinks"] is False
-    assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
-    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
-
-
 def test_the_paths_that_are_served_are_the_documented_ones() -> None:
     rows = re.findall(r"^\| `(/\w*)` \|", read("relay/http"), re.MULTILINE)
     assert rows == ["/", "/livez", "/readyz", "/metrics"]

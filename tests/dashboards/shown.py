@@ -22,8 +22,8 @@ RULES: dict[str, dict[str, Any]] = {rule["alert"]: rule for rule in _GROUP["rule
 OF_PROMETHEUS = {"ALERTS": ("alertname", "alertstate", "job")}
 
 
-def board() -> dict[str, Any]:
-    return json.loads(dashboards.shipped()[dashboards.DASHBOARD])
+def board(name: str = dashboards.DASHBOARD) -> dict[str, Any]:
+    return json.loads(dashboards.shipped()[name])
 
 
 def panels() -> list[dict[str, Any]]:

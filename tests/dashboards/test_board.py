@@ -13,11 +13,14 @@ from tests.dashboards import model, shown
 
 OF_PROMETHEUS = {"step", "titleFormat", "textFormat", "tagKeys", "useValueForTime"}
 """Grafana's model leaves these to the data source's plugin."""
+BOTH = pytest.mark.parametrize("name", [dashboards.DASHBOARD, dashboards.SQL_DASHBOARD])
 
 
-def test_the_file_is_what_the_code_makes() -> None:
-    shipped = dashboards.shipped()[dashboards.DASHBOARD].decode()
-    assert shipped == code.text(), "run python -m relay.dashboards.grafana"
+def test_the_files_are_what_the_code_makes() -> None:
+    made = {dashboards.DASHBOARD: code.board(), dashboards.SQL_DASHBOARD: code.sql_board()}
+    for name, board in made.items():
+        shipped = dashboards.shipped()[name].decode()
+        assert shipped == code.text(board), "run python -m relay.dashboards.grafana"
 
 
 def test_grafana_s_own_model_knows_every_key_and_takes_every_value() -> None:
@@ -42,8 +45,9 @@ def test_the_comparison_with_the_model_finds_typing_errors() -> None:
     }
 
 
-def test_no_panel_lies_on_another_and_none_is_outside() -> None:
-    places = [(panel["id"], panel["gridPos"]) for panel in shown.board()["panels"]]
+@BOTH
+def test_no_panel_lies_on_another_and_none_is_outside(name: str) -> None:
+    places = [(panel["id"], panel["gridPos"]) for panel in shown.board(name)["panels"]]
     assert len({number for number, _ in places}) == len(places)
     for number, place in places:
         assert place["x"] >= 0, number
@@ -58,8 +62,10 @@ def test_no_panel_lies_on_another_and_none_is_outside() -> None:
         assert apart, f"panels {one} and {other} overlap"
 
 
-def test_every_line_of_panels_is_full() -> None:
-    for y, line in itertools.groupby(shown.board()["panels"], lambda panel: panel["gridPos"]["y"]):
+@BOTH
+def test_every_line_of_panels_is_full(name: str) -> None:
+    panels = shown.board(name)["panels"]
+    for y, line in itertools.groupby(panels, lambda panel: panel["gridPos"]["y"]):
         assert sum(panel["gridPos"]["w"] for panel in line) == 24, f"the line at {y} has a gap"
 
 

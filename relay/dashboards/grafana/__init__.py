@@ -1,8 +1,9 @@
-"""The Grafana dashboard, as code: ``python -m relay.dashboards.grafana`` writes its file anew.
+"""The Grafana dashboards, as code: ``python -m relay.dashboards.grafana`` writes their files anew.
 
     promql      expressions, made from the instruments: a name that is not there can't be written
     panels      panels as Grafana's JSON wants them
     now ... jetstream    the rows, one a file, in the order in which a person reads them
+    sqlboard    the second dashboard, which asks Postgres itself
     board       puts them together, with variables and annotations
 
 For a person who was woken up: the first row says whether events arrive, how late, who leads and

@@ -1,4 +1,4 @@
-"""Write the dashboard's file anew, in the source tree, after its code was changed."""
+"""Write the dashboards' files anew, in the source tree, after their code was changed."""
 
 from pathlib import Path
 
@@ -7,4 +7,6 @@ from relay.dashboards.grafana import board
 
 if __name__ == "__main__":
     folder = Path(dashboards.__file__).parent / "files"
-    (folder / dashboards.DASHBOARD).write_text(board.text(), encoding="utf-8")
+    made = {dashboards.DASHBOARD: board.board(), dashboards.SQL_DASHBOARD: board.sql_board()}
+    for name, each in made.items():
+        (folder / name).write_text(board.text(each), encoding="utf-8")

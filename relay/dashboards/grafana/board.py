@@ -1,11 +1,11 @@
-"""The whole dashboard: rows laid out, variables, annotations."""
+"""The dashboards as wholes: rows laid out, variables, annotations."""
 
 import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from relay.dashboards.grafana import delivery, faults, jetstream, now, postgres
-from relay.dashboards.grafana.panels import DATASOURCE, Panel
+from relay.dashboards.grafana import delivery, faults, jetstream, now, postgres, sqlboard
+from relay.dashboards.grafana.panels import DATASOURCE, POSTGRES, Panel
 from relay.otel import instruments as i
 from relay.otel.instruments import series
 
@@ -15,11 +15,43 @@ SCHEMA: Final = 39
 
 
 def board() -> dict[str, Any]:
-    """Return the dashboard as Grafana's JSON model."""
+    """Return the dashboard of the relays' metrics as Grafana's JSON model."""
     rows = (now, delivery, faults, postgres, jetstream)
+    return _board(
+        "relay-outbox",
+        "Relay: Postgres outbox to NATS JetStream",
+        [panel for each in rows for panel in each.panels()],
+        variables=[_source("Prometheus", "prometheus"), *_variables()],
+        annotations=[_terms()],
+    )
+
+
+def sql_board() -> dict[str, Any]:
+    """Return the dashboard of the outbox's own tables."""
+    return _board(
+        "relay-outbox-postgres",
+        "Relay: the outbox, as Postgres sees it",
+        sqlboard.panels(),
+        variables=[_source("Postgres", POSTGRES["type"]), sqlboard.SCHEMA],
+    )
+
+
+def text(made: dict[str, Any]) -> str:
+    """Return a dashboard's file."""
+    return json.dumps(made, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _board(
+    uid: str,
+    title: str,
+    panels: Sequence[Panel],
+    *,
+    variables: list[dict[str, Any]],
+    annotations: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
     return {
-        "uid": "relay-outbox",
-        "title": "Relay: Postgres outbox to NATS JetStream",
+        "uid": uid,
+        "title": title,
         "description": "Are events arriving, how late, who leads, what is broken.",
         "tags": ["relay", "outbox", "nats", "postgres"],
         "schemaVersion": SCHEMA,
@@ -28,16 +60,11 @@ def board() -> dict[str, Any]:
         "refresh": "10s",
         "time": {"from": "now-1h", "to": "now"},
         "timezone": "browser",
-        "templating": {"list": _variables()},
-        "annotations": {"list": [_terms()]},
+        "templating": {"list": variables},
+        "annotations": {"list": list(annotations)},
         "links": [],
-        "panels": laid_out([panel for each in rows for panel in each.panels()]),
+        "panels": laid_out(panels),
     }
-
-
-def text() -> str:
-    """Return the dashboard's file."""
-    return json.dumps(board(), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def laid_out(panels: Sequence[Panel]) -> list[Panel]:
@@ -57,22 +84,25 @@ def laid_out(panels: Sequence[Panel]) -> list[Panel]:
     return placed
 
 
+def _source(label: str, plugin: str) -> dict[str, Any]:
+    return {
+        "type": "datasource",
+        "name": "datasource",
+        "label": label,
+        "query": plugin,
+        "current": {},
+        "hide": 0,
+        "refresh": 1,
+        "regex": "",
+        "options": [],
+        "multi": False,
+        "includeAll": False,
+    }
+
+
 def _variables() -> list[dict[str, Any]]:
     (leader,) = series(i.LEADER)
     return [
-        {
-            "type": "datasource",
-            "name": "datasource",
-            "label": "Prometheus",
-            "query": "prometheus",
-            "current": {},
-            "hide": 0,
-            "refresh": 1,
-            "regex": "",
-            "options": [],
-            "multi": False,
-            "includeAll": False,
-        },
         _labels("job", "Outbox", f"label_values({leader}, job)"),
         {
             **_labels("instance", "Relay", f'label_values({leader}{{job=~"$job"}}, instance)'),

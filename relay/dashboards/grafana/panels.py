@@ -12,6 +12,7 @@ Steps = Sequence[tuple[float | None, str]]
 """Thresholds: from which value on, and the colour; the first from None."""
 
 DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
+POSTGRES: Final = {"type": "grafana-postgresql-datasource", "uid": "${datasource}"}
 
 GOOD, WARN, BAD, PLAIN = "green", "orange", "red", "blue"
 CALM: Final[Steps] = ((None, GOOD),)
@@ -27,12 +28,44 @@ class Query:
     expr: str
     legend: str = ""
 
+    source = DATASOURCE
+
+    def target(self, *, instant: bool) -> dict[str, Any]:
+        """Return it as Prometheus' plugin wants it."""
+        return {
+            "editorMode": "code",
+            "expr": self.expr,
+            "format": "time_series",
+            "instant": instant,
+            "legendFormat": self.legend or "__auto",
+            "range": not instant,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Sql:
+    """One question to Postgres."""
+
+    text: str
+    format: Literal["table", "time_series"] = "table"
+
+    source = POSTGRES
+
+    def target(self, *, instant: bool) -> dict[str, Any]:  # noqa: ARG002 - a row is of now
+        """Return it as Postgres' plugin wants it."""
+        return {
+            "editorMode": "code",
+            "format": self.format,
+            "rawQuery": True,
+            "rawSql": self.text,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
     """What a value says in words."""
 
-    value: int
+    value: int | str
     text: str
     colour: str
 
@@ -40,11 +73,12 @@ class Meaning:
 def stat(
     title: str,
     description: str,
-    *queries: Query,
+    *queries: Query | Sql,
     unit: str = "short",
     steps: Steps = CALM,
     meanings: Sequence[Meaning] = (),
     show: Literal["value", "name", "value_and_name"] = "value",
+    fields: str = "",
     nothing: str = "unknown",
     width: int = 4,
 ) -> Panel:
@@ -58,6 +92,7 @@ def stat(
         steps: thresholds.
         meanings: words for values.
         show: the value, the legend, or both.
+        fields: which columns, as a pattern; numbers unless given.
         nothing: what to show if there is no answer.
         width: of 24 columns.
     """
@@ -66,13 +101,13 @@ def stat(
         "graphMode": "none",
         "justifyMode": "auto",
         "orientation": "auto",
-        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": fields, "values": False},
         "textMode": show,
         "wideLayout": True,
     }
-    panel = _panel("stat", title, description, queries, options, width=width, height=4)
-    for target in panel["targets"]:
-        target |= {"instant": True, "range": False}
+    panel = _panel(
+        "stat", title, description, queries, options, width=width, height=4, instant=True
+    )
     panel["fieldConfig"]["defaults"] |= {
         "unit": unit,
         "noValue": nothing,
@@ -86,7 +121,7 @@ def stat(
 def lines(
     title: str,
     description: str,
-    *queries: Query,
+    *queries: Query | Sql,
     unit: str,
     steps: Steps = (),
     stacked: bool = False,
@@ -173,6 +208,12 @@ def heat(title: str, description: str, query: Query, *, unit: str, width: int = 
     return panel
 
 
+def table(title: str, description: str, query: Sql, *, width: int) -> Panel:
+    """Show rows as they are."""
+    options = {"cellHeight": "sm", "showHeader": True}
+    return _panel("table", title, description, [query], options, width=width, height=8)
+
+
 def row(title: str) -> Panel:
     """Begin a row of panels."""
     return {"type": "row", "title": title, "collapsed": False, "panels": []}
@@ -182,34 +223,29 @@ def _panel(
     kind: str,
     title: str,
     description: str,
-    queries: Sequence[Query],
+    queries: Sequence[Query | Sql],
     options: dict[str, Any],
     *,
     width: int,
     height: int,
+    instant: bool = False,
 ) -> Panel:
     return {
         "type": kind,
         "title": title,
         "description": description,
-        "datasource": DATASOURCE,
+        "datasource": queries[0].source,
         "gridPos": {"w": width, "h": height, "x": 0, "y": 0},
-        "targets": [_target(query, number) for number, query in enumerate(queries)],
+        "targets": [
+            {
+                **query.target(instant=instant),
+                "datasource": query.source,
+                "refId": chr(ord("A") + number),
+            }
+            for number, query in enumerate(queries)
+        ],
         "fieldConfig": {"defaults": {}, "overrides": []},
         "options": options,
-    }
-
-
-def _target(query: Query, number: int) -> dict[str, Any]:
-    return {
-        "datasource": DATASOURCE,
-        "editorMode": "code",
-        "expr": query.expr,
-        "format": "time_series",
-        "instant": False,
-        "legendFormat": query.legend or "__auto",
-        "range": True,
-        "refId": chr(ord("A") + number),
     }
 
 
