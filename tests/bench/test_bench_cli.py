@@ -49,6 +49,7 @@ def run_bench(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_a_scenario_is_measured_and_reported(tmp_path: Path) -> None:
     done = run_bench(tmp_path, "--scenario", "steady", "--json")
     assert done.returncode == 0, done.stderr
@@ -76,6 +77,7 @@ def open_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.slow
 def test_an_interruption_ends_all_that_it_started(tmp_path: Path, open_folder: Path) -> None:
     command = python("bench", "--scenario", "steady", "--out", tmp_path / "out")
     environment = {**os.environ, "TMPDIR": str(open_folder)}
@@ -111,6 +113,7 @@ def test_a_child_that_fails_says_why() -> None:
         child.ready()
 
 
+@pytest.mark.slow
 def test_everybody_is_measured_by_the_same_code(servers: Stack) -> None:
     for peer in (Ours(notify=False), SkipLockedQueue()):
         assert contest.drain(servers, peer, 500) > 100

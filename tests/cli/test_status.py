@@ -150,6 +150,7 @@ def test_nats_is_told_of_without_a_stream_as_well(database, nats_server):
     assert "nats       answers" in told
 
 
+@pytest.mark.slow
 def test_a_status_that_is_checked_exits_with_1_and_the_reasons(database, nats_server):
     migrated(database)
     there = ["--nats-url", nats_server.url]

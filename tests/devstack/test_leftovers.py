@@ -101,6 +101,7 @@ def test_root_runs_postgres_as_nobody_and_opens_no_folder(tmp_path):
     assert modes(Path(sys.prefix), tmp_path) == before
 
 
+@pytest.mark.slow
 @root_only
 def test_root_reaches_programs_in_a_closed_folder_and_is_nobody_all_the_same(tmp_path):
     real = devstack.find_postgres()[0]

@@ -164,6 +164,7 @@ async def test_a_dead_event_can_block_its_key_until_a_person_decides() -> None:
     assert world.outbox.parked.rows == {}
 
 
+@pytest.mark.slow
 async def test_a_stream_that_takes_nothing_holds_up_its_events_alone_and_costs_no_attempt(
     world: World,
 ) -> None:

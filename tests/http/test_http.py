@@ -250,6 +250,7 @@ def test_a_login_that_may_not_decide_is_told_what_it_lacks(
         assert shown.retry({"id": 5}).status == 200
 
 
+@pytest.mark.slow
 def test_no_answer_holds_a_secret_the_configuration_or_a_payload(
     server: devstack.Postgres, dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
@@ -299,6 +300,7 @@ def test_no_answer_holds_a_secret_the_configuration_or_a_payload(
     assert "c4n4ry" not in log.read_text().replace(login, "")
 
 
+@pytest.mark.slow
 def test_who_takes_nothing_and_who_opens_many_connections_does_not_hurt(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:

@@ -116,6 +116,7 @@ def test_postgres_away_and_back_is_told_by_leader_and_standby(
         assert roles == {"leader", "standby"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["at the start", "while it stands by"])
 def test_a_stranger_who_holds_the_lease_is_told_and_ends_with_it(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path, before: str

@@ -57,6 +57,7 @@ def line_with(process: subprocess.Popen[str], wanted: str) -> str:
     raise AssertionError(process.stderr.read() if process.stderr else "")
 
 
+@pytest.mark.slow
 def test_in_a_pipe_it_writes_a_line_a_second_until_it_is_interrupted(
     dsn: str, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:
@@ -76,6 +77,7 @@ def test_in_a_pipe_it_writes_a_line_a_second_until_it_is_interrupted(
         assert process.stderr.read() == ""
 
 
+@pytest.mark.slow
 def test_an_outage_is_shown_and_waited_for(tmp_path: Path) -> None:
     with devstack.postgres(settings={"fsync": "off"}) as server:
         dsn = server.create_database("shop")

@@ -106,6 +106,7 @@ async def test_a_stream_that_does_not_answer_leaves_the_others_their_connection(
         assert await seen.count(name + "A") == 1 + 40
 
 
+@pytest.mark.slow
 async def test_a_stream_that_was_silent_holds_a_call_for_less_than_a_second(
     two_streams, events, name, monkeypatch
 ):

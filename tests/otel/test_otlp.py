@@ -220,6 +220,7 @@ def test_a_collector_that_just_starts_gets_all_spans(
         assert not collector.metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 @pytest.mark.parametrize("silent", [False, True], ids=["dead", "silent"])
 def test_a_dead_collector_stops_neither_the_delivery_nor_the_exit(

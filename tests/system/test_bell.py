@@ -84,6 +84,7 @@ def dawdling(dsn: str, writers: int) -> Iterator[list[str]]:
             thread.join()
 
 
+@pytest.mark.slow
 def test_beside_silent_writers_every_lone_commit_comes_by_the_bell_and_nobody_complains(
     own_postgres: devstack.Postgres, own_nats: devstack.NatsServer, start: Start
 ) -> None:
@@ -125,6 +126,7 @@ def queue_above_half(dsn: str) -> Callable[[], None]:
     return deaf.close
 
 
+@pytest.mark.slow
 def test_where_another_application_fills_the_queue_no_commit_fails_and_the_poll_delivers(
     own_nats: devstack.NatsServer, start: Start
 ) -> None:

@@ -92,6 +92,7 @@ async def stored(own_nats: devstack.NatsServer, count: int) -> list[StreamMessag
     return messages
 
 
+@pytest.mark.slow
 async def test_a_retry_inside_the_duplicate_window_is_stored_before_the_later_ones_of_its_key(
     dsn: str, own_nats: devstack.NatsServer, jetstream: JetStreamContext, tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ async def test_a_dropped_event_lets_its_key_go_on_at_once_and_never_arrives(
     assert (await jetstream.stream_info(STREAM)).state.last_seq == 2
 
 
+@pytest.mark.slow
 async def test_a_dead_event_that_blocks_nobody_comes_late_when_it_is_retried(
     dsn: str, own_nats: devstack.NatsServer, jetstream: JetStreamContext, tmp_path: Path
 ) -> None:

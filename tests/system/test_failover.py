@@ -271,6 +271,7 @@ async def test_a_primary_whose_settings_say_read_only_is_read_and_settled_all_th
         assert relay.terminate() == 0
 
 
+@pytest.mark.slow
 async def test_a_primary_behind_two_hosts_that_answer_nothing_is_found(
     own_postgres: devstack.Postgres, own_nats: devstack.NatsServer, tmp_path: Path
 ) -> None:

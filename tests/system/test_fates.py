@@ -22,6 +22,7 @@ def subjects(url: str, stream: str) -> list[str]:
     return [message.subject for message in streams.read(url, stream)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["share row exclusive", "access exclusive"])
 def test_while_the_parked_are_locked_nothing_passes_a_refused_event_of_its_key(
     one_dsn: str, own_nats: devstack.NatsServer, start: Start, mode: str
@@ -67,6 +68,7 @@ def test_a_full_stream_holds_up_none_that_was_not_met_yet(
     assert relay.terminate() == 0
 
 
+@pytest.mark.slow
 def test_what_was_captured_once_is_held_over_a_restart_without_its_stream(
     one_dsn: str, own_nats: devstack.NatsServer, start: Start
 ) -> None:

@@ -121,6 +121,7 @@ async def test_a_frozen_nats_server_is_noticed_within_six_seconds(between: Betwe
     assert found.is_clean, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["postgres", "nats"])
 @pytest.mark.parametrize("way", ["to server", "to client"])
 async def test_what_is_lost_on_one_way_is_neither_lost_nor_stored_twice(
@@ -204,6 +205,7 @@ async def test_a_killed_listener_listens_again_within_a_second(between: Between)
     assert max(took) <= LISTENS_AGAIN_MOST, took
 
 
+@pytest.mark.slow
 async def test_a_relay_whose_sessions_are_all_killed_goes_on(between: Between) -> None:
     with Load(between.dsn) as load, connected(between.dsn) as look:
         for _ in range(3):

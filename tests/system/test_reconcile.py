@@ -148,6 +148,7 @@ def test_events_that_left_the_parked_and_are_lost_come_again(
     assert relay.terminate() == 0
 
 
+@pytest.mark.slow
 def test_events_past_their_retention_are_named_as_lost(
     one_dsn: str, own_nats: devstack.NatsServer, start: Start, tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_events_past_their_retention_are_named_as_lost(
     assert relay.terminate() == 0
 
 
+@pytest.mark.slow
 def test_report_only_says_so_and_a_person_has_it_published_again(
     one_dsn: str, own_nats: devstack.NatsServer, start: Start, tmp_path: Path
 ) -> None:

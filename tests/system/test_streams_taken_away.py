@@ -150,6 +150,7 @@ def report(seconds: float) -> None:
     assert seconds < UNANSWERED + RECOVERED
 
 
+@pytest.mark.slow
 def test_what_commits_while_the_stream_is_missing_comes_into_the_one_that_is_made_next(
     dsn: str, owner: Owner, start: Any
 ) -> None:

@@ -50,6 +50,7 @@ def order(url: str) -> list[str]:
     return [message.event_id for message in streams.read(url, STREAM)]
 
 
+@pytest.mark.slow
 def test_a_leader_that_stands_still_is_replaced_and_sends_nothing_on_waking(
     outbox_dsn: str, own_nats: devstack.NatsServer, start: Start
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_leader_that_stands_still_is_replaced_and_sends_nothing_on_waking(
     assert [one.terminate(), other.terminate()] == [0, 0]
 
 
+@pytest.mark.slow
 def test_one_frozen_before_it_sends_says_nothing_after_a_takeover_and_the_duplicate_window(
     one_dsn: str, own_nats: devstack.NatsServer, start: Start
 ) -> None:
@@ -130,6 +132,7 @@ def host() -> Iterator[Host]:
         yield made
 
 
+@pytest.mark.slow
 def test_a_leader_whose_host_vanishes_is_replaced_and_leaves_no_bell_behind(
     postgres_server: devstack.Postgres,
     own_nats: devstack.NatsServer,
@@ -222,6 +225,7 @@ def silent_hosts(count: int) -> Iterator[SilentHosts]:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("hosts", [1, 6])
 def test_a_stop_while_connecting_to_hosts_that_are_silent_takes_no_more_than_ten_seconds(
