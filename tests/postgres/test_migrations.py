@@ -219,7 +219,7 @@ async def test_two_outboxes_of_one_database_do_not_meet(database: str) -> None:
 async def test_changed_functions_are_replaced_and_the_bell_stays_off(outbox_dsn: str) -> None:
     await migrations.migrate(outbox_dsn, "relay", notify=False)
     execute(outbox_dsn, "update relay.migration set checksum = 'older' where version = 0")
-    execute(outbox_dsn, "drop function relay.emit(text, text, text, jsonb, text)")
+    execute(outbox_dsn, "drop function relay.emit(text, text, text, jsonb, text, interval)")
 
     async with await psycopg.AsyncConnection.connect(outbox_dsn, autocommit=True) as connection:
         await migrations.verify(connection, "relay")  # an older relay works with newer functions
