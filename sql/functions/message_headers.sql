@@ -5,8 +5,9 @@
 --          removes the message; with replay Relay-Replay
 -- locks    nothing
 --
--- Whether the stream honours Nats-TTL is for the relay to know. One expression, so that it is
--- inlined into the query that asks.
+-- Whether the stream keeps it is for the relay to know. A ttl that passed the outbox's rules by a
+-- hole is written as it is, for the server to refuse (R-FATE). One expression, so that it is inlined
+-- into the query that asks.
 set search_path = pg_catalog, pg_temp;
 
 create or replace function :"schema".message_headers(
@@ -18,7 +19,7 @@ language sql stable parallel safe
 return case
   when ttl is null and replay is null then headers
   else coalesce(headers, '{}') || jsonb_strip_nulls(jsonb_build_object(
-         'Nats-TTL', extract(epoch from ttl)::bigint::text, 'Relay-Replay', replay::text))
+         'Nats-TTL', trim_scale(extract(epoch from ttl))::text, 'Relay-Replay', replay::text))
 end;
 
 grant execute on function :"schema".message_headers(jsonb, interval, bigint) to public;

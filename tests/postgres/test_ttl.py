@@ -90,6 +90,19 @@ async def test_so_has_what_was_parked_or_is_replayed_and_a_person_sees_it(
     assert headers_of(again) == [{**(headers or {}), "Relay-Replay": "1"} for headers in HEADERS]
 
 
+@pytest.mark.parametrize(("ttl", "header"), [("infinity", "Infinity"), ("1.5 s", "1.5")])
+async def test_one_that_passed_the_door_is_its_own_event_s_fate(
+    store: PostgresStore, producer: psycopg.Connection, ttl: str, header: str
+) -> None:
+    """The server refuses such a header. R-FATE"""
+    if ttl == "infinity" and producer.info.server_version < 170_000:
+        pytest.skip("intervals are finite before Postgres 17")
+    producer.execute("alter table relay.outbox drop constraint outbox_publishable")
+    producer.execute("update relay.outbox set ttl = %s where id = 1", (ttl,))
+    page = await store.read(100)
+    assert headers_of(list(page.events)) == [{"Nats-TTL": header}, *HEADERS[1:]]
+
+
 def test_the_headers_are_inlined_into_the_query_that_asks(producer: psycopg.Connection) -> None:
     plan = producer.execute(
         "explain (verbose) select relay.message_headers(o.headers, o.ttl)::text from relay.outbox o"
