@@ -342,9 +342,9 @@ def _explained(error: psycopg.Error) -> Exception:
     """Return our error for what Postgres said while migrating."""
     message = " ".join(str(error).split())
     if isinstance(error, errors.InsufficientPrivilege):
-        return SchemaError(
-            f"{message}: migrate as a login that owns the schema, or may create it in this database"
-        )
+        return SchemaError(f"{message}: migrate as a login that owns the schema, or may create it")
     if isinstance(error, errors.RaiseException):  # our own files say what is wrong
         return SchemaError(message)
+    if isinstance(error, errors.DependentObjectsStillExist):
+        return SchemaError(f"{error.diag.message_detail}: drop it, migrate, and make it again")
     return translated(error)

@@ -26,7 +26,8 @@ alter table :"schema".outbox
   ) not valid;
 
 -- All of these have one more parameter now; a call without it means the same as before.
--- In a new schema there are none, which is nothing to tell a person.
+-- In a new schema there are none, which is nothing to tell a person. What of yours depends on one
+-- (a function with a body of SQL, `begin atomic`) is named by the error: drop it, and make it again.
 set client_min_messages = warning;
 drop function if exists :"schema".publishable(
   oid, timestamptz, text, text, text, json, bytea, jsonb
