@@ -165,7 +165,7 @@ async def test_a_view_that_others_stand_on_is_not_dropped(
 ) -> None:
     execute(outbox_dsn, "create view public.mine as select id from relay.pending")
     later_release()
-    with pytest.raises(SchemaError, match="public.mine depends on view relay.pending"):
+    with pytest.raises(SchemaError, match=r"public.mine depends on view relay.pending"):
         await migrations.migrate(outbox_dsn, "relay")
     execute(outbox_dsn, "select * from public.mine")
 
