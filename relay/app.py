@@ -153,6 +153,9 @@ def bus_options(settings: Settings) -> "BusOptions":
         stream_create=settings.stream_create,
         js_domain=settings.nats_js_domain,
         message_id_prefix=settings.message_id_prefix,
+        cloudevents_source=settings.cloudevents_source,
+        cloudevents_type=settings.cloudevents_type,
+        cloudevents_subject=settings.cloudevents_subject,
         reconcile=settings.repair != "off",
     )
 

@@ -28,13 +28,13 @@ declare
   relay    constant text := s || '_relay';
   operator constant text := s || '_operator';
   monitor  constant text := s || '_monitor';
-  columns  constant text := 'idempotency_key, subject, key, payload, payload_bytes, headers';
+  columns  constant text := 'idempotency_key, subject, key, payload, payload_bytes, headers, ttl';
   tables   constant text[] := array['outbox', 'cursor', 'settled', 'report', 'stream', 'parked',
                                     'checkpoint', 'repair', 'unparked', 'decision', 'migration',
                                     'replay', 'fence', 'pending', 'status'];
-  routines constant text[] := array['publishable', 'message_id', 'notify', 'refuse_truncate', 'emit',
-                                    'emit_bytes', 'retry_dead', 'drop_dead', 'begin_replay',
-                                    'mark_replay'];
+  routines constant text[] := array['publishable', 'message_id', 'message_headers', 'notify',
+                                    'refuse_truncate', 'emit', 'emit_bytes', 'retry_dead',
+                                    'drop_dead', 'begin_replay', 'mark_replay'];
   home     constant oid := (select n.oid from pg_namespace as n where n.nspname = s);
   name     text;
   thing    record;

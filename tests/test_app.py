@@ -85,6 +85,9 @@ def test_every_setting_of_nats_reaches_its_adapter(tmp_path: Path) -> None:
         stream_create=True,
         nats_js_domain="hub",
         message_id_prefix="shop:",
+        cloudevents_source="/shop",
+        cloudevents_type="shop.{subject}",
+        cloudevents_subject="order/{key}",
         repair="off",
     )
     assert bus_options(settings) == BusOptions(
@@ -100,6 +103,9 @@ def test_every_setting_of_nats_reaches_its_adapter(tmp_path: Path) -> None:
         stream_create=True,
         js_domain="hub",
         message_id_prefix="shop:",
+        cloudevents_source="/shop",
+        cloudevents_type="shop.{subject}",
+        cloudevents_subject="order/{key}",
         reconcile=False,
     )
     creds = tmp_path / "creds"
@@ -114,6 +120,10 @@ def test_every_setting_of_nats_reaches_its_adapter(tmp_path: Path) -> None:
         | {
             *("js_domain", "message_id_prefix", "reconcile"),
         }
-        | {name for name in BusOptions.__slots__ if name.startswith(("tls_", "stream"))}
+        | {
+            name
+            for name in BusOptions.__slots__
+            if name.startswith(("tls_", "stream", "cloudevents_"))
+        }
     )
     assert {field.name for field in dataclasses.fields(BusOptions)} == tuned | set_above

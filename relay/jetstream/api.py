@@ -103,7 +103,7 @@ class StreamInfo:
 _CONFIG: Final[dict[str, type]] = {
     **dict.fromkeys(("storage", "retention", "discard", "persist_mode"), str),
     **dict.fromkeys(("no_ack", "sealed", "allow_batched"), bool),
-    **dict.fromkeys(("allow_direct", "allow_msg_counter"), bool),
+    **dict.fromkeys(("allow_direct", "allow_msg_counter", "allow_msg_ttl"), bool),
     **dict.fromkeys(("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject"), int),
     **dict.fromkeys(("max_msg_size", "num_replicas", "duplicate_window"), int),
     **dict.fromkeys(("mirror", "metadata"), dict),

@@ -29,6 +29,7 @@ from operator import itemgetter, methodcaller
 
 import anyio
 
+from relay.core.cloudevents import binary_mode
 from relay.core.event import Event
 from relay.core.order import WAITS, KeyFence, put_behind
 from relay.core.outcome import Outcome, Stored
@@ -70,6 +71,9 @@ class JetStreamBus:
         """
         self._options = options
         self._own_ids = options.own_ids
+        self._as_cloudevent = options.cloudevents_source and binary_mode(
+            options.cloudevents_source, options.cloudevents_type, options.cloudevents_subject
+        )
         self._servers = Servers(options)
         self._open: Session | None = None
         self._streams = Streams()
@@ -172,6 +176,8 @@ class JetStreamBus:
         """
         if not events:
             return []
+        if self._as_cloudevent:
+            events = list(map(self._as_cloudevent, events))
         session = await self._connected()
         subjects = dict.fromkeys([event.subject for event in events])
         routes = await session.routing.routes_of(subjects, closed)

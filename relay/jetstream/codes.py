@@ -106,11 +106,21 @@ CODES: Final[Mapping[int, Code]] = {
         "the headers are larger than 65,535 bytes",
         "drop the event, and have its producer write smaller headers",
     ),
-    # What only Nats-* headers of the event's own can ask for: expectations, roll-up, TTL,
-    # schedules, Nats-Stream-Source.
-    **dict.fromkeys((10060, 10070, 10071, 10164, 10193, 10111, 10165, 10166), _OWN_HEADERS),
+    # What only Nats-* headers of the event's own can ask for: expectations, roll-up, schedules,
+    # Nats-Stream-Source.
+    **dict.fromkeys((10060, 10070, 10071, 10164, 10193, 10111), _OWN_HEADERS),
     **dict.fromkeys((10188, 10189, 10190, 10191, 10192, 10203), _OWN_HEADERS),
     **dict.fromkeys((10212, 10223, 10227), _OWN_HEADERS),
+    10165: Code(
+        Kind.THIS_EVENT,
+        "the event's ttl is none that the server takes",
+        "drop the event, and have its producer write it again with a ttl of whole seconds",
+    ),
+    10166: Code(
+        Kind.THIS_EVENT,
+        "the event has a ttl, and the stream removes no messages by a ttl of their own",
+        "set allow_msg_ttl on the stream and retry the event, or drop it",
+    ),
     10158: Code(Kind.NOT_NOW, "a copy of the event is just being stored", _WAIT),
     10163: Code(Kind.NOT_NOW, "an expectation can't be checked yet", _WAIT),
     STREAM_FULL: Code(  # but see ``FULL_SUBJECT``

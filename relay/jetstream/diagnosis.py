@@ -188,20 +188,20 @@ class Diagnosis:
         was_held = stream.held is not None
         if stored or result.stream_error is None:
             stream.held = None
-        limit = stream.max_bytes
-        stream.doubted = 0 < limit <= self._connection.wire.max_payload and any(
-            map(_is_over_our_limit, result.outcomes)
-        )
+        limit, no_ttl = stream.max_bytes, stream.no_ttl if stream.info is not None else ""
+        has_limit = 0 < limit <= self._connection.wire.max_payload
+        stream.doubted = bool(has_limit or no_ttl) and any(map(_is_refused_here, result.outcomes))
         if result.changed or stream.doubted or (was_held and stored):
             await self._routing.refresh(stream)
-        if stream.doubted and (limit < stream.max_bytes or not stream.max_bytes):
-            # A person raised it: what was true a minute ago must not make an event a dead one.
-            raised = Unknown(f"{out(stream.name)}: its limit of {limit} bytes was raised meanwhile")
+        is_raised = has_limit and (limit < stream.max_bytes or not stream.max_bytes)
+        if stream.doubted and (is_raised or (no_ttl and not stream.no_ttl)):
+            # A person changed it: what was true a minute ago must not make an event a dead one.
+            raised = Unknown(f"{out(stream.name)}: its configuration was changed meanwhile")
             result.outcomes[:] = [
-                raised if _is_over_our_limit(each) else each for each in result.outcomes
+                raised if _is_refused_here(each) else each for each in result.outcomes
             ]
 
 
-def _is_over_our_limit(outcome: Outcome | None) -> bool:
-    """Whether an event was refused for its size before the wire: the server gives a code."""
+def _is_refused_here(outcome: Outcome | None) -> bool:
+    """Whether an event was refused for size or ttl before the wire: the server gives a code."""
     return isinstance(outcome, Refused) and not outcome.code and outcome.fault is Fault.EVENT

@@ -145,7 +145,7 @@ class Batch:
         if self.found:
             return self._commit_apart()
         events, sent, until = self._events, self.sent, self._bytes + CHUNK_BYTES
-        max_bytes, end, most = self._max_bytes, self._end, self._most
+        max_bytes, no_ttl, end, most = self._max_bytes, self._stream.no_ttl, self._end, self._most
         inbox, number, fenced = self._inbox, len(sent), bool(self._fence)
         chunk = CHUNK_EVENTS if number else FIRST_CHUNK_EVENTS
         parts: list[bytes] = []
@@ -154,7 +154,7 @@ class Batch:
             if fenced and not self._fence.passes(event.key):
                 continue
             op = _COMMIT if place == end or number + 1 == most else 1 if number else 0
-            frame = frame_of(event, f"{inbox}{number + 1}.{op}.$FI", max_bytes)
+            frame = frame_of(event, f"{inbox}{number + 1}.{op}.$FI", max_bytes, no_ttl)
             if isinstance(frame, Refused):
                 self.unfit[place] = frame
                 self._fence.close(event.key)

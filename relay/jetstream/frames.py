@@ -2,7 +2,8 @@
 
 Nothing from an event may end a header line or a frame early, so CR, LF and NUL are refused, never
 escaped, and header names are held to their own characters. Names beginning with ``Nats-`` would
-steer the server (purge, expire, withhold) and are refused as well. The outbox refuses all of that,
+steer the server (purge, withhold) and are refused as well, but ``Nats-TTL``, which an event's
+``ttl`` becomes where the stream keeps it. The outbox refuses what producers may not write,
 too; here it costs 0.3 µs an event and protects the server from a hole there.
 
 Sizes are checked before the wire, for a violation makes the server close the connection.
@@ -33,6 +34,8 @@ FIRST_CHUNK_EVENTS = 25
 
 The first chunk of a page is small: the server has nothing to do until it comes."""
 
+TTL = "Nats-TTL"
+
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 _UTC_OF_DRIVERS = ZoneInfo("UTC")  # one object in all of the process, and psycopg's choice
@@ -55,10 +58,11 @@ def instant(moment: datetime) -> str:
 _FIXED = len("NATS/1.0\r\nNats-Msg-Id: \r\nRelay-Event-Id: \r\nRelay-Created-At: \r\n\r\n")
 
 
-def frame_of(event: Event, reply: str, max_bytes: int) -> bytes | Refused:
+def frame_of(event: Event, reply: str, max_bytes: int, no_ttl: str = "") -> bytes | Refused:
     """Make the whole frame of ``event``, or say why it can't be sent.
 
-    ``max_bytes`` bounds headers and payload together. The subject is trusted: routing checked it.
+    ``max_bytes`` bounds headers and payload together. ``no_ttl`` says why an event with a ttl can't
+    be sent, if so. The subject is trusted: routing checked it.
     """
     _, event_id, message_id, subject, key, created_at, own, payload = event
     at = instant(created_at)
@@ -68,7 +72,7 @@ def frame_of(event: Event, reply: str, max_bytes: int) -> bytes | Refused:
         more = f"Relay-Key: {key}\r\n"
         ids += key
     if own:
-        fault = _fault_in(own)
+        fault = _fault_in(own, no_ttl)
         if fault is not None:
             return Refused(fault)
         more += "".join([f"{name}: {value}\r\n" for name, value in own.items()])
@@ -105,13 +109,16 @@ def _measured(frame: str, payload: bytes, max_bytes: int) -> bytes | Refused:
     return first + headers + payload + b"\r\n"
 
 
-def _fault_in(headers: Mapping[str, str]) -> str | None:
+def _fault_in(headers: Mapping[str, str], no_ttl: str) -> str | None:
     for name, value in headers.items():
         if not isinstance(value, str):
             return f"header {name!r}: the value is not a string"
         if _NAME.fullmatch(name) is None:
             return f"header {name!r}: the name has a character that NATS forbids"
-        if name[:5].lower() == "nats-":
+        if name == TTL:
+            if no_ttl:
+                return no_ttl
+        elif name[:5].lower() == "nats-":
             return f"header {name!r}: names beginning with Nats- are the server's own"
     return None
 
@@ -122,7 +129,8 @@ def _oversize(headers: int, payload: int, max_bytes: int) -> Refused:
             f"the headers take {headers} bytes, the server's limit is {MAX_HEADER_BYTES}"
         )
     return Refused(
-        f"headers and payload take {headers} + {payload} bytes, the limit is {max_bytes}"
+        f"headers and payload take {headers} + {payload} bytes, the limit is {max_bytes}, the least"
+        " of the server's max_payload and the stream's max_msg_size and max_bytes"
     )
 
 

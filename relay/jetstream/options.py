@@ -21,6 +21,8 @@ class BusOptions:
             streams, nothing is published but below these.
         stream_create: make the stream if it is missing. An existing one is never altered.
         js_domain: the JetStream domain to talk to, or the prefix of its API.
+        cloudevents_source, cloudevents_type, cloudevents_subject: a URI reference and templates of
+            ``core.cloudevents``; without a source messages are no CloudEvents.
         ack_timeout: s without any answer after which what is in flight is Unknown.
         connect_timeout: s for one server to accept us, TLS and log-in included.
         ping_interval: s between keep-alives. A frozen peer is given up within three: 4.5 s.
@@ -43,6 +45,9 @@ class BusOptions:
     stream_create: bool = False
     js_domain: str | None = None
     message_id_prefix: str = ""
+    cloudevents_source: str | None = None
+    cloudevents_type: str = "{subject}"
+    cloudevents_subject: str = "{key}"
     ack_timeout: float = 4.0
     connect_timeout: float = 5.0
     ping_interval: float = 1.5

@@ -32,7 +32,7 @@ from relay.jetstream.codes import STREAM_NOT_FOUND
 from relay.jetstream.connection import Connection
 from relay.jetstream.frames import line_fault
 from relay.jetstream.options import BusOptions
-from relay.jetstream.streams import Filters, Stream, Streams
+from relay.jetstream.streams import TTL_UNSEEN, Filters, Stream, Streams
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,8 @@ class Routing:
         self._api = api
         self._inbox = connection.inbox
         self.can_batch = account is not None and account.can_batch
+        # From API level 1 on the server itself refuses a ttl that the stream does not keep.
+        self._no_ttl = "" if account is not None and account.level else TTL_UNSEEN
         self._domain = None if account is None else account.domain
         self.streams = streams
         self._options = options
@@ -193,7 +195,7 @@ class Routing:
                 "$JS.API.STREAM.LIST and $JS.API.STREAM.INFO.*"
             )
         stream = self.streams.get(self._options.stream or HIDDEN, self._domain)
-        stream.subjects = self._options.stream_subjects
+        stream.subjects, stream.no_ttl = self._options.stream_subjects, TTL_UNSEEN
         self._take([stream])
 
     def _take(self, present: Collection[Stream]) -> None:
@@ -282,7 +284,10 @@ class Routing:
 
     def _lost(self, name: str, subject: str) -> Stream | Held:
         if name in self._away or self._list_outage is not None:
-            return self.streams.get(name, self._domain)
+            stream = self.streams.get(name, self._domain)
+            if stream.info is None:
+                stream.no_ttl = self._no_ttl
+            return stream
         if name in self._present:
             remedy = "add it to its subjects again"
             return Held(lost(name), f"{out(name)} does not capture {subject} any more: {remedy}")

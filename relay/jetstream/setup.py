@@ -159,6 +159,7 @@ def _new_stream(options: BusOptions, account: Account) -> Json:
         "allow_direct": True,
         "metadata": MADE_BY_RELAY,
         **({"allow_batched": True} if account.can_batch else {}),
+        **({"allow_msg_ttl": True} if account.level else {}),
     }
 
 

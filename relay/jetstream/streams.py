@@ -27,6 +27,15 @@ log = logging.getLogger(__name__)
 
 SEQ_UNKNOWN = -(1 << 62)
 
+NO_TTL = (
+    "stream {} does not remove messages by a ttl of their own, and the event has one: set"
+    " allow_msg_ttl on the stream (nats-server 2.11 and later)"
+)
+TTL_UNSEEN = (
+    "the event has a ttl, and whether its stream keeps it (allow_msg_ttl, nats-server 2.11 and"
+    " later) can't be seen: allow $JS.API.INFO, $JS.API.STREAM.LIST and $JS.API.STREAM.INFO.*"
+)
+
 _LARGEST_SEQ = (1 << 63) - 1
 """What Postgres keeps."""
 
@@ -51,6 +60,7 @@ class Stream:
     direct: bool = True  # its messages can be read by direct get
     readable: bool = True  # the permissions let us read its messages
     no_ack: bool = False  # it never says what it stored
+    no_ttl: str = ""  # why it can't take an event with a ttl; empty if it can, or is not described
     duplicate_window: float | None = None  # s; None if that is not known
     last_seq: int = SEQ_UNKNOWN  # the highest stream sequence in any answer
     met: bool = False  # an event went to it
@@ -58,7 +68,7 @@ class Stream:
     found: dict[str, Held] = field(default_factory=dict)  # the same for single subjects
     silent: bool = False  # the last try ended without all answers in time
     late: bool = False  # an answer to such a try came afterwards; no patient try has followed yet
-    doubted: bool = False  # an event was refused by its limit, which a person may raise any time
+    doubted: bool = False  # an event was refused by its configuration, which a person may change
     suspect: bool = False  # its last batch was not answered to the end: ask about each message
     weak: list[Weakness] = field(default_factory=list)  # what it puts at risk
     # For ``reconcile``: how far it was when that was taken down last, and has come since.
@@ -223,6 +233,7 @@ class Streams:
         stream.direct = config.get("allow_direct", False)
         stream.readable = True
         stream.no_ack = config.get("no_ack", False)
+        stream.no_ttl = "" if config.get("allow_msg_ttl") else NO_TTL.format(info.name)
         stream.duplicate_window = config.get("duplicate_window", 0) / 1e9
         stream.last_seq = max(stream.last_seq, info.state["last_seq"])
         stream.weak = weaknesses(

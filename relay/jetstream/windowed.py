@@ -134,7 +134,7 @@ class _Window:
     def frames(self, window: int) -> bytes:
         """Take what may be sent now, at most a chunk, as bytes; b"" if the window is full."""
         ready, events, inbox, stop = self._chains.ready, self._events, self.inbox, self._stop
-        max_bytes, in_flight = self._max_bytes, self._in_flight
+        max_bytes, no_ttl, in_flight = self._max_bytes, self._stream.no_ttl, self._in_flight
         parts = self._duplicates.questions(inbox) if self._duplicates.undecided else []
         questions = len(parts)
         room, size = min(CHUNK_EVENTS, window - len(in_flight)), 0
@@ -144,7 +144,7 @@ class _Window:
             if stop and event.subject in stop:
                 self._end(place, stop[event.subject])
                 continue
-            frame = frame_of(event, f"{inbox}{place}", max_bytes)
+            frame = frame_of(event, f"{inbox}{place}", max_bytes, no_ttl)
             if isinstance(frame, Refused):
                 self._end(place, frame)
                 continue

@@ -66,4 +66,7 @@ def explained(who: str) -> Iterator[None]:
             raise SchemaError(f"{message}: {who}") from error
         if isinstance(error, errors.RaiseException):  # our own files say what is wrong
             raise SchemaError(message) from error
+        if isinstance(error, errors.DependentObjectsStillExist):
+            what = f"{error.diag.message_detail}: drop it, migrate, and make it again"
+            raise SchemaError(what) from error
         raise translated(error) from error

@@ -6,6 +6,7 @@ connects with ``statement_cache_size=0``, as for its own statements.
 """
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ async def emit(
     key: str | None = None,
     headers: Mapping[str, str] | None = None,
     idempotency_key: str | None = None,
+    ttl: timedelta | None = None,
     schema: str = "relay",
 ) -> UUID:
     """Write one event in the connection's transaction; return its id. See ``Event``.
@@ -37,7 +39,7 @@ async def emit(
         SchemaError: there is no outbox, or this login may not write to it.
         TypeError, ValueError: something given can't be written at all; nothing was sent.
     """
-    name, values = core.one(Event(subject, payload, key, headers, idempotency_key))
+    name, values = core.one(Event(subject, payload, key, headers, idempotency_key, ttl))
     _refuse_autocommit(connection)
     with core.explained(schema):
         statement = core.statement(name, schema, core.NUMBERED)

@@ -21,7 +21,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, time
+from datetime import date, time, timedelta
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
@@ -72,6 +72,7 @@ class Event:
         key: events of one key keep their order; None asks for none.
         headers: further headers of the message. ``traceparent`` and its like come by themselves.
         idempotency_key: the message id; a second event with it is not written.
+        ttl: how long the stream keeps the message, in whole seconds; None as long as any other.
     """
 
     subject: str
@@ -79,6 +80,7 @@ class Event:
     key: str | None = None
     headers: Mapping[str, str] | None = None
     idempotency_key: str | None = None
+    ttl: timedelta | None = None
 
 
 def one(event: Event) -> tuple[str, tuple[str | bytes | None, ...]]:
@@ -102,13 +104,15 @@ def many(events: Iterable[Event]) -> tuple[str, tuple[str] | tuple[()]]:
     """
     name, of_span, rows = "emit_many", _of_span(), []
     for event in events:
-        subject, text, content, key, headers, idempotency_key = _values(event, of_span)
+        subject, text, content, key, headers, idempotency_key, ttl = _values(event, of_span)
         row = {"subject": subject, "payload": text, "key": key, "headers": headers}
         if content is not None:
             row["payload_bytes"] = content.hex()
         if idempotency_key is not None:
             row["idempotency_key"] = idempotency_key
             name = "emit_many_once"
+        if ttl is not None:
+            row["ttl"] = ttl
         rows.append(row)
     return name, (_encode(rows),) if rows else ()
 
@@ -176,17 +180,20 @@ def event_id(value: Any) -> UUID:
 
 def _values(
     event: Event, of_span: Mapping[str, str]
-) -> tuple[str, str | None, bytes | None, str | None, str | None, str | None]:
-    """Return subject, JSON text or bytes, key, headers as JSON text, and idempotency key."""
-    subject, key, idempotency_key = event.subject, event.key, event.idempotency_key
+) -> tuple[str, str | None, bytes | None, str | None, str | None, str | None, str | None]:
+    """Return subject, JSON text or bytes, key, headers as JSON text, idempotency key, and ttl."""
+    subject, key, idempotency_key, ttl = event.subject, event.key, event.idempotency_key, event.ttl
     if not (
         isinstance(subject, str)
         and (key is None or isinstance(key, str))
         and (idempotency_key is None or isinstance(idempotency_key, str))
     ):
         raise _no_text(event)
+    if ttl is not None and not isinstance(ttl, timedelta):
+        raise TypeError(f"ttl is {ttl!r:.80}, a {type(ttl).__name__}: write timedelta(seconds=…)")
+    lasts = None if ttl is None else f"{ttl.total_seconds():f} s"
     text, content = _content(event.payload)
-    return subject, text, content, key, _headers(event.headers, of_span), idempotency_key
+    return subject, text, content, key, _headers(event.headers, of_span), idempotency_key, lasts
 
 
 def _content(payload: object) -> tuple[str | None, bytes | None]:

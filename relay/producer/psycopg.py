@@ -5,6 +5,7 @@ prepared statements stay as they are set.
 """
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +28,7 @@ def emit(
     key: str | None = None,
     headers: Mapping[str, str] | None = None,
     idempotency_key: str | None = None,
+    ttl: timedelta | None = None,
     schema: str = "relay",
 ) -> UUID:
     """Write one event in the connection's transaction; return its id. See ``Event``.
@@ -40,7 +42,7 @@ def emit(
         SchemaError: there is no outbox, or this login may not write to it.
         TypeError, ValueError: something given can't be written at all; nothing was sent.
     """
-    name, values = core.one(Event(subject, payload, key, headers, idempotency_key))
+    name, values = core.one(Event(subject, payload, key, headers, idempotency_key, ttl))
     with core.explained(schema), _cursor(connection) as cursor:
         cursor.execute(_statement(name, schema, cursor), values)
         (found,) = cursor.fetchone() or ()
@@ -73,10 +75,11 @@ async def aemit(
     key: str | None = None,
     headers: Mapping[str, str] | None = None,
     idempotency_key: str | None = None,
+    ttl: timedelta | None = None,
     schema: str = "relay",
 ) -> UUID:
     """Do what ``emit`` does, by an ``AsyncConnection``."""
-    name, values = core.one(Event(subject, payload, key, headers, idempotency_key))
+    name, values = core.one(Event(subject, payload, key, headers, idempotency_key, ttl))
     with core.explained(schema):
         async with _async_cursor(connection) as cursor:
             await cursor.execute(_statement(name, schema, cursor), values)

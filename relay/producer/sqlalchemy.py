@@ -7,6 +7,7 @@ writes in its transaction, which SQLAlchemy begins by itself. A session with sev
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from functools import cache
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -31,6 +32,7 @@ def emit(
     key: str | None = None,
     headers: Mapping[str, str] | None = None,
     idempotency_key: str | None = None,
+    ttl: timedelta | None = None,
     schema: str = "relay",
 ) -> UUID:
     """Write one event in the session's transaction; return its id. See ``Event``.
@@ -44,7 +46,7 @@ def emit(
         SchemaError: there is no outbox, or this login may not write to it.
         TypeError, ValueError: something given can't be written at all; nothing was sent.
     """
-    name, values = core.one(Event(subject, payload, key, headers, idempotency_key))
+    name, values = core.one(Event(subject, payload, key, headers, idempotency_key, ttl))
     with core.explained(schema):
         return core.event_id(_execute(session, name, schema, values).scalar_one())
 
@@ -73,6 +75,7 @@ async def aemit(
     key: str | None = None,
     headers: Mapping[str, str] | None = None,
     idempotency_key: str | None = None,
+    ttl: timedelta | None = None,
     schema: str = "relay",
 ) -> UUID:
     """Do what ``emit`` does, by an ``AsyncSession`` or ``AsyncConnection``."""
@@ -84,6 +87,7 @@ async def aemit(
         key=key,
         headers=headers,
         idempotency_key=idempotency_key,
+        ttl=ttl,
         schema=schema,
     )
     return found

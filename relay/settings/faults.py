@@ -156,3 +156,15 @@ def _combinations(settings: "Settings") -> Iterator[tuple[tuple[str, ...], bool,
         settings.stream_create and not settings.stream_subjects,
         "can't make a stream without subjects: set stream_subjects, too",
     )
+    for name in ("cloudevents_type", "cloudevents_subject"):
+        yield (
+            (name, "cloudevents_source"),
+            settings.cloudevents_source is None
+            and getattr(settings, name) != type(settings).model_fields[name].default,
+            "is for no CloudEvents: set cloudevents_source, too",
+        )
+    yield (
+        ("cloudevents_type",),
+        "{key}" in settings.cloudevents_type,
+        "names a key, which some events lack, and every CloudEvent has a type: leave {key} out",
+    )

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
-from relay.core import durations
+from relay.core import cloudevents, durations
 
 _SIZE: Final = re.compile(r"(?P<number>[0-9]{1,15}) ?(?P<unit>[a-zA-Z]*)")
 _SIZE_UNITS: Final = {
@@ -320,6 +320,10 @@ MessageIdPrefix = Annotated[
     ),
     Word("PREFIX"),
 ]
+
+Source = Annotated[str, AfterValidator(cloudevents.source), Word("URI")]
+
+Template = Annotated[str, AfterValidator(cloudevents.template), Word("TEMPLATE")]
 
 InboxPrefix = Annotated[
     str,

@@ -111,6 +111,16 @@ class Settings(BaseModel):
         default="",
         description="Stands before every message id, for outboxes that share a stream.",
     )
+    cloudevents_source: kinds.Source | None = Field(
+        default=None,
+        description="URI reference as source, which makes each message a CloudEvent.",
+    )
+    cloudevents_type: kinds.Template = Field(
+        default="{subject}", description="Type of a CloudEvent, by template: {subject}."
+    )
+    cloudevents_subject: kinds.Template = Field(
+        default="{key}", description="Subject of a CloudEvent, by template: {key}, {subject}."
+    )
 
     poll_interval: Annotated[kinds.Seconds, _time(0.001, 600.0)] = Field(
         default=0.1, description="How often to look for events when nothing wakes the relay."

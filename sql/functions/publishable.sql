@@ -28,7 +28,8 @@ create or replace function :"schema".publishable(
   key             pg_catalog.text,
   payload         pg_catalog.json,
   payload_bytes   pg_catalog.bytea,
-  headers         pg_catalog.jsonb
+  headers         pg_catalog.jsonb,
+  ttl             pg_catalog.interval default null
 ) returns pg_catalog.bool
 language plpgsql stable
 as $publishable$
@@ -71,6 +72,10 @@ begin
                   @.value.type() != "string"
                   || !(@.key like_regex "^[!#$%&''*+.^_`|~0-9A-MO-QS-Za-mo-qs-z-][!#$%&''*+.^_`|~0-9A-Za-z-]*$")
                   || @.value like_regex "[\\u0001-\\u001f\\u007f-\\u009f\\u2028\\u2029]")'))
+     and (ttl is null
+          or pg_catalog.mod(pg_catalog.extract('epoch', ttl), 1) operator(pg_catalog.=) 0
+             and pg_catalog.extract('epoch', ttl) operator(pg_catalog.>=) 1
+             and pg_catalog.extract('epoch', ttl) operator(pg_catalog.<=) 3155760000)
      and created_at operator(pg_catalog.>=) '2000-01-01 00:00:00+00'::pg_catalog.timestamptz
      and created_at operator(pg_catalog.<) '2200-01-01 00:00:00+00'::pg_catalog.timestamptz
   then
@@ -174,6 +179,14 @@ begin
   then
     rule := 'outbox_created_at_is_of_2000_to_2200';
     why  := 'created_at lies in the years 2000 to 2199, in UTC';
+
+  -- The server counts in seconds, and takes a larger number for another one.
+  elsif pg_catalog.mod(pg_catalog.extract('epoch', ttl), 1) operator(pg_catalog.<>) 0
+        or pg_catalog.extract('epoch', ttl) operator(pg_catalog.<) 1
+        or pg_catalog.extract('epoch', ttl) operator(pg_catalog.>) 3155760000
+  then
+    rule := 'outbox_ttl_is_whole_seconds_up_to_100_years';
+    why  := 'ttl is an interval of whole seconds, from 1 second to 100 years, or null';
   end if;
 
   if rule is not null
@@ -192,5 +205,5 @@ $publishable$;
 
 -- Writers call it by the table they write to, whoever they are.
 grant execute on function :"schema".publishable(
-  oid, timestamptz, text, text, text, json, bytea, jsonb
+  oid, timestamptz, text, text, text, json, bytea, jsonb, interval
 ) to public;

@@ -27,7 +27,7 @@ select p.id, p.event_id::text, p.subject, p.key, p.attempts, p.retries, p.create
                               (select r.id from :"schema".replay as r
                                 where r.id = p.replay and not r.same_id))
        end as message_id,
-       p.retried_at, p.retried_by, p.errors, o.headers,
+       p.retried_at, p.retried_by, p.errors, :"schema".message_headers(o.headers, o.ttl),
        case when o.id is not null then o.payload is not null end as is_json,
        coalesce(o.payload_bytes, convert_to(o.payload::text, 'UTF8')) as payload
   from :"schema".parked as p

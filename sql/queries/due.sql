@@ -124,9 +124,7 @@ select d.id, d.event_id::text,
        d.subject, d.key,
        case when not %(bare)s::boolean then d.created_at end,
        case when not %(bare)s::boolean then
-         case when d.replay is null then d.headers
-              else coalesce(d.headers, '{}') || jsonb_build_object('Relay-Replay', d.replay::text)
-         end::text
+         :"schema".message_headers(d.headers, d.ttl, d.replay)::text
        end,
        case when not %(bare)s::boolean
             then coalesce(d.payload_bytes, convert_to(d.payload::text, 'UTF8')) end,
@@ -139,7 +137,7 @@ select d.id, d.event_id::text,
     select p.id, p.event_id, p.subject, p.key, p.attempts, p.retries, p.held_by, p.first_refused_at,
            p.replay, r.same_id,
            o.id is null as gone, coalesce(o.created_at, p.created_at) as created_at,
-           o.idempotency_key, o.headers, o.payload, o.payload_bytes,
+           o.idempotency_key, o.headers, o.ttl, o.payload, o.payload_bytes,
            sum(b.bytes) over (order by c.depth, c.id rows unbounded preceding) - b.bytes
              as bytes_before
       from chosen as c

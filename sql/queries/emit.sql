@@ -1,6 +1,7 @@
 -- emit: write one event of JSON, for relay/producer.
 --
--- takes    subject, payload (JSON as text), key, headers (JSON as text), idempotency_key: $1 to $5
+-- takes    subject, payload (JSON as text), key, headers (JSON as text), idempotency_key,
+--          ttl (interval as text): $1 to $6
 -- returns  the event's id; for an idempotency_key that the outbox already holds, the first one's
 -- locks    what the function emit locks
 --
@@ -11,5 +12,6 @@ select :"schema".emit(
   cast($2 as text),
   key => cast($3 as text),
   headers => cast(cast($4 as text) as jsonb),
-  idempotency_key => cast($5 as text)
+  idempotency_key => cast($5 as text),
+  ttl => cast(cast($6 as text) as interval)
 ) as event_id

@@ -6,7 +6,7 @@
 -- locks    nothing
 select o.id, o.event_id::text,
        :"schema".message_id(%(prefix)s::text, o.idempotency_key, o.event_id, 0),
-       o.subject, o.key, o.created_at, o.headers::text,
+       o.subject, o.key, o.created_at, :"schema".message_headers(o.headers, o.ttl)::text,
        coalesce(o.payload_bytes, convert_to(o.payload::text, 'UTF8'))
   from :"schema".outbox as o
  where o.id = %(id)s::bigint

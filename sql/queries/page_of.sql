@@ -11,7 +11,7 @@
 select p.id, p.event_id::text,
        :"schema".message_id(%(prefix)s::text, p.idempotency_key, p.event_id, 0), p.subject, p.key,
        case when not %(bare)s::boolean then p.created_at end,
-       case when not %(bare)s::boolean then p.headers::text end,
+       case when not %(bare)s::boolean then :"schema".message_headers(p.headers, p.ttl)::text end,
        case when not %(bare)s::boolean
             then coalesce(p.payload_bytes, convert_to(p.payload::text, 'UTF8')) end,
        p.running_bytes

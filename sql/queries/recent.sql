@@ -58,7 +58,7 @@ select null::bigint as id, null as event_id, null as message_id, null as subject
 union all
 select n.id, n.event_id::text,
        :"schema".message_id(%(prefix)s::text, n.idempotency_key, n.event_id, 0),
-       n.subject, n.key, n.created_at, n.headers::text,
+       n.subject, n.key, n.created_at, :"schema".message_headers(n.headers, n.ttl)::text,
        coalesce(n.payload_bytes, convert_to(n.payload::text, 'UTF8')),
        null, null
   from looked as n, bound

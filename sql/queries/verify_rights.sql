@@ -49,7 +49,7 @@ lacking (what, on_what) as (  -- as people read it; as GRANT wants it
   select format('EXECUTE on %s', p.oid::regprocedure),
          format('EXECUTE on function %s', p.oid::regprocedure)
     from pg_proc as p
-   where (p.pronamespace = (select h.oid from home as h) and p.proname in ('publishable', 'message_id')
+   where (p.pronamespace = (select h.oid from home as h) and p.proname in ('publishable', 'message_id', 'message_headers')
           or p.oid in ('pg_control_system()'::regprocedure,
                        'pg_try_advisory_lock(int, int)'::regprocedure))
      and not has_function_privilege(p.oid, 'execute')

@@ -12,6 +12,7 @@ HIDDEN = "tests/jetstream/test_jetstream_hidden.py"
 READ = "tests/jetstream/test_jetstream_answers.py"
 FRAMES = "tests/jetstream/test_jetstream_frames.py"
 PERMIT = "tests/jetstream/test_jetstream_permit.py"
+TTL = "tests/jetstream/test_jetstream_ttl.py"
 FAULTS = "tests/jetstream/test_jetstream_faults.py"
 
 CODES = "relay/jetstream/codes.py"
@@ -190,9 +191,16 @@ FATE = (
     Bug(
         "an event is refused by a limit that was raised since",
         DIAGNOSIS,
-        "        if stream.doubted and (limit < stream.max_bytes or not stream.max_bytes):\n",
+        "        if stream.doubted and (is_raised or (no_ttl and not stream.no_ttl)):\n",
         "        if stream.doubted and limit < 0:\n",
         (PATHS + "::test_a_limit_that_was_raised_behind_the_bus_s_back_refuses_nothing",),
+    ),
+    Bug(
+        "an event goes out though its stream keeps no ttl",
+        "relay/jetstream/streams.py",
+        '"" if config.get("allow_msg_ttl") else',
+        '"" if config else',
+        (TTL,),
     ),
     Bug(
         "a subject that once was captured is refused where its stream is gone",

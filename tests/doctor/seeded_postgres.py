@@ -251,7 +251,7 @@ SEEDED = [
         FAULT,
         "was renamed, and emit still looks for the old name",
         "relay migrate",
-        "alter function relay.emit(text, json, text, jsonb, text) reset all",
+        "alter function relay.emit(text, json, text, jsonb, text, interval) reset all",
     ),
     Case(
         "no trigger",

@@ -4,6 +4,7 @@ import shutil
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import anyio
 import pytest
 
 from relay import devstack
@@ -197,12 +198,17 @@ async def test_a_stream_made_anew_below_a_lasting_connection_is_noticed(
         assert "the stream was made anew" in caplog.text
 
 
-@pytest.mark.parametrize("how", ["purged", "deleted", "limited"])
+@pytest.mark.parametrize("how", ["purged", "deleted", "limited", "expired"])
 async def test_what_a_person_or_a_limit_deleted_is_no_evidence(nats_server, kit, name, how):
     async with kit.look(nats_server.url) as seen, kit.bus(nats_server.url, stream=name) as bus:
-        await seen.make_stream(name, [f"{name}.>"], max_msgs=1000)
-        tips = await delivered(bus, [kit.event(f"{name}.x") for _ in range(5)])
-        if how == "purged":
+        await seen.make_stream(name, [f"{name}.>"], max_msgs=1000, allow_msg_ttl=True)
+        ttl = {"Nats-TTL": "1"} if how == "expired" else None
+        tips = await delivered(bus, [kit.event(f"{name}.x", headers=ttl) for _ in range(5)])
+        if how == "expired":
+            with anyio.fail_after(10):
+                while await seen.count(name):
+                    await anyio.sleep(0.05)
+        elif how == "purged":
             await seen.ask(f"STREAM.PURGE.{name}")
         elif how == "deleted":
             for seq in (4, 5):

@@ -259,7 +259,7 @@ async def test_one_silent_event_of_a_subject_that_answers_is_unknown_and_alone(
 ):
     """Nats-Trace-Only withholds a message: neither stored nor answered."""
     # R-FATE
-    monkeypatch.setattr("relay.jetstream.frames._fault_in", lambda _headers: None)
+    monkeypatch.setattr("relay.jetstream.frames._fault_in", lambda _headers, _no_ttl: None)
     async with look(nats_server.url) as seen, open_bus(nats_server.url, ack_timeout=0.4) as bus:
         await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
         quiet = {"Nats-Trace-Dest": "trace", "Nats-Trace-Only": "true"}

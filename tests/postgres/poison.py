@@ -1,6 +1,7 @@
 """Events that can't be published, each with the rule it breaks, and some that can."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 MIB = 1024 * 1024
@@ -114,6 +115,7 @@ ONE_OF = "outbox_one_of_payload_and_payload_bytes_is_given"
 
 RELAYS = "outbox_idempotency_key_does_not_begin_with_relay"
 YEARS = "outbox_created_at_is_of_2000_to_2200"
+TTL = "outbox_ttl_is_whole_seconds_up_to_100_years"
 
 POISON: list[tuple[dict[str, Any], str]] = [
     *(({"subject": subject}, name) for subject, name in SUBJECTS.items()),
@@ -133,6 +135,7 @@ POISON: list[tuple[dict[str, Any], str]] = [
         {"payload": None, "payload_bytes": b"x" * (MIB + 1)},
         "outbox_payload_bytes_are_at_most_1_mib",
     ),
+    *(({"ttl": timedelta(seconds=s)}, TTL) for s in (0, -1, 0.999, 1.5, 3155760001)),
 ]
 
 # Only an owner can give it; psycopg could not read these.
@@ -140,6 +143,8 @@ CREATED_AT = ["infinity", "-infinity", "10000-01-01", "0044-03-15 BC", "1999-12-
 
 HARMLESS: list[dict[str, Any]] = [
     {},
+    {"ttl": timedelta(seconds=1)},
+    {"ttl": timedelta(seconds=3155760000), "key": "k", "idempotency_key": "ttl"},
     {"subject": "a"},
     {"subject": "Bestellungen.größe.日本.😀"},
     {"subject": "orders.$x._INBOX.a-b_c"},

@@ -165,7 +165,7 @@ async def test_a_view_that_others_stand_on_is_not_dropped(
 ) -> None:
     execute(outbox_dsn, "create view public.mine as select id from relay.pending")
     later_release()
-    with pytest.raises(psycopg.errors.DependentObjectsStillExist):
+    with pytest.raises(SchemaError, match=r"public.mine depends on view relay.pending"):
         await migrations.migrate(outbox_dsn, "relay")
     execute(outbox_dsn, "select * from public.mine")
 
@@ -219,7 +219,7 @@ async def test_two_outboxes_of_one_database_do_not_meet(database: str) -> None:
 async def test_changed_functions_are_replaced_and_the_bell_stays_off(outbox_dsn: str) -> None:
     await migrations.migrate(outbox_dsn, "relay", notify=False)
     execute(outbox_dsn, "update relay.migration set checksum = 'older' where version = 0")
-    execute(outbox_dsn, "drop function relay.emit(text, text, text, jsonb, text)")
+    execute(outbox_dsn, "drop function relay.emit(text, text, text, jsonb, text, interval)")
 
     async with await psycopg.AsyncConnection.connect(outbox_dsn, autocommit=True) as connection:
         await migrations.verify(connection, "relay")  # an older relay works with newer functions
@@ -228,6 +228,22 @@ async def test_changed_functions_are_replaced_and_the_bell_stays_off(outbox_dsn:
     assert applied(await migrations.migrate(outbox_dsn, "relay")) == APPLIED[:1]
     assert rings(outbox_dsn) is False
     execute(outbox_dsn, "select relay.emit('a.b', '{}')")
+
+
+async def test_an_application_s_function_that_stands_in_the_way_is_named(
+    outbox_dsn: str, later_release: Callable[[], None], tmp_path: Path
+) -> None:
+    """A function with a body of SQL depends on what it calls."""
+    body = "begin atomic select relay.emit('a.b', '1'::json); end"
+    execute(outbox_dsn, f"create function public.mine() returns uuid language sql {body}")
+    later_release()
+    drops = [
+        f'drop function :"schema".emit(text, {kind}, text, jsonb, text, interval);\n'
+        for kind in ("jsonb", "text", "json")
+    ]
+    (tmp_path / "sql/migrations/0099_tenant.sql").write_text(TENANT + "".join(drops))
+    with pytest.raises(SchemaError, match=r"public.mine\(\) depends on function relay\.emit"):
+        await migrations.migrate(outbox_dsn, "relay")
 
 
 async def test_notify_switches_the_bell_and_a_plain_migrate_leaves_it(outbox_dsn: str) -> None:

@@ -26,7 +26,7 @@ begin
   execute format(
     'create or replace function relay.publishable(outbox oid, created_at timestamptz,
        idempotency_key text, subject text, key text, payload json, payload_bytes bytea,
-       headers jsonb) returns bool language plpgsql stable as %L',
+       headers jsonb, ttl interval default null) returns bool language plpgsql stable as %L',
     replace(body, chr(10) || 'begin', ' begin if {} then raise check_violation; end if;'));
 end $$
 """

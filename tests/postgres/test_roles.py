@@ -76,6 +76,7 @@ OUTBOX_COLUMNS = (
     "payload",
     "payload_bytes",
     "headers",
+    "ttl",
 )
 COLUMN_RIGHTS = {
     **{(column, "select"): "relay operator" for column in OUTBOX_COLUMNS},
@@ -87,18 +88,19 @@ COLUMN_RIGHTS = {
 }
 
 FUNCTIONS = {
-    "emit(text, json, text, jsonb, text)": "producer operator",
-    "emit(text, jsonb, text, jsonb, text)": "producer operator",
-    "emit(text, text, text, jsonb, text)": "producer operator",
-    "emit_bytes(text, bytea, text, jsonb, text)": "producer operator",
+    "emit(text, json, text, jsonb, text, interval)": "producer operator",
+    "emit(text, jsonb, text, jsonb, text, interval)": "producer operator",
+    "emit(text, text, text, jsonb, text, interval)": "producer operator",
+    "emit_bytes(text, bytea, text, jsonb, text, interval)": "producer operator",
     "retry_dead(uuid[], timestamptz, text, double precision)": "operator",
     "drop_dead(uuid[], timestamptz, text)": "operator",
     "begin_replay(bigint, jsonb, boolean, bigint, bigint, bigint, text)": "operator",
     "mark_replay(bigint, bigint[], bigint, boolean, boolean)": "operator",
     **dict.fromkeys(
         (
-            "publishable(oid, timestamptz, text, text, text, json, bytea, jsonb)",
+            "publishable(oid, timestamptz, text, text, text, json, bytea, jsonb, interval)",
             "message_id(text, text, uuid, integer, bigint)",
+            "message_headers(jsonb, interval, bigint)",
             # triggers call these two, and nobody else can
             "notify()",
             "refuse_truncate()",

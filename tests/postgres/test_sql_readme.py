@@ -4,6 +4,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -135,6 +136,12 @@ async def test_asyncpg_s_lines(outbox_dsn: str) -> None:
         await eval(call, {"connection": connection, "json": json, **names})
     await connection.close()
     assert content(outbox_dsn) == [*WRITTEN, ("orders.placed", None, None, b"\x00\xff", None)]
+
+
+def test_an_event_with_a_ttl_as_a_producer(outbox_dsn: str, producer: psycopg.Connection) -> None:
+    (statement,) = blocks("Messages that expire")[:1]
+    producer.execute(statement)
+    assert execute(outbox_dsn, "select ttl from relay.outbox") == [(timedelta(minutes=10),)]
 
 
 def test_plain_inserts_as_a_producer(outbox_dsn: str, producer: psycopg.Connection) -> None:

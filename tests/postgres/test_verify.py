@@ -67,7 +67,10 @@ DAMAGE = [
     ("delete from relay.cursor", "the cursor row of schema .* is gone"),
     ("delete from relay.report", "the report row of schema .* is gone"),
     ("drop table relay.settled", "settled of schema .* is gone"),
-    ("alter function relay.emit(text, json, text, jsonb, text) reset all", "was renamed, and emit"),
+    (
+        "alter function relay.emit(text, json, text, jsonb, text, interval) reset all",
+        "was renamed, and emit",
+    ),
 ]
 
 RIGHTS = [

@@ -102,7 +102,7 @@ def test_a_statement_that_was_prepared_before_a_migration_goes_on(one_dsn: str) 
         async with connection.transaction():
             await emit(connection, "a.b", 1)
         with psycopg.connect(one_dsn, autocommit=True) as other:
-            emit_text = "'relay.emit(text, text, text, jsonb, text)'::regprocedure"
+            emit_text = "'relay.emit(text, text, text, jsonb, text, interval)'::regprocedure"
             (text,) = other.execute(f"select pg_get_functiondef({emit_text})").fetchone() or ("",)
             other.execute(text)
         async with connection.transaction():

@@ -81,7 +81,7 @@ LINE = f'{{"article":"{ARTICLE}","price":"1.10"}}'
     ],
 )  # fmt: skip
 def test_a_payload_becomes_the_json_that_one_expects(payload: object, text: str) -> None:
-    assert core.one(Event("a.b", payload)) == ("emit", ("a.b", text, None, None, None))
+    assert core.one(Event("a.b", payload)) == ("emit", ("a.b", text, *[None] * 4))
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,7 @@ def test_a_payload_becomes_the_json_that_one_expects(payload: object, text: str)
         (Event("a.b", 1, key=17), r"key is 17, a int: write key=str"),  # type: ignore[arg-type]
         (Event("a.b", 1, idempotency_key=ARTICLE), "idempotency_key is UUID"),  # type: ignore[arg-type]
         (Event(None, 1), "subject is None, a NoneType: name one"),  # type: ignore[arg-type]
+        (Event("a.b", 1, ttl=60), r"ttl is 60, a int: write timedelta\(seconds="),  # type: ignore[arg-type]
         (Event("a.b", 1, headers=[("a", "b")]), "mapping"),  # type: ignore[arg-type]
     ],
 )
@@ -155,5 +156,7 @@ def test_without_opentelemetry_it_works_all_the_same(
         timeout=60,
         check=False,
     )
-    assert answer.stdout == "('emit', ('a.b', '1', None, '{\"a\": \"b\"}', None))\n", answer.stderr
+    assert answer.stdout == "('emit', ('a.b', '1', None, '{\"a\": \"b\"}', None, None))\n", (
+        answer.stderr
+    )
     assert warning in answer.stderr

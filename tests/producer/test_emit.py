@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -119,6 +120,18 @@ def test_many_are_written_in_their_order_whatever_each_holds(adapter: Adapter, d
         f'{{"n":{n}}}' if n % 3 else b"%d" % n for n in range(500)
     ]
     assert [row[4] for row in rows] == [event.key for event in events]
+
+
+def test_a_ttl_is_written_by_each_way(adapter: Adapter, dsn: str) -> None:
+    hour, odd = timedelta(hours=1), timedelta(days=36_525)
+    with adapter(dsn) as writer:
+        writer.emit("a.b", {}, ttl=hour)
+        writer.emit("a.b", b"", ttl=odd)
+        writer.emit_many([Event("a.b", {}), Event("a.b", {}, ttl=odd)])
+        writer.emit_many([Event("a.b", {}, idempotency_key="ttl", ttl=hour)])
+    with psycopg.connect(dsn) as look:
+        found = look.execute("select extract(epoch from ttl)::bigint from relay.outbox order by id")
+        assert [seconds for (seconds,) in found] == [3600, 3155760000, None, 3155760000, 3600]
 
 
 def test_both_ways_write_the_same(dsn: str) -> None:

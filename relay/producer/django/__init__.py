@@ -8,6 +8,7 @@ other than ``relay``. Over psycopg or psycopg2.
 """
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +28,7 @@ def emit(
     key: str | None = None,
     headers: Mapping[str, str] | None = None,
     idempotency_key: str | None = None,
+    ttl: timedelta | None = None,
     using: str = "default",
 ) -> UUID:
     """Write one event in the transaction of the database ``using``; return its id. See ``Event``.
@@ -40,7 +42,7 @@ def emit(
         SchemaError: there is no outbox, or this login may not write to it.
         TypeError, ValueError: something given can't be written at all; nothing was sent.
     """
-    name, values = core.one(Event(subject, payload, key, headers, idempotency_key))
+    name, values = core.one(Event(subject, payload, key, headers, idempotency_key, ttl))
     ((found,),) = _execute(name, values, using)
     return core.event_id(found)
 
