@@ -16,8 +16,9 @@ from relay.audit.stream import read_stream
 from relay.postgres import migrations
 from tests.devstack.standby import restored, upgraded
 from tests.postgres.databases import execute, further_databases, programs
+from tests.system.failover import SETTINGS
 from tests.system.harness import STREAM, RelayProcess, Start, delivered, emit, until
-from tests.system.test_failover import SETTINGS, unharmed
+from tests.system.test_failover import unharmed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(120)]
 

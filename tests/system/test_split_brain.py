@@ -7,25 +7,20 @@ transaction ids are given again; what is written to the old one from then on is 
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from relay import devstack
-from relay.audit.oracle import compare
 from relay.audit.stream import read_stream
 from relay.postgres import migrations
-from tests.devstack.standby import Standby, standby
-from tests.system.harness import STREAM, Load, Start, connected, delivered, emit, until
-from tests.system.proxy import Proxy
-from tests.system.test_failover import SETTINGS, at_ports, flows, unharmed
+from tests.system.failover import SETTINGS, at_ports, behind, judge, rows
+from tests.system.harness import STREAM, Load, Start, delivered, emit, until
+from tests.system.test_failover import flows, unharmed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(120)]
 
 MOVES_WITHIN = 20.0
 """Seconds in which a relay leaves a primary that was never stopped."""
-
-ROWS = "select event_id::text, id from relay.outbox"
 
 
 @pytest.fixture
@@ -33,21 +28,6 @@ def own_postgres(one_postgres: devstack.Postgres) -> Iterator[devstack.Postgres]
     with devstack.postgres(one_postgres.installation, settings=SETTINGS) as server:
         asyncio.run(migrations.migrate(server.dsn, "relay"))
         yield server
-
-
-@contextmanager
-def behind(primary: devstack.Postgres) -> Iterator[tuple[Proxy, Standby]]:
-    """Run a standby behind a cable that can be frozen."""
-    with (
-        Proxy("127.0.0.1", primary.port) as cable,
-        standby(primary, SETTINGS, via=cable.port) as second,
-    ):
-        yield cable, second
-
-
-def rows(dsn: str) -> dict[str, int]:
-    with connected(dsn) as look:
-        return dict(look.execute(ROWS).fetchall())
 
 
 async def test_a_new_primary_loses_nothing_and_an_old_one_that_comes_back_is_not_published_from(
@@ -73,19 +53,13 @@ async def test_a_new_primary_loses_nothing_and_an_old_one_that_comes_back_is_not
                 flows(second.dsn)
         until(lambda: delivered(second.dsn) == len(rows(second.dsn)), 20)
         unharmed(second.dsn)
-        has, had = rows(second.dsn), rows(own_postgres.dsn)
+        has, old = rows(second.dsn), rows(own_postgres.dsn)
         stream = await read_stream(own_nats.url, STREAM)
-
-    committed = [each for each in load.committed.values() if each.event_id in has]
-    assert {each.event_id for each in committed} == set(has)
-    found = compare(committed, [each for each in stream if each.event_id in has])
-    assert found.is_clean, found
-    published = {each.event_id for each in stream} - set(has)
-    assert published  # of what is lost
-    assert published <= set(had)
-    assert not published & set(astray.committed)
-    again = {had[event_id] for event_id in published} & set(has.values())
-    assert again  # ids that were given to two events, and both are in the stream
+    had = {event_id: id_ for event_id, id_ in old.items() if event_id not in astray.committed}
+    judged = judge(load, has, had, stream)
+    assert judged.is_clean, judged
+    assert judged.gone
+    assert judged.twice
 
 
 async def test_a_relay_leaves_a_primary_that_nobody_stopped_for_the_one_that_was_promoted(
