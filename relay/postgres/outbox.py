@@ -181,7 +181,7 @@ class PostgresOutbox:
         try:
             await self._hosts.admit(session)
             self._server = one_host(self._server, session.connection)
-            self.pool.point_at(self._server)
+            self.pool.begin_anew()
             await migrations.verify(session.connection, self.schema)
         except BaseException:
             session.drop()

@@ -138,3 +138,20 @@ async def test_a_term_whose_reader_reached_another_server_does_not_begin(
             await outbox.campaign("one")
     finally:
         await outbox.close()
+
+
+@pytest.mark.anyio
+async def test_a_new_candidacy_does_not_sit_out_the_pause_of_a_pool_that_failed(
+    outbox_dsn: str,
+) -> None:
+    """psycopg_pool waits a second and more between its tries."""
+    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024)
+    pools = [await outbox.pool._opened()]
+    for holder in ("one", "other"):
+        store = await outbox.campaign(holder)
+        assert store is not None
+        assert await store.streams() == {}
+        pools.append(await outbox.pool._opened())
+        await store.close()
+    assert len(set(pools)) == len(pools)
+    await outbox.close()
