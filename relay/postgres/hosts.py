@@ -60,17 +60,12 @@ class Hosts:
         self._each = self._each or one_by_one(self._dsn)
         if len(self._each) == 1:
             return self._each[0]
-        found = await self._look(self._each)
+        found = await self._look(self._each, LOOK_DEADLINE)
         if not found:
             return self._dsn  # libpq says why
-        cluster = min(found, key=lambda each: self._each.index(each.dsn)).cluster
-        best = max(
-            (each for each in found if each.cluster == cluster), key=lambda each: each.timeline
-        )
-        for each in found:
-            if each.cluster == cluster and each.timeline < best.timeline:
-                self._name(each)
-        return best.dsn
+        first = min(found, key=lambda each: self._each.index(each.dsn))
+        comparable = [first, *(each for each in found if each.cluster == first.cluster)]
+        return max(comparable, key=lambda each: each.timeline).dsn
 
     async def admit(self, session: Session) -> None:
         """Remember where ``session`` is: a term is to begin there.
@@ -87,7 +82,7 @@ class Hosts:
                 " server was restored and is the right one, restart the relay"
             )
 
-    async def confirm(self, server: str) -> None:
+    async def confirm(self, server: str, within: float = OTHERS_WITHIN) -> None:
         """See that no other host was promoted over ``server``, which was admitted.
 
         Raises:
@@ -95,7 +90,7 @@ class Hosts:
         """
         others = [each for each in self._each if each != server]
         if len(self._each) > 1:
-            await self._look(others, OTHERS_WITHIN)
+            await self._look(others, within)
         cluster, timeline = self._place
         if timeline < self._highest[cluster]:
             raise TermLost(
@@ -107,9 +102,9 @@ class Hosts:
         """Confirm ``server`` again and again, where there are others; raises as ``confirm``."""
         while len(self._each) > 1:
             await anyio.sleep(LOOK_EVERY)
-            await self.confirm(server)
+            await self.confirm(server, LOOK_DEADLINE)
 
-    async def _look(self, hosts: Sequence[str], within: float = LOOK_DEADLINE) -> list[Primary]:
+    async def _look(self, hosts: Sequence[str], within: float) -> list[Primary]:
         """Ask ``hosts`` at once, for at most ``within`` s; those that take writes."""
         found: list[Primary] = []
 
@@ -126,31 +121,25 @@ class Hosts:
             async with anyio.create_task_group() as tasks:
                 for dsn in hosts:
                     tasks.start_soon(ask, dsn)
+        for each in found:
+            if each.timeline < self._highest[each.cluster] and each not in self._named:
+                self._named.add(each)
+                log.warning(
+                    "a server takes writes that is no primary any more: nothing is published from"
+                    " it, and what is written there is lost; end it",
+                    extra={"server": _place(each.dsn), "timeline": each.timeline},
+                )
         return found
 
     async def _asked(self, session: Session) -> tuple[int, int]:
         """Return cluster and timeline; zeros where this login, or the provider, can't tell."""
         try:
             row = await session.row(self._query)
-        except SchemaError:
+        except (SchemaError, psycopg.Error):
             row = None
         cluster, timeline = (0, 0) if row is None else row
         self._highest[cluster] = max(timeline, self._highest.get(cluster, 0))
         return cluster, timeline
-
-    def _name(self, old: Primary) -> None:
-        if old not in self._named:
-            self._named.add(old)
-            given = parsed(old.dsn)
-            log.warning(
-                "a server takes writes beside the primary: an old primary, from which nothing is"
-                " published; end it, or what is written there is lost",
-                extra={
-                    "host": given.get("host") or given.get("hostaddr"),
-                    "port": given.get("port"),
-                    "timeline": old.timeline,
-                },
-            )
 
 
 def one_by_one(dsn: str) -> list[str]:
@@ -166,3 +155,8 @@ def one_by_one(dsn: str) -> list[str]:
         for number, host in enumerate(each if listed else ()):
             host[keyword] = values[min(number, len(values) - 1)]
     return [make_conninfo(dsn, **host) for host in each]
+
+
+def _place(dsn: str) -> str:
+    given = parsed(dsn)
+    return f"{given.get('host') or given.get('hostaddr')}:{given.get('port') or 5432}"

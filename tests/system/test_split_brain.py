@@ -51,6 +51,8 @@ async def test_a_new_primary_loses_nothing_and_an_old_one_that_comes_back_is_not
                     relay.kill()
                 relays = [start(dsn, own_nats.url) for _ in range(2)]  # which remember nothing
                 flows(second.dsn)
+        for relay in relays:
+            assert sum("is no primary any more" in each["event"] for each in relay.said()) == 1
         until(lambda: delivered(second.dsn) == len(rows(second.dsn)), 20)
         unharmed(second.dsn)
         has, old = rows(second.dsn), rows(own_postgres.dsn)
@@ -76,7 +78,7 @@ async def test_a_relay_leaves_a_primary_that_nobody_stopped_for_the_one_that_was
         there = emit(second.dsn, "orders.placed")
         until(lambda: delivered(second.dsn) == 2, MOVES_WITHIN)
         emit(own_postgres.dsn, "orders.placed")
-        relays[0].terminate()
+        assert relays[0].terminate() == 0
         then = emit(second.dsn, "orders.placed")
         until(lambda: delivered(second.dsn) == 3, 20)
         stream = await read_stream(own_nats.url, STREAM)
