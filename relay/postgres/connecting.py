@@ -16,8 +16,8 @@ their settings and locks belong to no session: poolers are refused here.
 
 Hosts. libpq gives every host of a connection string the whole of ``connect_timeout``, so two
 silent hosts before the primary would use up any deadline: ``patience`` shares the time among them.
-A term's first session tries the hosts in order and finds the one that takes writes; ``one_host``
-keeps the term's other sessions with that server, for two servers may take writes at once.
+``hosts`` finds the primary among them; ``one_host`` keeps the term's other sessions with that
+server, for two servers may take writes at once.
 
 Source: psycopg/psycopg issues 1371 and 1435 (cancelling a session of a server that is frozen).
 """
@@ -124,7 +124,7 @@ async def open_connection(
         SettingsError: ``dsn`` can't be read.
         psycopg.Error: anything else.
     """
-    given = _parsed(dsn)
+    given = parsed(dsn)
     each, deadline = patience(given, int(CONNECT_DEADLINE))
     ours = {
         key: value for key, value in {**_LIBPQ, "connect_timeout": each}.items() if key not in given
@@ -237,7 +237,8 @@ async def _connect(conninfo: str, connection_class: type[_C]) -> _C:
     return connection
 
 
-def _parsed(dsn: str) -> dict[str, Any]:
+def parsed(dsn: str) -> dict[str, Any]:
+    """Return the parameters of a connection string; SettingsError if it is none."""
     try:
         return dict(conninfo_to_dict(dsn))
     except psycopg.ProgrammingError:  # its text can quote the password

@@ -26,6 +26,7 @@ import weakref
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -37,6 +38,7 @@ from relay.errors import LeaseTaken, StoreOutage, TermLost
 from relay.postgres import migrations, status
 from relay.postgres.checkpoints import PostgresCheckpoints
 from relay.postgres.connecting import one_host, open_connection
+from relay.postgres.hosts import Hosts
 from relay.postgres.parked import PostgresParked
 from relay.postgres.pool import Pool
 from relay.postgres.reading import PLANS, Position, Reader
@@ -98,8 +100,8 @@ class PostgresOutbox:
         self.schema = schema
         self.lease_lifetime = lease_lifetime
         self.pool = Pool(self._open_pooled)
-        self._dsn = dsn
         self._server = dsn
+        self._hosts = Hosts(dsn, schema)
         self._pages: dict[str, Any] = {"page_bytes": page_bytes, "prefix": message_id_prefix}
         self._dead_blocks = dead_blocks
         self._longest_delay = longest_delay
@@ -174,10 +176,12 @@ class PostgresOutbox:
         """Open the session of a candidate, and stay with its server from now on."""
         self._listens = False
         options = {**_WRITING, **ended_when_silent(self.lease_lifetime)}
-        session = await self._connect("term", options, self._dsn)
+        self._server = await self._hosts.choose()
+        session = await self._connect("term", options)
         try:
-            self._server = one_host(self._dsn, session.connection)
-            self.pool.point_at(self._server)
+            await self._hosts.admit(session)
+            self._server = one_host(self._server, session.connection)
+            self.pool.begin_anew()
             await migrations.verify(session.connection, self.schema)
         except BaseException:
             session.drop()
@@ -207,6 +211,7 @@ class PostgresOutbox:
         """Begin the term whose lease ``term`` holds."""
         if self._listens:
             await term.rows(_HEAR_NO_MORE)
+        await self._hosts.confirm(self._server)
         async with term.transaction():
             await term.rows(_DURABLE)
             row = await term.row(self._query("begin_term"), {"holder": holder})
@@ -224,11 +229,15 @@ class PostgresOutbox:
         parked = PostgresParked(self.pool, self.schema, **self._pages, **limits)
         await parked.promote_all(term)
         reader = Reader(await self._connect("reader", PLANS), self.schema, position, **self._pages)
+        if await reader.session.row(self._query("still_mine"), lease.term) is None:
+            reader.session.drop()
+            raise TermLost("the reader's session reached another server than the term's")
         await lease.renew()
         checkpoints = PostgresCheckpoints(
             self.pool, self.schema, lease.term, position, self._retention
         )
         how: dict[str, Any] = {"schema": self.schema, "dead_blocks": self._dead_blocks}
+        how["promotions"] = partial(self._hosts.watch, self._server)
         return PostgresStore(lease, reader, parked, checkpoints, self.pool, **how)
 
     async def _take_in(self, lease: Lease, from_xid: str, *, all_rows: bool) -> bool:
@@ -250,9 +259,9 @@ class PostgresOutbox:
         )
         return all_rows
 
-    async def _connect(self, duty: str, options: Mapping[str, str], server: str = "") -> Session:
-        """Open a session for ``duty``, if not said otherwise to the last candidate's server."""
-        session = await Session.connect(server or self._server, duty, options=options)
+    async def _connect(self, duty: str, options: Mapping[str, str]) -> Session:
+        """Open a session for ``duty`` to the last candidate's server."""
+        session = await Session.connect(self._server, duty, options=options)
         self._note(duty, session.connection)
         return session
 

@@ -4,8 +4,8 @@ It serves the looks at the backlog and the parked, housekeeping, reports, sizes,
 trial commits. A session is made when it is needed, checked each time it is lent (does its server
 still take writes?), and closed by the pool after ``IDLE`` s without use.
 
-The pool stays with the term's server, which ``point_at`` names. Losing every session ends nothing
-by itself; whoever waits for a session gets a StoreOutage.
+The pool stays with the term's server; each candidate's session has it ``begin_anew``. Losing every
+session ends nothing by itself; whoever waits for a session gets a StoreOutage.
 """
 
 import asyncio
@@ -57,15 +57,15 @@ class Pool:
         """Open connections by ``opener``, when first needed."""
         self._opener = opener
         self._pool: AsyncConnectionPool[PooledConnection] | None = None
-        self._server = ""
         self._reason = ""
         self._closing: set[asyncio.Task[None]] = set()
 
-    def point_at(self, server: str) -> None:
-        """Stay with ``server`` from now on; sessions to another one are closed."""
-        if server != self._server:
-            self._server = server
-            self._let_go()
+    def begin_anew(self) -> None:
+        """Close what is open, and connect at once when asked: the server was lost, or is another.
+
+        A pool that failed to connect waits a second before it tries again.
+        """
+        self._let_go()
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:

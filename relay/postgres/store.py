@@ -20,7 +20,7 @@ Source: riverqueue/river internal/leadership/doc.go (trusted from when the attem
 
 import select
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ import anyio
 import psycopg
 from psycopg import sql
 
-from relay.errors import StoreBusy, StoreFull, StoreOutage, TermLost
+from relay.errors import StoreBusy, StoreFull, StoreOutage, TermLost, sole
 from relay.ports import Backlog, ParkedEvents, Report, Settlement, Wake
 from relay.postgres.checkpoints import PostgresCheckpoints
 from relay.postgres.housekeeping import Housekeeping
@@ -240,10 +240,11 @@ class PostgresStore:
         checkpoints: PostgresCheckpoints,
         pool: Pool,
         *,
+        promotions: Callable[[], Coroutine[Any, Any, None]],
         schema: str,
         dead_blocks: bool,
     ) -> None:
-        """Use ``PostgresOutbox.campaign``."""
+        """Use ``PostgresOutbox.campaign``; ``promotions`` raises when another host is promoted."""
         self.epoch: int = lease.term["epoch"]
         self.parked: ParkedEvents = parked
         self.checkpoints = checkpoints
@@ -253,14 +254,20 @@ class PostgresStore:
         self._lease = lease
         self._reader = reader
         self._pool = pool
+        self._promotions = promotions
         self._schema = schema
         self._housekeeping = Housekeeping(schema, parked)
         self._tending = anyio.Lock()
         self._settle = load("queries/settle", schema)
 
     async def watch(self) -> None:
-        """Keep the term's lease alive until cancelled; raises when it is lost."""
-        await self._lease.watch(self._reader.session)
+        """Keep the term's lease alive until cancelled; raises when it, or the primary, is lost."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._promotions)
+                await self._lease.watch(self._reader.session)
+        except BaseExceptionGroup as group:
+            raise sole(group) from None
 
     async def settle(self, done: Settlement) -> None:
         """Move the cursor and change the parked, in one transaction."""

@@ -11,6 +11,7 @@ BELL = "tests/postgres/test_bell.py"
 LEASE = "tests/postgres/test_lease.py"
 STORE = "tests/postgres/test_store.py"
 VERIFY = "tests/postgres/test_verify.py"
+HOSTS = "tests/postgres/test_hosts.py"
 EMIT = "tests/postgres/test_emit.py"
 BACKFILL = "tests/postgres/test_adopt_backfill.py"
 
@@ -101,6 +102,27 @@ LOSS = (
         " where r.srrelid = (select o.oid from outbox as o)\n",
         " where r.srrelid = 0\n",
         (VERIFY,),
+    ),
+    Bug(
+        "an old primary is led at, though its successor was seen",
+        "relay/postgres/hosts.py",
+        "        if timeline < self._highest[cluster]:\n            info",
+        "        if timeline < 0:\n            info",
+        (HOSTS,),
+    ),
+    Bug(
+        "a term goes on when another host is promoted",
+        "relay/postgres/store.py",
+        "                tasks.start_soon(self._promotions)\n",
+        "",
+        (HOSTS,),
+    ),
+    Bug(
+        "a reader at another server is believed",
+        "relay/postgres/outbox.py",
+        '        if await reader.session.row(self._query("still_mine"), lease.term) is None:\n',
+        "        if reader is None:\n",
+        (HOSTS,),
     ),
 )
 

@@ -83,6 +83,20 @@ def test_every_column_has_a_base_type(connection: psycopg.Connection[Any]) -> No
     assert {kind for _, kind in types} == {"b"}
 
 
+def test_every_table_can_be_deleted_from_though_all_tables_are_published(
+    connection: psycopg.Connection[Any],
+) -> None:
+    """R-BOUND: without a key or a replica identity, prune would fail from then on."""
+    assert (
+        connection.execute(
+            "select c.relname from pg_class as c where c.relkind = 'r' and c.relreplident = 'd'"
+            " and c.relnamespace = 'relay'::regnamespace and not exists"
+            " (select from pg_index as i where i.indrelid = c.oid and i.indisprimary)"
+        ).fetchall()
+        == []
+    )
+
+
 def test_what_the_database_fills_in(connection: psycopg.Connection[Any]) -> None:
     with connection.transaction():
         write(connection, 2)

@@ -28,6 +28,7 @@ from relay.audit.oracle import StreamMessage
 from relay.audit.stream import read_stream
 from relay.postgres import migrations
 from tests.devstack.standby import standby
+from tests.system.failover import SETTINGS, at_ports
 from tests.system.harness import (
     STREAM,
     Load,
@@ -40,10 +41,6 @@ from tests.system.harness import (
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
-SETTINGS = {
-    "fsync": "off",
-    "wal_retrieve_retry_interval": "100ms",  # a standby finds its promoted primary again at once
-}
 BEGINS = 2.0
 """Seconds after which the relay is back at work, once there is somebody to write to."""
 
@@ -159,12 +156,6 @@ def shown(dsn: str, setting: str) -> str:
         row = look.execute("select current_setting(%s)", (setting,)).fetchone()
     assert row is not None
     return row[0]
-
-
-def at_ports(server: devstack.Postgres, *ports: int) -> str:
-    """Name several hosts to be tried in this order."""
-    hosts = ",".join("127.0.0.1" for _ in ports)
-    return make_conninfo(server.dsn, host=hosts, port=",".join(map(str, ports)))
 
 
 @contextmanager
