@@ -41,7 +41,7 @@ PATIENCE = 60.0
 DEADLINE: Final = 600.0
 """Seconds after which a server that does not answer is given up."""
 
-LOCK_TIMEOUT_MS: Final = 500
+LOCK_TIMEOUT_MS: Final = 90
 """How long producers may queue behind one attempt."""
 
 REPLACED: Final = 0

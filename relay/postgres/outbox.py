@@ -205,6 +205,7 @@ class PostgresOutbox:
 
     async def _begin(self, term: Session, holder: str, asked: float) -> PostgresStore:
         """Begin the term whose lease ``term`` holds."""
+        await migrations.up_to_date(term, self.schema)  # while this one stood by it was migrated
         if self._listens:
             await term.rows(_HEAR_NO_MORE)
         async with term.transaction():

@@ -36,6 +36,9 @@ from tests.system.flow import INSERT
 from tests.system.harness import STREAM, RelayProcess, until
 
 BATCH = 25
+PATIENCE = 300.0
+"""Seconds for which a busy machine may work off what an outage has left."""
+
 LONGEST_REST = 2.0
 """Seconds between two faults, at most."""
 
@@ -86,7 +89,7 @@ def run(
         load.start()
 
         def flows() -> None:
-            until(settles_again(pg.dsn), WITHIN)
+            until(settles_again(pg.dsn), PATIENCE)
 
         began = time.time()
         try:
@@ -101,7 +104,7 @@ def run(
             over.set()
             load.join()
         lasted = time.time() - began
-        until(lambda: _count(pg.dsn, "pending") == 0, 120)
+        until(lambda: _count(pg.dsn, "pending") == 0, PATIENCE)
         code, found, report = audit(pg.dsn, cluster.url, STREAM, "--grace", "0s")
         silences = asyncio.run(gaps(cluster.url, faults))
         exit_code = relay.terminate()
