@@ -227,7 +227,7 @@ class PostgresOutbox:
         reader = Reader(await self._connect("reader", PLANS), self.schema, position, **self._pages)
         await lease.renew()
         checkpoints = PostgresCheckpoints(
-            self.pool, self.schema, lease.term, position, self._retention
+            self.pool, self.schema, lease.term, position, self._retention, own=lease.alone
         )
         how: dict[str, Any] = {"schema": self.schema, "dead_blocks": self._dead_blocks}
         return PostgresStore(lease, reader, parked, checkpoints, self.pool, **how)
