@@ -4,7 +4,8 @@ Nothing here is needed to deliver. A failure is told and tried again, unless it 
 is over: another term has begun, or the server takes no writes.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
 
 import anyio
 
@@ -23,8 +24,12 @@ TEND_PAUSE = 0.02
 """Seconds."""
 
 
+FIRST_PAGE_WITHIN = 0.25
+"""Seconds for which a term's first page may have the process for itself."""
+
+
 class Housekeeping:
-    """Two tasks of a term: ``look`` and ``prune``."""
+    """Two tasks of a term: ``look`` and ``prune``. ``may_begin`` is set by who needs no session."""
 
     def __init__(
         self,
@@ -48,6 +53,19 @@ class Housekeeping:
         self._lag_breaker = lag_breaker
         self._record = record
         self._reported: Report | None = None
+        self.may_begin = anyio.Event()
+
+    async def run(self, beside: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do both, and ``beside`` them what rings the bell; raises what ends the term.
+
+        Each opens a session, 3 ms of the event loop and more: not before the first page is out,
+        which the producers of a leader that was replaced wait for.
+        """
+        with anyio.move_on_after(FIRST_PAGE_WITHIN):
+            await self.may_begin.wait()
+        async with anyio.create_task_group() as tasks:
+            for work in (beside, self.prune, self.look):
+                tasks.start_soon(work)
 
     async def look(self) -> None:
         """Look at the backlog once a second, and report; raises what ends the term."""

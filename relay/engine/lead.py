@@ -290,9 +290,7 @@ class Term:
             tasks.start_soon(self._read, send, reading)
             tasks.start_soon(self._deliver, receive, stop)
             tasks.start_soon(self._settle, tasks.cancel_scope)
-            tasks.start_soon(self._source.run)
-            tasks.start_soon(self._housekeeping.prune)
-            tasks.start_soon(self._housekeeping.look)
+            tasks.start_soon(self._housekeeping.run, self._source.run)
             await stop.wait()
             reading.cancel()
 
@@ -331,6 +329,7 @@ class Term:
                     await self._link.connect(stop)  # an outage is noticed though nothing waits
                 else:
                     await delivery.page(page, stop)
+                    self._housekeeping.may_begin.set()
                 if delivery.parked.wait(anyio.current_time()) == 0 and not stop.is_set():
                     await delivery.due(stop)
         self._settler.finish()

@@ -10,7 +10,8 @@ higher xmax, or the same and fewer transactions in flight.
 
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 from relay.core.checkpoint import Checkpoint, Setback, Tip, ring_place
@@ -30,13 +31,21 @@ class PostgresCheckpoints:
     """One term's. ``lease`` is the term that may go back."""
 
     def __init__(
-        self, pool: Pool, schema: str, term: Mapping[str, Any], position: Position, retention: float
+        self,
+        pool: Pool,
+        schema: str,
+        term: Mapping[str, Any],
+        position: Position,
+        retention: float,
+        *,
+        own: Callable[[], AbstractAsyncContextManager[Session]],
     ) -> None:
-        """Belong to ``term``, which began at ``position``."""
+        """Belong to ``term``, which began at ``position`` and has a session of its ``own``."""
         self.repairing: Collection[str] = ()
         self._pool = pool
         self._schema = schema
         self._term = term
+        self._own = own
         self._position = position
         self._retention = retention
         self._number = 1
@@ -70,7 +79,7 @@ class PostgresCheckpoints:
 
     async def newest(self) -> Sequence[Tip]:
         """Return the newest tip of each stream; learn what is being repaired."""
-        async with self._pool.session() as session:
+        async with self._own() as session:  # it is open, and the term waits for this
             rows = await session.rows(load("queries/checkpoints", self._schema))
         tips: list[Tip] = []
         repairing: dict[str, Position] = {}

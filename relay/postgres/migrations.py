@@ -34,7 +34,7 @@ from relay.postgres import patience
 from relay.postgres.session import Session
 from relay.postgres.sqlfiles import MIGRATION_CLASS, compose, load, names, text
 
-LOCK_TIMEOUT_MS: Final = 500
+LOCK_TIMEOUT_MS: Final = 90
 """How long producers may queue behind one attempt."""
 
 REPLACED: Final = 0

@@ -209,6 +209,7 @@ class PostgresOutbox:
 
     async def _begin(self, term: Session, holder: str, asked: float) -> PostgresStore:
         """Begin the term whose lease ``term`` holds."""
+        await migrations.up_to_date(term, self.schema)  # while this one stood by it was migrated
         if self._listens:
             await term.rows(_HEAR_NO_MORE)
         await self._hosts.confirm(self._server)
@@ -234,7 +235,7 @@ class PostgresOutbox:
             raise TermLost("the reader's session reached another server than the term's")
         await lease.renew()
         checkpoints = PostgresCheckpoints(
-            self.pool, self.schema, lease.term, position, self._retention
+            self.pool, self.schema, lease.term, position, self._retention, own=lease.alone
         )
         how: dict[str, Any] = {"schema": self.schema, "dead_blocks": self._dead_blocks}
         how["promotions"] = partial(self._hosts.watch, self._server)

@@ -316,7 +316,8 @@ class PostgresStore:
 
     async def streams(self) -> Mapping[str, Collection[str]]:
         """Return every stream that was ever learnt, with every subject filter it ever had."""
-        return dict(await self._rows("streams", {}))
+        async with self._lease.alone() as session:  # it is open, and the term waits for this
+            return dict(await session.rows(load("queries/streams", self._schema)))
 
     async def keep_streams(self, streams: Mapping[str, Collection[str]]) -> None:
         """Remember ``streams`` beyond this process."""

@@ -1,7 +1,8 @@
 """Where two tasks of a term meet: late looks, late answers, and settlements that must wait."""
 # R-ORDER, R-LOSS, R-FATE, R-TERM
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import anyio
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from relay.core.event import Event
 from relay.core.outcome import Held, Outcome, Unknown
 from relay.errors import StoreBusy, StoreReadOnly, TermLost
-from relay.facts import HoldEnded, Parked, TermBegan, TermEnded
+from relay.facts import BacklogSeen, HoldEnded, Parked, TermBegan, TermEnded
 from relay.memory import MemoryBus, MemoryOutbox, MemoryStore
 from relay.ports import Backlog, Permit, Settlement
 from tests.engine.world import World, running, settle_once, until
@@ -266,3 +267,36 @@ async def test_nobody_rings_while_a_page_waits_for_the_one_before_it(world: Worl
         assert world.stored() == [b"0", b"1", b"2"]
 
     await running(world, work)
+
+
+class SlowToConnect(MemoryBus):
+    """Connecting takes some time; ``known`` says, at the first publish, what was looked at."""
+
+    seconds = 0.1
+    known: bool | None = None
+    looked_at: Callable[[], bool]
+
+    async def connect(self) -> None:
+        await anyio.sleep(self.seconds)
+        await super().connect()
+
+    async def publish(self, *args: Any, **how: Any) -> Any:
+        if self.known is None:
+            self.known = self.looked_at()
+        return await super().publish(*args, **how)
+
+
+@pytest.mark.parametrize(("seconds", "first"), [(0.1, "the page"), (1.0, "the look")])
+async def test_housekeeping_waits_for_the_first_page_but_not_for_long(
+    seconds: float, first: str
+) -> None:
+    bus = SlowToConnect()
+    world = World(MemoryOutbox(), bus)
+    bus.seconds, bus.looked_at = seconds, lambda: bool(world.told(BacklogSeen))
+    world.outbox.emit("a.b", b"1")
+
+    async def work() -> None:
+        await until(lambda: bool(world.stored()) and bool(world.told(BacklogSeen)))
+
+    await running(world, work)
+    assert bus.known is (first == "the look")

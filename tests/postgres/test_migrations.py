@@ -16,6 +16,7 @@ from relay import devstack
 from relay.cli.migrate import run_migrate
 from relay.errors import SchemaError, StoreOutage
 from relay.postgres import migrations, patience
+from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.sqlfiles import BELL_CLASS, names
 from tests.postgres.databases import (
     Program,
@@ -158,6 +159,23 @@ async def test_a_relay_of_before_stands_aside_for_a_later_migration(
     forget_files()
     with pytest.raises(SchemaError, match="newer than this relay: it has migration 0099_tenant"):
         await migrations.check(outbox_dsn, "relay")
+
+
+async def test_a_standby_of_before_stands_aside_though_it_saw_the_schema_that_it_knows(
+    outbox_dsn: str, later_release: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, standby = (PostgresOutbox(outbox_dsn, "relay", page_bytes=1024) for _ in range(2))
+    term = await leader.campaign("leader")
+    assert term is not None
+    assert await standby.campaign("standby") is None
+    later_release()
+    await migrations.migrate(outbox_dsn, "relay")
+    monkeypatch.undo()
+    forget_files()
+    await term.close()
+    for _ in range(2):
+        with pytest.raises(SchemaError, match="newer than this relay: it has migration 0099"):
+            await standby.campaign("standby")
 
 
 async def test_a_view_that_others_stand_on_is_not_dropped(

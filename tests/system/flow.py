@@ -9,6 +9,7 @@ import itertools
 import json
 import threading
 import time
+from bisect import bisect_left
 from collections import defaultdict
 from typing import Self
 
@@ -73,14 +74,17 @@ class Flow:
         return min(found())
 
     def longest_silence(self, since: float) -> float:
-        """Return the longest time in s between two messages, of those after ``since``."""
-        heard = sorted(at for times in list(self.heard.values()) for at in times if at >= since)
+        """Return the longest time in s between two messages, from the last one before ``since``."""
+        every = sorted(at for times in list(self.heard.values()) for at in times)
+        heard = every[max(0, bisect_left(every, since) - 1) :]
         return max((later - at for at, later in itertools.pairwise(heard)), default=float("inf"))
 
     def repeated_after(self, since: float) -> list[int]:
         """Return the numbers heard after ``since`` that had been heard before it."""
         return [
-            number for number, times in list(self.heard.items()) if min(times) <= since < max(times)
+            number
+            for number, times in self.heard.copy().items()
+            if min(times) <= since < max(times)
         ]
 
     def _commit(self) -> None:

@@ -142,11 +142,18 @@ def leader(dsn: str) -> tuple[int, int]:
 class Load:
     """Producers in threads, each with keys of its own, until ``stop``."""
 
-    def __init__(self, dsn: str, producers: int = 3, pause: float = 0.002) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        producers: int = 3,
+        pause: float = 0.002,
+        subject: str = "orders.placed",
+    ) -> None:
         self.committed: dict[str, Committed] = {}
         self.in_doubt: dict[str, Committed] = {}
         self._dsn = dsn
         self._pause = pause
+        self._subject = subject
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._produce, args=(number,)) for number in range(producers)
@@ -196,7 +203,7 @@ class Load:
         for _ in range(chance.choice([1, 1, 2, 5])):
             event_id, key = str(uuid.uuid4()), f"{number}-{chance.randrange(20)}"
             payload = chance.randbytes(chance.choice([16, 256, 2048]))
-            connection.execute(INSERT, (event_id, "orders.placed", key, payload))
+            connection.execute(INSERT, (event_id, self._subject, key, payload))
             written[event_id] = Committed(event_id, key, next(sequence), digest(payload))
         if chance.random() < 0.1:
             connection.rollback()
@@ -239,12 +246,12 @@ def delivered(dsn: str) -> int:
     return row[0]
 
 
-async def verdict(load: Load, nats_url: str) -> Findings:
+async def verdict(load: Load, nats_url: str, name: str = STREAM) -> Findings:
     """Judge the stream against what the load committed, once everything had time to come."""
     stream = []
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        stream = await read_stream(nats_url, STREAM)
+        stream = await read_stream(nats_url, name)
         if {message.event_id for message in stream} >= set(load.committed):
             break
     return compare(load.committed.values(), stream)
