@@ -148,8 +148,8 @@ Control = Callable[[bytes, bytes], Awaitable[None]]
 _MSG = re.compile(rb"MSG (\S+) \d+ (?:\S+ )?(\d{1,9})\r\n")
 _HMSG = re.compile(rb"HMSG (\S+) \d+ (?:\S+ )?(\d{1,9}) (\d{1,9})\r\n")
 _DELIVERY = (
-    rb"H?MSG (\S+) \d+ \$JS\.ACK\.(?:[^. ]+\.){1,3}?%b"
-    rb"\.\d+\.(\d+)\.(\d+)\.(\d+)\.(\d+)\S* (\d+)(?: (\d+))?\r\n"
+    rb"H?MSG (\S+) \d+ (\$JS\.ACK\.(?:[^. ]+\.){1,3}?%b"
+    rb"\.\d+\.(\d+)\.(\d+)\.(\d+)\.(\d+)\S*) (\d+)(?: (\d+))?\r\n"
 )
 """Reply subject: ``$JS.ACK.[domain.account.]stream.consumer.deliveries.seq.number.ns.pending``,
 which a further token may follow."""
@@ -234,6 +234,7 @@ class Message(NamedTuple):
     subject: bytes
     headers: bytes
     payload: bytes
+    ack: bytes = b""  # the subject that takes its acknowledgement
 
 
 Take = Callable[[list[Message], int, int, int], None]
@@ -278,14 +279,14 @@ class Parser(AnswerParser):
         match, end, new = self._match, len(data), tuple.__new__
         came, first, last = list[Message](), b"", (b"", b"")
         while match is not None and (line := match(data, place)):
-            subject, seq, number, at_ns, pending, size, whole_size = line.groups()
+            subject, ack, seq, number, at_ns, pending, size, whole_size = line.groups()
             start = line.end()
             after = start + int(whole_size or size) + 2
             if after > end:
                 break
             split = start if whole_size is None else start + int(size)
-            values = int(seq), int(at_ns), subject, data[start:split], data[split : after - 2]
-            came.append(new(Message, values))
+            headers, payload = data[start:split], data[split : after - 2]
+            came.append(new(Message, (int(seq), int(at_ns), subject, headers, payload, ack)))
             first, last, place = first or number, (number, pending), after
         if came:
             self._take(came, int(first), int(last[0]), int(last[1]))

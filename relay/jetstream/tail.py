@@ -55,7 +55,7 @@ class Tail:
 
     def add_all(self, messages: Iterable[Message]) -> None:
         """Take messages in the order of their sequence, of which some are ours."""
-        for seq, _, _, headers, _ in messages:
+        for seq, _, _, headers, _, _ in messages:
             if event_id := _value(headers, _EVENT_ID):
                 self.add(seq, event_id, _value(headers, _MESSAGE_ID))
             self.reached = seq

@@ -149,6 +149,8 @@ async def test_deliveries_may_be_cut_anywhere(size: int) -> None:
     for place in range(0, len(sent), size):
         await parser.parse(sent[place : place + size])
     assert [message.seq for message in consumer._came] == list(range(1, 40))
-    assert consumer._came[0] == Message(1, 1701, b"s.x", head, b"pay")
-    assert consumer._came[1] == Message(2, 1702, b"s.x", b"", b"pay")
+    assert consumer._came[0] == Message(
+        1, 1701, b"s.x", head, b"pay", b"$JS.ACK.dom.acc.S.c-1.1.1.1.1701.5"
+    )
+    assert consumer._came[1] == Message(2, 1702, b"s.x", b"", b"pay", b"$JS.ACK.S.c-1.1.2.2.1702.5")
     assert (other, control) == ([(b"inbox.t", b"ok", None)], [b"PING"])
