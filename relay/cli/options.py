@@ -196,6 +196,30 @@ def _flag(setting: Setting) -> inspect.Parameter:
     return keyword(setting.name, bool if setting.switch else str, option)
 
 
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function that takes how many are done, of how many in all.
+
+    The bar is on standard error, if that is a terminal; what is reported goes past it.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total: None  # noqa: ARG005
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 class Command(TyperCommand):
     """A command whose help reads as prose: without Python's types, and without line ends."""
 

@@ -122,19 +122,16 @@ async def look_at_nats(settings: Settings) -> dict[str, Any]:
 
 async def _reach(options: "BusOptions") -> None:
     """Connect, and ask JetStream for a sign of life; raise BusOutage if there is none."""
-    from relay.jetstream.api import Api, DeniedError, NoAnswerError, RejectedError
-    from relay.jetstream.servers import Servers
+    from relay.jetstream.api import DeniedError, NoAnswerError, RejectedError
+    from relay.jetstream.setup import asking
 
-    connection = await Servers(options).connect()
-    try:
-        await Api(connection, options.api).account(options.ack_timeout)
-    except DeniedError:
-        pass  # a login that may not ask may publish all the same
-    except (NoAnswerError, RejectedError) as why:
-        raise BusOutage(f"JetStream: {why}") from why
-    finally:
-        connection.drop("done")
-        await connection.dropped()
+    async with asking(options) as api:
+        try:
+            await api.account(options.ack_timeout)
+        except DeniedError:
+            pass  # a login that may not ask may publish all the same
+        except (NoAnswerError, RejectedError) as why:
+            raise BusOutage(f"JetStream: {why}") from why
 
 
 def report_of(

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import anyio
 import typer
 
-from relay.cli.options import ALWAYS, NATS, Json, with_settings
-from relay.cli.progress import progress_bar
+from relay.cli.options import ALWAYS, NATS, Json, progress_bar, with_settings
 from relay.cli.text import counted, instant, moment, plain
 from relay.errors import BusOutage, RelayError
 from relay.settings import Settings

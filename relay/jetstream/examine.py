@@ -9,7 +9,7 @@ from relay.jetstream.api import Api, DeniedError, NoAnswerError, RejectedError
 from relay.jetstream.codes import STREAM_NOT_FOUND
 from relay.jetstream.options import BusOptions
 from relay.jetstream.reconcile import scan
-from relay.jetstream.servers import Servers
+from relay.jetstream.setup import asking
 
 HOLDS = "holds"
 BEHIND = "behind"
@@ -47,16 +47,12 @@ async def examine(
     Raises:
         BusOutage, SettingsError: as ``JetStreamBus.connect``.
     """
+    seconds = options.ack_timeout
     try:
-        connection = await Servers(options).connect()
+        async with asking(options) as api:
+            return [await _examine(api, name, each, seconds) for name, each in ring.items()]
     except BusOutage as why:
         raise BusOutage(f"NATS is away: {why}") from why
-    api = Api(connection, options.api)
-    try:
-        return [await _examine(api, name, each, options.ack_timeout) for name, each in ring.items()]
-    finally:
-        connection.drop("done")
-        await connection.dropped()
 
 
 async def _examine(api: Api, stream: str, ring: Sequence[Checkpoint], seconds: float) -> Finding:

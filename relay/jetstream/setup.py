@@ -8,7 +8,8 @@ connection only. Later a missing one is an outage of that stream: a person may b
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,6 +180,21 @@ def _insist(info: StreamInfo, subjects: tuple[str, ...]) -> None:
         )
 
 
+@asynccontextmanager
+async def asking(options: BusOptions) -> AsyncIterator[Api]:
+    """Give the API over a connection of its own, which publishes nothing, for the block.
+
+    Raises:
+        BusOutage, BusLoginRefused, SettingsError: there is no connection.
+    """
+    connection = await Servers(options).connect()
+    try:
+        yield Api(connection, options.api)
+    finally:
+        connection.drop("done")
+        await connection.dropped()
+
+
 async def describe(options: BusOptions, stream: str) -> dict[str, Any]:
     """Describe ``stream`` over a connection of its own, which publishes nothing.
 
@@ -189,16 +205,12 @@ async def describe(options: BusOptions, stream: str) -> dict[str, Any]:
         BusOutage: no server takes us, JetStream does not answer, or the permissions forbid it.
         StreamError: there is no such stream.
     """
-    connection = await Servers(options).connect()
-    api = Api(connection, options.api)
-    try:
-        account = await api.account(options.ack_timeout)
-        info = await _find(api, stream, options.ack_timeout)
-    except (DeniedError, NoAnswerError, RejectedError) as why:
-        raise BusOutage(f"stream {stream}: {why}") from why
-    finally:
-        connection.drop("done")
-        await connection.dropped()
+    async with asking(options) as api:
+        try:
+            account = await api.account(options.ack_timeout)
+            info = await _find(api, stream, options.ack_timeout)
+        except (DeniedError, NoAnswerError, RejectedError) as why:
+            raise BusOutage(f"stream {stream}: {why}") from why
     if info is None:
         raise StreamError(_missing(options, stream))
     config, state = info.config, info.state
@@ -219,15 +231,11 @@ async def duplicate_window(options: BusOptions, streams: Collection[str]) -> flo
     Raises:
         BusOutage: no server takes us, JetStream does not answer, or the permissions forbid it.
     """
-    connection = await Servers(options).connect()
-    api = Api(connection, options.api)
-    try:
-        found = [await _find(api, stream, options.ack_timeout) for stream in streams]
-    except (DeniedError, NoAnswerError, RejectedError) as why:
-        raise BusOutage(f"the streams' duplicate windows can't be seen: {why}") from why
-    finally:
-        connection.drop("done")
-        await connection.dropped()
+    async with asking(options) as api:
+        try:
+            found = [await _find(api, stream, options.ack_timeout) for stream in streams]
+        except (DeniedError, NoAnswerError, RejectedError) as why:
+            raise BusOutage(f"the streams' duplicate windows can't be seen: {why}") from why
     windows = [info.config.get("duplicate_window", 0) / 1e9 for info in found if info is not None]
     if not windows:
         raise BusOutage(f"no stream is there, of {', '.join(streams) or 'none'} that are known")
