@@ -12,11 +12,12 @@ error is the service's log (``run``), or log_format says so, each of them is a J
 """
 
 import inspect
+import json
 import logging
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import update_wrapper
 from itertools import pairwise
@@ -218,6 +219,12 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def report(content: object, lines: Iterable[str], *, as_json: bool) -> None:
+    """Print ``content`` as JSON, or its ``lines`` for a person."""
+    for line in [json.dumps(content)] if as_json else lines:
+        typer.echo(line)
 
 
 class Command(TyperCommand):

@@ -5,7 +5,6 @@ is named, and NATS being away is part of the answer. Nothing is changed and no p
 ``--watch`` shows the same once a second: ``relay.cli.watch``.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import anyio
 import typer
 
-from relay.cli.options import ALWAYS, NATS, with_settings
+from relay.cli.options import ALWAYS, NATS, report, with_settings
 from relay.cli.text import counted, instant, plain
 from relay.core.backoff import State
 from relay.core.durations import lasting
@@ -50,13 +49,9 @@ def status(
 
         anyio.run(run_watch, settings)
         return
-    report = anyio.run(_look, settings)
-    if json_:
-        typer.echo(json.dumps(report))
-    else:
-        for label, text in lines(report):
-            typer.echo(f"{label:<10} {text}")
-    if check and (reasons := list(_troubles(report))):
+    found = anyio.run(_look, settings)
+    report(found, (f"{label:<10} {text}" for label, text in lines(found)), as_json=json_)
+    if check and (reasons := list(_troubles(found))):
         raise RelayError("\n".join(reasons))
 
 

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from relay.consumer.calling import calling
+from relay.consumer.calling import Telemetry, calling
 from relay.consumer.database import Database, Inbox, Term
 from relay.consumer.jetstream import Durable
 from relay.consumer.lanes import Counts, Lanes, Rules
@@ -32,7 +32,6 @@ from relay.consumer.message import Hand
 from relay.consumer.options import Options
 from relay.consumer.outages import Outage, pause
 from relay.consumer.reading import Reading
-from relay.consumer.telemetry import Telemetry
 from relay.errors import (
     AlreadyRunning,
     RelayError,

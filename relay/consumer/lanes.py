@@ -25,11 +25,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from relay.consumer.calling import Call, HandlerError
+from relay.consumer.calling import Call, HandlerError, Telemetry
 from relay.consumer.database import Inbox, Parked, Term
 from relay.consumer.message import Delivery, Hand, Message
 from relay.consumer.outages import Outage
-from relay.consumer.telemetry import Telemetry
 from relay.core.backoff import delay
 from relay.core.order import KeyFence
 from relay.errors import Misconfigured, StoreBusy, StoreOutage, TermLost

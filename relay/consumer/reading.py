@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
+from relay.consumer.calling import Telemetry
 from relay.consumer.jetstream import Doubt, Durable, Reader, attached
 from relay.consumer.lanes import Counts, Lanes
 from relay.consumer.message import Delivery, Hand
 from relay.consumer.outages import PAUSE_FIRST, Outage
-from relay.consumer.telemetry import Telemetry
 from relay.errors import BusLoginRefused, BusOutage, Misconfigured
 from relay.jetstream.api import Api, DeniedError, NoAnswerError
 from relay.jetstream.connection import Connection
