@@ -64,13 +64,17 @@ class Reading:
         self._connection: Connection | None = None
 
     async def read(self, hand: Hand, lanes: Lanes) -> None:
-        """Attach again and again; hand what comes to the lanes."""
+        """Attach again and again; hand what comes to the lanes.
+
+        Each attach has a connection of its own: with the one before, JetStream drops its pulls.
+        """
         while True:
             try:
                 async with connected(self._servers, self._nats_options) as connection:
                     self._connection = connection
-                    while True:
-                        await self._attach(connection, hand, lanes)
+                    await self._attach(connection, hand, lanes)
+            except Doubt as doubt:
+                await self._doubts.wait(doubt)
             except Misconfigured as error:
                 if not self._has_read:
                     raise
@@ -84,17 +88,14 @@ class Reading:
 
     async def _attach(self, connection: Connection, hand: Hand, lanes: Lanes) -> None:
         hand.caught_up = False
-        try:
-            since = hand.position_at if hand.position else None
-            async with attached(connection, self._durable, since) as (behind, reader):
-                self._has_read = True
-                async for delivery in behind:
-                    await self._room(hand, lanes)
-                    self._route([delivery], hand, lanes)
-                hand.caught_up = True
-                await self._follow(reader, hand, lanes)
-        except Doubt as doubt:
-            await self._doubts.wait(doubt)
+        since = hand.position_at if hand.position else None
+        async with attached(connection, self._durable, since) as (behind, reader):
+            self._has_read = True
+            async for delivery in behind:
+                await self._room(hand, lanes)
+                self._route([delivery], hand, lanes)
+            hand.caught_up = True
+            await self._follow(reader, hand, lanes)
 
     async def _follow(self, reader: Reader, hand: Hand, lanes: Lanes) -> None:
         while True:
