@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -90,7 +90,7 @@ SUBJECT: Final = filter_flag(
 KEY: Final = filter_flag("key", str, "TEXT", "Of exactly this key.")
 
 
-def ask(what: str, question: str, shown: Sequence[str] = ()) -> None:
+def ask(what: str, question: str) -> None:
     """Return if the person at the terminal agrees to ``what``, else exit.
 
     Raises:
@@ -98,8 +98,6 @@ def ask(what: str, question: str, shown: Sequence[str] = ()) -> None:
     """
     if not sys.stdin.isatty():
         raise SettingsError([f"nobody is there to be asked: say --yes to {what}"])
-    for line in shown:
-        typer.echo(line, err=True)
     typer.echo(f"{question}? Type y for yes: ", err=True, nl=False)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         typer.echo("nothing was changed", err=True)
