@@ -16,7 +16,7 @@ from typing import Any, Final
 from relay.audit.oracle import StreamMessage, digest
 from relay.core.subjects import matches
 from relay.errors import SettingsError
-from relay.jetstream.deliveries import Message
+from relay.jetstream.frames import Message
 from relay.jetstream.options import BusOptions
 from relay.jetstream.reading import Start, StreamReader
 
@@ -114,7 +114,7 @@ class Messages:
         found, new, judged = list[StreamMessage](), tuple.__new__, self._judged
         names, prefix, as_bytes = self.names, self.prefix, self._as_bytes
         length, is_whole = len(prefix), not (prefix or self.message_id_prefix)
-        for seq, _, raw_subject, headers, payload in batch:
+        for seq, _, raw_subject, headers, payload, _ in batch:
             subject = judged.get(raw_subject)
             if subject is None:
                 subject = self._subject(raw_subject)

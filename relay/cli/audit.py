@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import anyio
 import typer
 
-from relay.cli.options import ALWAYS, NATS, Json, with_settings
-from relay.cli.progress import progress_bar
+from relay.cli.options import ALWAYS, NATS, Json, progress_bar, with_settings
 from relay.cli.text import plain, seconds
 from relay.errors import LoginRefused, Outage, SettingsError
 from relay.settings import Settings

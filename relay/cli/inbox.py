@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import anyio
 import typer
 
-from relay.cli.deciding import By, Yes, this_user
+from relay.cli.deciding import By, Yes, ask, this_user
 from relay.cli.migrate import Check, PrintSql
 from relay.cli.options import Command, Group, Json, with_settings
 from relay.cli.text import counted, instant, plain, rfc3339
-from relay.errors import RelayError, SettingsError
+from relay.errors import RelayError
 from relay.settings import Settings
 
 if TYPE_CHECKING:
@@ -110,7 +110,10 @@ def _deciding(action: str, help_: str) -> Any:
             row for row in _ask(settings, "list", wanted) if everything or row[0] in (ids or ())
         ]
         if dead and not yes and (action == "drop" or everything):
-            _confirm(action, dead)
+            what = f"{action} {counted(len(dead), 'dead message')}"
+            if sys.stdin.isatty():
+                _print(dead[:10], err=True)
+            ask(what, what.capitalize())
         who = by or this_user()
         decision = {"action": action, "ids": [row[0] for row in dead], "who": who}
         done = [row[0] for row in _ask(settings, "decide", decision)] if dead else []
@@ -135,24 +138,12 @@ def _ask(settings: Settings, query: str, params: dict[str, Any]) -> "Sequence[Ro
     from relay.postgres.session import Session
     from relay.postgres.sqlfiles import load
 
-    async def ask() -> "Sequence[Row]":
+    async def rows() -> "Sequence[Row]":
         async with await Session.connect(settings.conninfo, "inbox") as session:
             await migrations.migrated(session, settings.inbox_schema)
             return await session.rows(load(f"inbox/queries/{query}", settings.inbox_schema), params)
 
-    return anyio.run(ask)
-
-
-def _confirm(action: str, dead: "Sequence[Row]") -> None:
-    """Return if the person at the terminal agrees, else exit."""
-    what = f"{action} {counted(len(dead), 'dead message')}"
-    if not sys.stdin.isatty():
-        raise SettingsError([f"nobody is there to be asked: say --yes to {what}"])
-    _print(dead[:10], err=True)
-    typer.echo(f"{what.capitalize()}? Type y for yes: ", err=True, nl=False)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        typer.echo("nothing was changed", err=True)
-        raise typer.Exit(1)
+    return anyio.run(rows)
 
 
 def _print(rows: "Sequence[Row]", *, err: bool = False) -> None:

@@ -12,11 +12,12 @@ error is the service's log (``run``), or log_format says so, each of them is a J
 """
 
 import inspect
+import json
 import logging
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import update_wrapper
 from itertools import pairwise
@@ -194,6 +195,36 @@ def _flag(setting: Setting) -> inspect.Parameter:
         rich_help_panel=setting.topic,
     )
     return keyword(setting.name, bool if setting.switch else str, option)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function that takes how many are done, of how many in all.
+
+    The bar is on standard error, if that is a terminal; what is reported goes past it.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total: None  # noqa: ARG005
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def report(content: object, lines: Iterable[str], *, as_json: bool) -> None:
+    """Print ``content`` as JSON, or its ``lines`` for a person."""
+    for line in [json.dumps(content)] if as_json else lines:
+        typer.echo(line)
 
 
 class Command(TyperCommand):

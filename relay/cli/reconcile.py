@@ -6,20 +6,19 @@ RELAY_REPAIR=report has only told. It publishes nothing: it moves the cursor bac
 that leads, or the next one, publishes from there what is lost. ``--dry-run`` changes nothing.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
 
-from relay.cli.options import ALWAYS, NATS, Json, with_settings
+from relay.cli.options import ALWAYS, NATS, Json, report, with_settings
 from relay.core.checkpoint import Setback
 from relay.errors import RelayError
 from relay.settings import Settings
 
 if TYPE_CHECKING:
-    from relay.jetstream.examine import Finding
+    from relay.jetstream.setup import Finding
 
 
 @with_settings(*ALWAYS, *NATS, "retention")
@@ -35,17 +34,13 @@ def reconcile(
     nothing is done about it (--dry-run); or some of them are no longer in the outbox.
     """
     findings, setbacks = anyio.run(_reconcile, settings, dry_run)
-    report = {
-        "dry_run": dry_run,
-        "streams": [_as_json(each, setbacks.get(each.stream)) for each in findings],
-    }
-    if json_:
-        typer.echo(json.dumps(report))
-    else:
-        for each in findings:
-            typer.echo(_line(each, setbacks.get(each.stream), dry_run=dry_run))
-        if not findings:
-            typer.echo("no checkpoints yet: no relay has settled anything with this schema")
+    found = [(each, setbacks.get(each.stream)) for each in findings]
+    lines = [_line(*each, dry_run=dry_run) for each in found]
+    report(
+        {"dry_run": dry_run, "streams": [_as_json(*each) for each in found]},
+        lines or ["no checkpoints yet: no relay has settled anything with this schema"],
+        as_json=json_,
+    )
     troubles = list(_troubles(findings, setbacks, dry_run=dry_run))
     if troubles:
         raise RelayError("\n".join(troubles))
@@ -57,7 +52,7 @@ async def _reconcile(
     from psycopg import Rollback
 
     from relay.app import bus_options
-    from relay.jetstream.examine import examine
+    from relay.jetstream.setup import examine
     from relay.postgres import migrations
     from relay.postgres.checkpoints import rewind, ring_of
     from relay.postgres.session import Session

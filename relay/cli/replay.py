@@ -19,11 +19,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import anyio
 import typer
 
-from relay.cli.deciding import PANEL, By, DryRun, Yes, ask, this_user
-from relay.cli.options import ALWAYS, INTERRUPTED, NATS, Json, with_settings
-from relay.cli.progress import progress_bar
-from relay.cli.replay_flags import FILTERS, selection_of
-from relay.cli.replay_flags import rate as parsed_rate
+from relay.cli.deciding import (
+    PANEL,
+    REPLAYED,
+    By,
+    DryRun,
+    Yes,
+    ask,
+    selection_of,
+    this_user,
+)
+from relay.cli.deciding import rate as parsed_rate
+from relay.cli.options import ALWAYS, INTERRUPTED, NATS, Json, progress_bar, with_settings
 from relay.cli.text import counted, instant, plain, rfc3339
 from relay.core.durations import lasting
 from relay.errors import BusOutage, RelayError
@@ -42,7 +49,7 @@ _STANDSTILL: Final = 10.0
 """s without progress, after which that is said."""
 
 
-@with_settings(*ALWAYS, *NATS, "stream", "message_id_prefix", filters=FILTERS)
+@with_settings(*ALWAYS, *NATS, "stream", "message_id_prefix", filters=REPLAYED)
 def replay(
     settings: Settings,
     *,

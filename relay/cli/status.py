@@ -5,7 +5,6 @@ is named, and NATS being away is part of the answer. Nothing is changed and no p
 ``--watch`` shows the same once a second: ``relay.cli.watch``.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import anyio
 import typer
 
-from relay.cli.options import ALWAYS, NATS, with_settings
+from relay.cli.options import ALWAYS, NATS, report, with_settings
 from relay.cli.text import counted, instant, plain
 from relay.core.backoff import State
 from relay.core.durations import lasting
@@ -50,13 +49,9 @@ def status(
 
         anyio.run(run_watch, settings)
         return
-    report = anyio.run(_look, settings)
-    if json_:
-        typer.echo(json.dumps(report))
-    else:
-        for label, text in lines(report):
-            typer.echo(f"{label:<10} {text}")
-    if check and (reasons := list(_troubles(report))):
+    found = anyio.run(_look, settings)
+    report(found, (f"{label:<10} {text}" for label, text in lines(found)), as_json=json_)
+    if check and (reasons := list(_troubles(found))):
         raise RelayError("\n".join(reasons))
 
 
@@ -122,19 +117,16 @@ async def look_at_nats(settings: Settings) -> dict[str, Any]:
 
 async def _reach(options: "BusOptions") -> None:
     """Connect, and ask JetStream for a sign of life; raise BusOutage if there is none."""
-    from relay.jetstream.api import Api, DeniedError, NoAnswerError, RejectedError
-    from relay.jetstream.servers import Servers
+    from relay.jetstream.api import DeniedError, NoAnswerError, RejectedError
+    from relay.jetstream.setup import asking
 
-    connection = await Servers(options).connect()
-    try:
-        await Api(connection, options.api).account(options.ack_timeout)
-    except DeniedError:
-        pass  # a login that may not ask may publish all the same
-    except (NoAnswerError, RejectedError) as why:
-        raise BusOutage(f"JetStream: {why}") from why
-    finally:
-        connection.drop("done")
-        await connection.dropped()
+    async with asking(options) as api:
+        try:
+            await api.account(options.ack_timeout)
+        except DeniedError:
+            pass  # a login that may not ask may publish all the same
+        except (NoAnswerError, RejectedError) as why:
+            raise BusOutage(f"JetStream: {why}") from why
 
 
 def report_of(

@@ -7,7 +7,6 @@ It needs the relay's own rights. What a login may not see (others' sessions, the
 consumers) is left out, and the answer says so.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -16,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import anyio
 import typer
 
-from relay.cli.options import ALWAYS, NATS, Json, with_settings
-from relay.cli.progress import progress_bar
+from relay.cli.options import ALWAYS, NATS, Json, progress_bar, report, with_settings
 from relay.cli.text import counted, instant, moment, plain
 from relay.errors import BusOutage, RelayError
 from relay.settings import Settings
@@ -59,11 +57,7 @@ def where(
     Reads only, with no more rights than the relay's. Exits with 1 if nothing is known of it.
     """
     answer = anyio.run(_ask, settings, ref, limit, since, copies)
-    if json_:
-        typer.echo(json.dumps(as_json(ref, answer)))
-    else:
-        for line in _lines(answer):
-            typer.echo(plain(line))
+    report(as_json(ref, answer), map(plain, _lines(answer)), as_json=json_)
     if not (answer.rows or answer.stored or (answer.given and answer.writers)):
         raise RelayError(f"nothing is known of {plain(ref)}: {_unknown(answer)}")
 

@@ -24,15 +24,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from relay.consumer.calling import calling
+from relay.consumer.calling import Telemetry, calling
 from relay.consumer.database import Database, Inbox, Term
-from relay.consumer.hand import Hand
 from relay.consumer.jetstream import Durable
 from relay.consumer.lanes import Counts, Lanes, Rules
+from relay.consumer.message import Hand
 from relay.consumer.options import Options
 from relay.consumer.outages import Outage, pause
 from relay.consumer.reading import Reading
-from relay.consumer.telemetry import Telemetry
 from relay.errors import (
     AlreadyRunning,
     RelayError,
@@ -41,6 +40,7 @@ from relay.errors import (
     StoreOutage,
     TermLost,
 )
+from relay.jetstream.options import api_prefix
 
 log = logging.getLogger("relay.consumer")
 
@@ -99,7 +99,6 @@ class Consumer:
         self.is_leading = False
         self._options = chosen = options or Options()
         self._name = name
-        prefix = f"$JS.{chosen.js_domain}.API" if chosen.js_domain else "$JS.API"
         self._durable = Durable(
             stream=stream,
             name=name,
@@ -107,7 +106,7 @@ class Consumer:
             only_new=chosen.only_new,
             ack_wait=chosen.ack_wait,
             most=chosen.in_hand,
-            prefix=prefix,
+            prefix=api_prefix(chosen.js_domain),
         )
         self._inbox = Inbox(database, name, handler_timeout=chosen.handler_timeout)
         self._telemetry = Telemetry(stream, name)

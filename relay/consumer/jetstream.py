@@ -11,24 +11,28 @@ stream itself, in order, and goes first. What was done already, the inbox knows.
 deliveries are numbered without a gap: a gap is something that was delivered to nobody, or to
 somebody else, and means another attach. Redeliveries come on top, behind what they repeat.
 
-A lost connection is an attach, too: see ``relay.consumer.link``.
+A lost connection is an attach, too: what it had under way is not known.
 """
 
 import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from nats import errors
-
-from relay.consumer.link import API_DEADLINE, ApiError, Link
-from relay.consumer.message import Delivery, read, status
+from relay.consumer.message import Delivery, read
 from relay.errors import BusOutage, StreamError
+from relay.jetstream.api import Api, DeniedError, NoAnswerError, RejectedError
+from relay.jetstream.codes import STREAM_NOT_FOUND
+from relay.jetstream.connection import Connection
+from relay.jetstream.duplicates import NO_MESSAGE_FOUND
+from relay.jetstream.frames import Message
+
+API_DEADLINE: Final = 5.0
 
 EXPIRES: Final = 10.0
 """Seconds for which JetStream keeps a pull open while there is nothing."""
@@ -42,8 +46,7 @@ UNDERWAY: Final = 0.2
 MOST_PULLED_BYTES: Final = 8 << 20
 
 _NO_CONSUMER: Final = 10014
-_NO_STREAM: Final = 10059
-_NO_MESSAGE: Final = 10037
+_LATER: Final = frozenset({500, 503})
 _ROOM_FOR_CRASHES: Final = 20
 """A crash leaves what was in hand pending until AckWait; so many may follow one another."""
 
@@ -104,15 +107,31 @@ class Durable:
         return [fault for fine, fault in checks if not fine]
 
 
-class Reader:
-    """The deliveries of a JetStream consumer since an attach, in its numbers' order."""
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Raise BusOutage where JetStream may answer later, and let its refusals through."""
+    try:
+        yield
+    except NoAnswerError as error:
+        raise BusOutage(f"no answer from JetStream: {error}") from None
+    except RejectedError as error:
+        if error.status in _LATER:
+            raise BusOutage(str(error)) from None
+        raise
 
-    def __init__(self, link: Link, durable: Durable, number: int) -> None:
+
+class Reader:
+    """The deliveries of a JetStream consumer since an attach, in its numbers' order.
+
+    An exchange, for the statuses that answer its pulls.
+    """
+
+    def __init__(self, api: Api, durable: Durable, number: int) -> None:
         """Go on behind the delivery ``number``."""
-        self._link = link
+        self._api = api
         self._durable = durable
         self._number = number
-        self._inbox = link.new_inbox()
+        self._subject = f"{durable.prefix}.CONSUMER.MSG.NEXT.{durable.stream}.{durable.name}"
         self._received: list[Delivery] = []
         self._open = 0
         self._failure: BusOutage | None = None
@@ -121,17 +140,17 @@ class Reader:
         self._got = 0
         self._pulled_at = 0.0
 
-    async def __aenter__(self) -> Self:
-        """Subscribe."""
-        self._subscription = await self._link.subscribe(self._inbox)
-        self._link.routes[self._subscription._id] = self._take  # noqa: SLF001 - it has no other name
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Let JetStream see that nobody waits any more."""
-        del self._link.routes[self._subscription._id]  # noqa: SLF001
-        with suppress(errors.Error, OSError):
-            await self._subscription.unsubscribe()
+    @contextmanager
+    def reading(self, connection: Connection) -> Iterator[None]:
+        """Take the deliveries of ``connection`` for the block."""
+        self._connection = connection
+        with connection.exchange(self) as token:
+            self._inbox = f"{connection.inbox}.{token}"
+            connection.wire.parser.deliver_to(self._take, self._durable.name)
+            try:
+                yield
+            finally:
+                connection.wire.parser.deliver_to(None)
 
     async def batch(self, most: int) -> list[Delivery]:
         """Wait for what comes next; empty if nothing has come for ``IDLE`` s.
@@ -140,35 +159,25 @@ class Reader:
             Doubt, BusOutage: what comes next is not known.
         """
         if not self._open and not self._received:
-            await self._pull(most)
-        if not await self._has_news():
+            self._pull(most)
+        try:
+            async with asyncio.timeout(IDLE):
+                await self._news.wait()
+        except TimeoutError:
             await self._look()
-        if self._link.lost.is_set():
-            raise BusOutage(f"the connection is lost: {self._link.why or 'closed'}")
         self._news.clear()
         batch, self._received = self._received, []
         if self._failure is not None and not batch:
             raise self._failure
         return batch
 
-    async def _has_news(self) -> bool:
-        waits = [
-            asyncio.ensure_future(self._news.wait()),
-            asyncio.ensure_future(self._link.lost.wait()),
-        ]
-        try:
-            done, _ = await asyncio.wait(waits, timeout=IDLE, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        return bool(done)
-
     async def _look(self) -> None:
         """See that nothing was delivered that has not come here: later ones would tell by a gap."""
         number, where = self._number, f"{self._durable.stream}.{self._durable.name}"
         try:
-            info = await self._link.api(self._durable.prefix, f"CONSUMER.INFO.{where}")
-        except ApiError as error:
+            with _failures():
+                info = await self._api.request(f"CONSUMER.INFO.{where}", API_DEADLINE)
+        except (RejectedError, DeniedError) as error:
             raise Doubt(str(error)) from None
         if info["delivered"]["consumer_seq"] > number:
             await asyncio.sleep(UNDERWAY)
@@ -177,57 +186,68 @@ class Reader:
         if self._open and time.monotonic() > self._pulled_at + EXPIRES + API_DEADLINE:
             raise Doubt("a pull was not answered")
 
-    async def _pull(self, most: int) -> None:
+    def _pull(self, most: int) -> None:
         self._open, self._got, self._pulled_at = most, 0, time.monotonic()
         request: dict[str, int] = {"batch": most, "expires": int(EXPIRES * 1e9)}
         if self._bytes:
             request["max_bytes"] = self._bytes
-        subject = (
-            f"{self._durable.prefix}.CONSUMER.MSG.NEXT.{self._durable.stream}.{self._durable.name}"
-        )
-        try:
-            await self._link.publish(subject, json.dumps(request).encode(), reply=self._inbox)
-        except (errors.Error, OSError) as error:
-            raise BusOutage(str(error) or type(error).__name__) from None
+        body = json.dumps(request)
+        frame = f"PUB {self._subject} {self._inbox} {len(body)}\r\n{body}\r\n"
+        self._connection.wire.write(frame.encode())
 
-    def _take(self, subject: bytes, reply: bytes, payload: bytes, headers: bytes | None) -> None:
-        delivery = read(subject, reply, payload, headers) if reply else None
-        if delivery is None:
-            self._end(*status(headers))
-        elif self._failure is None and delivery.number != self._number + 1:
+    def _take(self, messages: list[Message], first: int, last: int, pending: int) -> None:
+        del pending
+        if self._failure is None and (
+            first != self._number + 1 or last - first + 1 != len(messages)
+        ):
             self._failure = Doubt(
-                f"delivery {delivery.number} came behind {self._number}: what is between went to "
+                f"deliveries {first} to {last} came behind {self._number}: what is between went to "
                 "nobody, or to somebody else who reads from this JetStream consumer"
             )
         elif self._failure is None:
-            self._number = delivery.number
-            self._got += 1
-            self._open -= 1
-            self._received.append(delivery)
+            self._number = last
+            self._got += len(messages)
+            self._open -= len(messages)
+            stream = self._durable.stream
+            self._received += [Delivery(read(each, stream), each.ack) for each in messages]
             if not self._open:
                 self._bytes = MOST_PULLED_BYTES
         self._news.set()
 
-    def _end(self, code: int, description: str) -> None:
+    def answered(self, rest: bytes, payload: bytes, headers: bytes | None) -> None:
         """Take the status with which JetStream ends a pull."""
+        del rest, payload
+        first = (headers or b"").partition(b"\r\n")[0].decode(errors="replace")
+        code, _, description = first.partition(" ")[2].strip().partition(" ")
         match code:
-            case 0 | 100:
+            case "" | "100":
                 return
-            case 409 if description == "Batch Completed":
+            case "409" if description == "Batch Completed":
                 return  # the messages' number said so before; another pull may be open by now
-            case 404 | 408:
+            case "404" | "408":
                 pass
-            case 409 if "MaxBytes" in description and "Request" not in description:
+            case "409" if "MaxBytes" in description and "Request" not in description:
                 if not self._got:
                     self._bytes = 0  # one message is larger than all that we ask for
             case _:
                 self._failure = Doubt(f"JetStream ended a pull: {code} {description}")
         self._open = 0
+        self._news.set()
+
+    def denied(self, subject: str, reason: str) -> None:
+        """Take that pulling is forbidden."""
+        if subject == self._subject:
+            self.dropped(reason)
+
+    def dropped(self, reason: str) -> None:
+        """Take that nothing more will come."""
+        self._failure = BusOutage(reason)
+        self._news.set()
 
 
 @asynccontextmanager
 async def attached(
-    link: Link, durable: Durable, since: datetime | None
+    connection: Connection, durable: Durable, since: datetime | None
 ) -> AsyncIterator[tuple[AsyncIterator[Delivery], Reader]]:
     """Attach; give what has to be caught up with, and then the reader of what follows.
 
@@ -238,10 +258,12 @@ async def attached(
         StreamError: the stream is missing, or the consumer is not as needed.
         BusOutage: later.
     """
+    api = Api(connection, durable.prefix)
     try:
-        info = await _info(link, durable, since)
-    except ApiError as error:
-        if error.err_code == _NO_STREAM:
+        with _failures():
+            info = await _info(api, durable, since)
+    except (RejectedError, DeniedError) as error:
+        if isinstance(error, RejectedError) and error.code == STREAM_NOT_FOUND:
             raise StreamError(f"there is no stream {durable.stream!r}: {error}") from None
         raise StreamError(f"JetStream consumer {durable.name!r} can't be used: {error}") from None
     if faults := durable.faults(info["config"]):
@@ -250,30 +272,31 @@ async def attached(
             "change it, or take another name"
         )
     floor, last = info["ack_floor"]["stream_seq"], info["delivered"]["stream_seq"]
-    behind = _between(link, durable, floor, last if info["num_ack_pending"] else floor)
-    async with Reader(link, durable, info["delivered"]["consumer_seq"]) as reader:
+    behind = _between(api, durable, floor, last if info["num_ack_pending"] else floor)
+    reader = Reader(api, durable, info["delivered"]["consumer_seq"])
+    with reader.reading(connection):
         yield behind, reader
 
 
-async def _info(link: Link, durable: Durable, since: datetime | None) -> dict[str, Any]:
+async def _info(api: Api, durable: Durable, since: datetime | None) -> dict[str, Any]:
     """Look at the durable, and make it if it is missing."""
     where = f"{durable.stream}.{durable.name}"
     try:
-        return await link.api(durable.prefix, f"CONSUMER.INFO.{where}")
-    except ApiError as error:
-        if error.err_code != _NO_CONSUMER:
+        return await api.request(f"CONSUMER.INFO.{where}", API_DEADLINE)
+    except RejectedError as error:
+        if error.code != _NO_CONSUMER:
             raise
     make = {"stream_name": durable.stream, "config": durable.config(since)}
-    return await link.api(durable.prefix, f"CONSUMER.CREATE.{where}", make)
+    return await api.request(f"CONSUMER.CREATE.{where}", API_DEADLINE, make)
 
 
-async def _between(link: Link, durable: Durable, floor: int, last: int) -> AsyncIterator[Delivery]:
+async def _between(api: Api, durable: Durable, floor: int, last: int) -> AsyncIterator[Delivery]:
     """Read the messages behind ``floor`` up to ``last`` from the stream itself, in order."""
     heads = dict[str, Delivery]()
 
     async def advance(subject: str, behind: int) -> None:
         heads.pop(subject, None)
-        found = await _next(link, durable, subject, behind + 1)
+        found = await _next(api, durable, subject, behind + 1)
         if found is not None and found.message.sequence <= last:
             heads[subject] = found
 
@@ -287,22 +310,21 @@ async def _between(link: Link, durable: Durable, floor: int, last: int) -> Async
         await advance(subject, delivery.message.sequence)
 
 
-async def _next(link: Link, durable: Durable, subject: str, sequence: int) -> Delivery | None:
+async def _next(api: Api, durable: Durable, subject: str, sequence: int) -> Delivery | None:
     request = {"seq": sequence, "next_by_subj": subject}
     try:
-        answer = await link.api(durable.prefix, f"STREAM.MSG.GET.{durable.stream}", request)
-    except ApiError as error:
-        if error.err_code == _NO_MESSAGE:
+        with _failures():
+            answer = await api.request(f"STREAM.MSG.GET.{durable.stream}", API_DEADLINE, request)
+    except (RejectedError, DeniedError) as error:
+        if isinstance(error, RejectedError) and error.code == NO_MESSAGE_FOUND:
             return None
         raise BusOutage(str(error)) from None
     stored = answer["message"]
-    reply = f"$JS.ACK.{durable.stream}.{durable.name}.1.{stored['seq']}.0.{_ns(stored['time'])}.0"
-    headers = base64.b64decode(stored["hdrs"]) if stored.get("hdrs") else None
-    payload = base64.b64decode(stored.get("data") or "")
-    found = read(stored["subject"].encode(), reply.encode(), payload, headers)
-    assert found is not None
-    found.ack = ""
-    return found
+    headers, payload = (base64.b64decode(stored.get(name) or "") for name in ("hdrs", "data"))
+    message = Message(
+        stored["seq"], _ns(stored["time"]), stored["subject"].encode(), headers, payload
+    )
+    return Delivery(read(message, durable.stream))
 
 
 def _ns(time: str) -> int:

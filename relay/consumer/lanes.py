@@ -25,12 +25,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from relay.consumer.calling import Call, HandlerError
+from relay.consumer.calling import Call, HandlerError, Telemetry
 from relay.consumer.database import Inbox, Parked, Term
-from relay.consumer.hand import Hand, Held
-from relay.consumer.message import Message
+from relay.consumer.message import Delivery, Hand, Message
 from relay.consumer.outages import Outage
-from relay.consumer.telemetry import Telemetry
 from relay.core.backoff import delay
 from relay.core.order import KeyFence
 from relay.errors import Misconfigured, StoreBusy, StoreOutage, TermLost
@@ -42,7 +40,7 @@ MOST_CONFLICTS: Final = 50
 LONGEST_CONFLICT: Final = 0.05
 _LONGEST_ERROR: Final = 2000
 
-Acknowledge = Callable[[Sequence[Held]], Awaitable[None]]
+Acknowledge = Callable[[Sequence[Delivery]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ class Counts:
 
 @dataclass(slots=True)
 class _Lane:
-    waiting: deque[Held | tuple[int, str | None]] = field(default_factory=deque)
+    waiting: deque[Delivery | tuple[int, str | None]] = field(default_factory=deque)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -105,10 +103,10 @@ class Lanes:
         self._retrying: set[int] = set()
         self._stopping = False
 
-    def put(self, held: Held) -> None:
+    def put(self, delivery: Delivery) -> None:
         """Queue a delivery behind all of its key."""
-        message = held.delivery.message
-        self._put(message.key if message.key is not None else message.id, held)
+        message = delivery.message
+        self._put(message.key if message.key is not None else message.id, delivery)
 
     def retry(self, id_: int, key: str | None) -> None:
         """Queue a parked message that is due, unless it is queued already."""
@@ -132,7 +130,7 @@ class Lanes:
         """
         return [self._work(lane) for lane in self._lanes]
 
-    def _put(self, by: str, what: Held | tuple[int, str | None]) -> None:
+    def _put(self, by: str, what: Delivery | tuple[int, str | None]) -> None:
         lane = self._lanes[zlib.crc32(by.encode()) % len(self._lanes)]
         lane.waiting.append(what)
         lane.news.set()
@@ -156,29 +154,29 @@ class Lanes:
                 batch.append(following)
             await self._handle(batch)
 
-    async def _handle(self, batch: Sequence[Held]) -> None:
+    async def _handle(self, batch: Sequence[Delivery]) -> None:
         """Handle or park all of ``batch``, or what a stop leaves of it, and acknowledge it."""
         error = await self._try(batch)
         if error is not None and len(batch) > 1:
-            for held in batch:
+            for delivery in batch:
                 if not self._stopping:
-                    await self._handle([held])
+                    await self._handle([delivery])
             return
         while error is not None and not self._stopping:
-            again = await self._refuse(batch[0].delivery.message, error)
+            again = await self._refuse(batch[0].message, error)
             if again is None:
                 break
             await self._wait(again)
         if not self._stopping or error is None:
             await self._finish(batch)
 
-    async def _try(self, batch: Sequence[Held]) -> Exception | None:
+    async def _try(self, batch: Sequence[Delivery]) -> Exception | None:
         """Take, handle, commit; return what was wrong with the messages, if something was."""
         losses = 0
         while True:
             handling = False
             try:
-                messages = [held.delivery.message for held in batch]
+                messages = [delivery.message for delivery in batch]
                 async with self._inbox.taking(self._term, messages) as taking:
                     fence = KeyFence(taking.blocked)
                     fresh, behind = list[Message](), list[Message]()
@@ -299,9 +297,9 @@ class Lanes:
         is_dead = attempts + 1 >= self._rules.max_attempts
         return words[:_LONGEST_ERROR], None if is_dead else pause
 
-    async def _finish(self, batch: Sequence[Held]) -> None:
-        for held in batch:
-            self._hand.done(held)
+    async def _finish(self, batch: Sequence[Delivery]) -> None:
+        for delivery in batch:
+            self._hand.done(delivery)
         self.room.set()
         await self._acknowledge(batch)
 

@@ -1,21 +1,27 @@
-"""A message as a handler gets it, and how it is read off the wire.
+"""Messages as a handler gets them; which of them are in hand, and up to where all are done.
 
-JetStream is authoritative for stream, sequence and time, which stand in the subject that takes the
-acknowledgement. What the producer wrote may hold anything: reading it never raises.
+JetStream is authoritative for stream, sequence and time. What the producer wrote may hold anything:
+reading it never raises.
+
+The floor is a place in the stream: every message up to it is taken by a committed transaction. It
+is stored with the lease, so that a message of before it is never handled again, however late it
+comes. A place is a sequence and its time: a stream that was made anew, or lost its tail, gives the
+same sequences to other messages, at later times.
 """
 
 import hashlib
-from collections.abc import Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from relay.jetstream.frames import Message as StoredMessage
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_ID: Final = 1000
 """Bytes of a message id or key; longer ones do not fit into an index of Postgres."""
-
-_ACK_TOKENS: Final = 9
-_LONG_ACK_TOKENS: Final = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,48 +48,27 @@ class Message:
     stored_at: datetime
 
 
-@dataclass(slots=True)
-class Delivery:
-    """One delivery of a message.
-
-    Attributes:
-        ack: the subject that takes the acknowledgement; "" if none is wanted.
-        number: counts the deliveries of this JetStream consumer, from 1, without a gap.
-        pending: how many messages JetStream has for the consumer behind this one.
-    """
-
-    message: Message
-    ack: str
-    number: int
-    pending: int
-
-
-def read(subject: bytes, reply: bytes, payload: bytes, headers: bytes | None) -> Delivery | None:
-    """Return the delivery; None if this is none: the reply subject is not JetStream's."""
-    tokens = reply.decode(errors="replace").split(".")
-    if len(tokens) >= _LONG_ACK_TOKENS:  # $JS.ACK.<domain>.<account hash>. ...
-        del tokens[2:4]
-    if len(tokens) < _ACK_TOKENS or tokens[:2] != ["$JS", "ACK"]:
-        return None
-    stream, _, _, *numbers = tokens[2:9]
-    try:
-        sequence, number, stored_ns, pending = (int(token) for token in numbers)
-        stored_at = _EPOCH + timedelta(microseconds=stored_ns // 1000)
-    except (ValueError, OverflowError):
-        return None
-    fields = read_headers(headers)
-    given = fields.get("Nats-Msg-Id")
-    message = Message(
-        id=storable(given) if given else f"{stream}-{sequence}-{stored_ns}",
-        subject=subject.decode(errors="replace"),
-        key=storable(fields["Relay-Key"]) if fields.get("Relay-Key") else None,
+def read(stored: StoredMessage, stream: str) -> Message:
+    """Read what ``stream`` holds. Never raises."""
+    fields = read_headers(stored.headers)
+    given, key = fields.get("Nats-Msg-Id"), fields.get("Relay-Key")
+    return Message(
+        id=storable(given) if given else f"{stream}-{stored.seq}-{stored.at_ns}",
+        subject=stored.subject.decode(errors="replace"),
+        key=storable(key) if key else None,
         headers=fields,
-        payload=payload,
+        payload=stored.payload,
         stream=stream,
-        sequence=sequence,
-        stored_at=stored_at,
+        sequence=stored.seq,
+        stored_at=_instant(stored.at_ns),
     )
-    return Delivery(message, reply.decode(errors="replace"), number, pending)
+
+
+def _instant(ns: int) -> datetime:
+    try:
+        return _EPOCH + timedelta(microseconds=ns // 1000)
+    except OverflowError:
+        return _EPOCH
 
 
 def read_headers(block: bytes | None) -> dict[str, str]:
@@ -96,17 +81,77 @@ def read_headers(block: bytes | None) -> dict[str, str]:
     return found
 
 
-def status(headers: bytes | None) -> tuple[int, str]:
-    """Return the status of JetStream's own message, and its description; 0 if it has none."""
-    first = (headers or b"").partition(b"\r\n")[0].decode(errors="replace")
-    _, _, rest = first.partition(" ")
-    code, _, description = rest.strip().partition(" ")
-    return (int(code), description) if code.isdecimal() else (0, "")
-
-
 def storable(text: str) -> str:
     """Return an id or key as Postgres can index it: as it is, or what stands for it."""
     encoded = text.encode()
     if len(encoded) <= _LONGEST_ID and "\0" not in text:
         return text
     return f"sha256-{hashlib.sha256(encoded).hexdigest()}"
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One delivery; the subject ``ack`` takes its acknowledgement, empty if none is wanted."""
+
+    message: Message
+    ack: bytes = b""
+    is_done: bool = False
+
+
+class Hand:
+    """Deliveries in hand; ``position`` and ``position_at`` are the floor.
+
+    ``caught_up``: whether all that JetStream delivered to anybody has been added.
+    """
+
+    def __init__(
+        self, position: int, position_at: datetime, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Begin at a floor with nothing in hand; ``now`` gives s."""
+        self.position = position
+        self.position_at = position_at
+        self.held: dict[int, Delivery] = {}
+        self.caught_up = False
+        self._now = now
+        self._in_order: deque[Delivery] = deque()
+        self._newest = 0, position_at
+        self._added = self._passed = 0
+        self._mark = now(), -1
+        self._settled_at: float | None = None
+
+    def knows(self, message: Message) -> bool:
+        """Say whether the message is at or below the floor: done, and nobody has to ask."""
+        return message.sequence <= self.position and message.stored_at <= self.position_at
+
+    def add(self, delivery: Delivery) -> Delivery:
+        """Take a delivery; ``done`` follows."""
+        self.held[id(delivery)] = delivery
+        sequence, stored_at = self._newest
+        message = delivery.message
+        if message.sequence > sequence or message.stored_at > stored_at:
+            self._newest = message.sequence, message.stored_at
+            self._in_order.append(delivery)
+            self._added += 1
+        return delivery
+
+    def done(self, delivery: Delivery) -> None:
+        """Its transaction has committed."""
+        delivery.is_done = True
+        del self.held[id(delivery)]
+        while self._in_order and self._in_order[0].is_done:
+            message = self._in_order.popleft().message
+            self.position, self.position_at = message.sequence, message.stored_at
+            self._passed += 1
+
+    def settled_for(self) -> float | None:
+        """Return for how many s all that was taken before that has been below the floor.
+
+        None if that is not known. What was taken later than that must not be forgotten: it may
+        still be delivered again.
+        """
+        at, added = self._mark
+        if added >= 0 and self._passed >= added:
+            self._settled_at, self._mark = at, (at, -1)
+        if self._mark[1] < 0 and self.caught_up:
+            self._mark = self._now(), self._added
+        return None if self._settled_at is None else self._now() - self._settled_at

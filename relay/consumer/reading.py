@@ -5,22 +5,31 @@ while the process leads; the rest is its lanes' and its hand's.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any
+import random
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
 
-from nats import errors as nats_errors
-
-from relay.consumer.hand import Hand, Held
+from relay.consumer.calling import Telemetry
 from relay.consumer.jetstream import Doubt, Durable, Reader, attached
 from relay.consumer.lanes import Counts, Lanes
-from relay.consumer.link import Link, open_link
-from relay.consumer.message import Delivery
+from relay.consumer.message import Delivery, Hand
 from relay.consumer.outages import PAUSE_FIRST, Outage
-from relay.consumer.telemetry import Telemetry
 from relay.errors import BusLoginRefused, BusOutage, Misconfigured
+from relay.jetstream.api import Api, DeniedError, NoAnswerError
+from relay.jetstream.connection import Connection
+from relay.jetstream.servers import open_connection
 
-ACK_DEADLINE = 2.0
+CONNECT_DEADLINE: Final = 5.0
+ACK_DEADLINE: Final = 2.0
+_OURS: Final = frozenset(
+    {
+        *("servers", "allow_reconnect", "max_reconnect_attempts", "pending_size"),
+        *("error_cb", "closed_cb", "disconnected_cb", "reconnected_cb", "lame_duck_mode_cb"),
+    }
+)
+"""Options of ``nats.connect`` that are not the application's: a lost connection stays lost."""
 
 
 class Reading:
@@ -52,15 +61,20 @@ class Reading:
         self._counts = counts
         self._telemetry = telemetry
         self._has_read = False
-        self._link: Link | None = None
+        self._connection: Connection | None = None
 
     async def read(self, hand: Hand, lanes: Lanes) -> None:
-        """Attach again and again; hand what comes to the lanes."""
+        """Attach again and again; hand what comes to the lanes.
+
+        Each attach has a connection of its own: with the one before, JetStream drops its pulls.
+        """
         while True:
             try:
-                async with open_link(self._servers, self._nats_options) as self._link:
-                    while True:
-                        await self._attach(self._link, hand, lanes)
+                async with connected(self._servers, self._nats_options) as connection:
+                    self._connection = connection
+                    await self._attach(connection, hand, lanes)
+            except Doubt as doubt:
+                await self._doubts.wait(doubt)
             except Misconfigured as error:
                 if not self._has_read:
                     raise
@@ -70,21 +84,18 @@ class Reading:
                     raise
                 await self.bus.wait(error)
             finally:
-                self._link = None
+                self._connection = None
 
-    async def _attach(self, link: Link, hand: Hand, lanes: Lanes) -> None:
+    async def _attach(self, connection: Connection, hand: Hand, lanes: Lanes) -> None:
         hand.caught_up = False
-        try:
-            since = hand.position_at if hand.position else None
-            async with attached(link, self._durable, since) as (behind, reader):
-                self._has_read = True
-                async for delivery in behind:
-                    await self._room(hand, lanes)
-                    self._route([delivery], hand, lanes)
-                hand.caught_up = True
-                await self._follow(reader, hand, lanes)
-        except Doubt as doubt:
-            await self._doubts.wait(doubt)
+        since = hand.position_at if hand.position else None
+        async with attached(connection, self._durable, since) as (behind, reader):
+            self._has_read = True
+            async for delivery in behind:
+                await self._room(hand, lanes)
+                self._route([delivery], hand, lanes)
+            hand.caught_up = True
+            await self._follow(reader, hand, lanes)
 
     async def _follow(self, reader: Reader, hand: Hand, lanes: Lanes) -> None:
         while True:
@@ -103,40 +114,76 @@ class Reading:
             await lanes.room.wait()
         return self._durable.most - len(hand.held)
 
-    def _route(self, batch: Sequence[Delivery], hand: Hand, lanes: Lanes) -> list[Held]:
+    def _route(self, batch: Sequence[Delivery], hand: Hand, lanes: Lanes) -> list[Delivery]:
         """Queue what may not be done yet; return the rest."""
-        known = []
+        known = [each for each in batch if hand.knows(each.message)]
         for delivery in batch:
-            if hand.knows(delivery.message):
-                known.append(Held(delivery))
-            else:
+            if not hand.knows(delivery.message):
                 lanes.put(hand.add(delivery))
         self._counts.repeated += len(known)
         self._telemetry.consumed("repeated", len(known))
         return known
 
-    async def acknowledge(self, batch: Sequence[Held]) -> None:
+    async def acknowledge(self, batch: Sequence[Delivery]) -> None:
         """Acknowledge what is committed; the last one's answer says that all have arrived.
 
         Lost ones are delivered again, which the inbox sees.
         """
-        acks = [held.delivery.ack for held in batch if held.delivery.ack]
-        link = self._link
-        if not acks or link is None or link.lost.is_set():
+        acks = [delivery.ack for delivery in batch if delivery.ack]
+        connection = self._connection
+        if not acks or connection is None:
             return
-        with suppress(nats_errors.Error, OSError, TimeoutError):
-            for ack in acks[:-1]:
-                await link.publish(ack, b"+ACK")
-            await link.request(acks[-1], b"+ACK", timeout=2)
+        _publish(connection, acks[:-1], b"+ACK")
+        with suppress(NoAnswerError, DeniedError):
+            api = Api(connection, self._durable.prefix)
+            await api.answer(acks[-1].decode(errors="replace"), b"+ACK", ACK_DEADLINE)
 
     async def keep(self, hand: Hand) -> None:
         """Tell JetStream that what is in hand is being worked on."""
         while True:
             await asyncio.sleep(self._durable.ack_wait / 3)
-            link = self._link
-            if link is None:
-                continue
-            with suppress(nats_errors.Error, OSError):
-                for held in list(hand.held.values()):
-                    if held.delivery.ack:
-                        await link.publish(held.delivery.ack, b"+WPI")
+            if self._connection is not None:
+                acks = [each.ack for each in hand.held.values() if each.ack]
+                _publish(self._connection, acks, b"+WPI")
+
+
+def _publish(connection: Connection, subjects: Sequence[bytes], payload: bytes) -> None:
+    frames = (b"PUB %b %d\r\n%b\r\n" % (each, len(payload), payload) for each in subjects)
+    connection.wire.write(b"".join(frames))
+
+
+@asynccontextmanager
+async def connected(
+    servers: Sequence[str], options: Mapping[str, Any]
+) -> AsyncIterator[Connection]:
+    """Hold a connection to one of ``servers`` for the block; ``options`` as ``nats.connect``'s.
+
+    Raises:
+        BusLoginRefused, BusOutage: there is none.
+    """
+    connection = await _connect(servers, options)
+    try:
+        yield connection
+    finally:
+        connection.drop("done")
+        await connection.dropped()
+
+
+async def _connect(servers: Sequence[str], options: Mapping[str, Any]) -> Connection:
+    how: dict[str, Any] = {"ping_interval": 2, "max_outstanding_pings": 2, "connect_timeout": 2}
+    how |= {"name": "relay consumer", "inbox_prefix": "_INBOX"}
+    how |= {name: value for name, value in options.items() if name not in _OURS}
+    if isinstance(how["inbox_prefix"], bytes):
+        how["inbox_prefix"] = how["inbox_prefix"].decode()
+    refusals = list[BusOutage]()
+    for server in random.sample(servers, len(servers)):
+        url = server if "://" in server else f"nats://{server}"
+        must_encrypt = "tls" in how or url.startswith("tls://")
+        if must_encrypt:
+            how.setdefault("tls", ssl.create_default_context())
+        try:
+            return await open_connection(url, CONNECT_DEADLINE, must_encrypt=must_encrypt, **how)
+        except BusOutage as refusal:
+            refusals.append(refusal)
+    refused = all(isinstance(each, BusLoginRefused) for each in refusals)
+    raise (BusLoginRefused if refused else BusOutage)(f"NATS: {'; '.join(map(str, refusals))}")

@@ -6,8 +6,8 @@ JetStream's API. The streams: ``streams``.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -15,7 +15,7 @@ import anyio
 
 from relay.app import bus_options
 from relay.doctor.postgres import Database
-from relay.doctor.report import Check, Seen, fault, ok, skipped, warning
+from relay.doctor.report import Check, Seen, check, fault, ok, skipped, warning
 from relay.errors import BusOutage, RelayError, SettingsError
 from relay.jetstream.answers import Json, whole
 from relay.jetstream.api import Account, Api, DeniedError, NoAnswerError, RejectedError
@@ -77,6 +77,10 @@ PRIVATE: Final = (
 )
 
 
+CHECKS: Final = list[Check[Any]]()
+_check = partial(check, CHECKS)
+
+
 class Broker:
     """The servers, and what was learnt of them so far. ``database`` knows the subjects."""
 
@@ -124,8 +128,8 @@ class Broker:
 
     # The connection.
 
-    async def servers(self) -> list[Seen]:
-        """Try every configured server, all at the same time; keep the first that lets us in."""
+    @_check("nats", "whether each server answers", deadline=CONNECT_WITHIN + 1.0)
+    async def _servers(self) -> list[Seen]:
         results: dict[str, Connection | RelayError] = {}
 
         async def attempt(url: str) -> None:
@@ -154,8 +158,8 @@ class Broker:
             self._away = [warning(why, _stage_of(why)[1]) for why in failures]
         return self._passed("nats", ", ".join(map(_place, self.options.urls))) + self._away
 
-    async def tls(self) -> list[Seen]:
-        """Say whether the connection is encrypted."""
+    @_check("nats-tls", "whether the connection is encrypted", "nats")
+    async def _tls(self) -> list[Seen]:
         if self._connection is None:
             return self._passed("nats-tls", "not refused")
         if self.connection.wire.encrypted:
@@ -166,14 +170,14 @@ class Broker:
         seen = f"what is sent to {host} is not encrypted"
         return [warning(seen, "give nats-server a tls block, and use tls:// in RELAY_NATS_URL")]
 
-    async def login(self) -> list[Seen]:
-        """Say whether the login is let in."""
+    @_check("nats-login", "whether it is let in", "nats-tls")
+    async def _login(self) -> list[Seen]:
         names = ("creds", "nkey_seed", "user", "token")
         by = [name for name in names if getattr(self.options, name) is not None]
         return self._passed("nats-login", f"let in, by {by[0] if by else 'no login at all'}")
 
-    async def version(self) -> list[Seen]:
-        """Say which server it is, and how large a message may be."""
+    @_check("nats-version", "the server, and its `max_payload`", "nats-login")
+    async def _version(self) -> list[Seen]:
         info = self.connection.server_info
         seen = f"nats-server {info.get('version')}, {info.get('server_name')}"
         most = self.connection.wire.max_payload
@@ -182,8 +186,8 @@ class Broker:
             return [warning(seen, f"set max_payload: {2 * LARGEST_EVENT_BYTES} in nats-server")]
         return [ok(f"{seen}, max_payload {most} bytes")]
 
-    async def inbox(self) -> list[Seen]:
-        """Say whether answers reach us, and whether others can answer."""
+    @_check("inbox", "whether answers reach the relay, and who else may", "nats-login")
+    async def _inbox(self) -> list[Seen]:
         try:
             self._info = await self.api.request("INFO", ASK_WITHIN)
         except (RejectedError, DeniedError, NoAnswerError) as error:
@@ -199,8 +203,8 @@ class Broker:
             return [warning(seen, PRIVATE)]
         return [ok(f"answers come below {prefix}; that others are denied it can't be seen here")]
 
-    async def jetstream(self) -> list[Seen]:
-        """Say whether JetStream answers, and at which API level."""
+    @_check("jetstream", "whether it is on, its API level", "inbox")
+    async def _jetstream(self) -> list[Seen]:
         info = self._info
         if isinstance(info, DeniedError):
             seen = f"{info}: the relay can't know about fast ingest, and does without"
@@ -220,8 +224,8 @@ class Broker:
         of = f", domain {account.domain}" if account.domain else ""
         return [ok(f"API level {account.level}{of}: knows {path}")]
 
-    async def limits(self) -> list[Seen]:
-        """Compare what the account uses with its limits."""
+    @_check("account", "its limits", "jetstream")
+    async def _limits(self) -> list[Seen]:
         info = self._info
         if isinstance(info, RelayError):
             return [skipped("JetStream does not say")]
@@ -248,16 +252,3 @@ def _stage_of(why: str) -> tuple[str, str]:
 
 def _place(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
-
-
-CHECKS: Final[Sequence[Check[Any]]] = (
-    Check("nats", "whether each server answers", Broker.servers, deadline=CONNECT_WITHIN + 1.0),
-    Check("nats-tls", "whether the connection is encrypted", Broker.tls, ("nats",)),
-    Check("nats-login", "whether it is let in", Broker.login, ("nats-tls",)),
-    Check("nats-version", "the server, and its `max_payload`", Broker.version, ("nats-login",)),
-    Check(
-        "inbox", "whether answers reach the relay, and who else may", Broker.inbox, ("nats-login",)
-    ),
-    Check("jetstream", "whether it is on, its API level", Broker.jetstream, ("inbox",)),
-    Check("account", "its limits", Broker.limits, ("jetstream",)),
-)

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from psycopg import sql
 from relay.core.backoff import State as Breaker
 from relay.core.durations import lasting
 from relay.doctor.postgres import MIGRATE, SET, Database
-from relay.doctor.report import Check, Seen, fault, ok, skipped, warning
+from relay.doctor.report import Check, Seen, check, fault, ok, skipped, warning
 from relay.errors import StoreOutage
 from relay.jetstream.codes import code_of
 from relay.postgres.bell import FULL
@@ -48,6 +49,10 @@ SYNCED_WITHIN: Final = 120.0
 _END: Final = "select pg_terminate_backend({})"
 
 
+CHECKS: Final = list[Check[Any]]()
+_check = partial(check, CHECKS)
+
+
 class Outbox(Database):
     """The outbox at work."""
 
@@ -74,8 +79,8 @@ class Outbox(Database):
 
     # The bell.
 
-    async def trigger(self) -> list[Seen]:
-        """Say whether writers ring."""
+    @_check("trigger", "whether writers ring a relay that sleeps", "outbox")
+    async def _trigger(self) -> list[Seen]:
         found = await self.facts("trigger", "relay_notify is there and enabled")
         if (await self.row())["trigger"] in {"D", "R"}:
             poll = lasting(self.settings.poll_interval)
@@ -83,8 +88,8 @@ class Outbox(Database):
             return [warning(seen, f"{MIGRATE} --notify, unless two-phase commit is in use")]
         return found
 
-    async def queue(self) -> list[Seen]:
-        """Say how full the NOTIFY queue is."""
+    @_check("queue", "how full the NOTIFY queue is", "trigger")
+    async def _queue(self) -> list[Seen]:
         queue = (await self.row())["queue"]
         used = f"{queue:.0%} of the NOTIFY queue is in use"
         if queue >= FULL:
@@ -92,8 +97,8 @@ class Outbox(Database):
             return [warning(f"{used}: writers do not ring, and the relay polls", remedy)]
         return [ok(used)]
 
-    async def bell(self) -> list[Seen]:
-        """Name who holds the bell's lock and is no relay."""
+    @_check("bell", "who else holds its lock", "outbox")
+    async def _bell(self) -> list[Seen]:
         found = [
             warning(
                 f"pid {row['pid']}, login {row['usename']}, application"
@@ -105,8 +110,8 @@ class Outbox(Database):
         ]
         return found or [ok("its lock is free, or a relay's")]
 
-    async def notify(self) -> list[Seen]:
-        """Send a NOTIFY on the real channel, hear it on another session, and take the time."""
+    @_check("notify", "a round trip on the real channel, timed", "outbox")
+    async def _notify(self) -> list[Seen]:
         dsn = one_host(self.settings.conninfo, self.session.connection)
         channel, token = f"{self.schema}.outbox", f"doctor {secrets.token_hex(8)}"
         heard, listener = anyio.Event(), None
@@ -145,8 +150,8 @@ class Outbox(Database):
 
     # Who leads, and how far.
 
-    async def lease(self) -> list[Seen]:
-        """Say who holds the lease."""
+    @_check("lease", "who leads, and how many stand by", "outbox")
+    async def _lease(self) -> list[Seen]:
         row = await self.status()
         if not row["led"]:
             return [warning("no relay leads", "python -m relay run; its log says why it ends")]
@@ -158,8 +163,8 @@ class Outbox(Database):
         others = len(await standbys(self.session, self.schema))
         return [ok(f"held by {row['holder']}; {others} standing by")]
 
-    async def term(self) -> list[Seen]:
-        """Say for how long the leader leads, and how it fares with NATS."""
+    @_check("term", "the leader's epoch and its bus breaker", "lease")
+    async def _term(self) -> list[Seen]:
         row = await self.status()
         if not row["led"]:
             return [ok("none: no relay leads")]
@@ -168,8 +173,8 @@ class Outbox(Database):
             return [fault(seen, "see the checks of NATS below, and the leader's log")]
         return [ok(f"epoch {row['epoch']}, for {lasting(self.age(row['term_began_at']))}")]
 
-    async def cursor(self) -> list[Seen]:
-        """Say how long ago something was settled, if anything waits."""
+    @_check("cursor", "when something was settled last", "term")
+    async def _cursor(self) -> list[Seen]:
         if self._stands_still(await self.status()):
             await anyio.sleep(LOOK_AGAIN)  # an event that has just come is settled by then
             self._status = {}
@@ -187,8 +192,8 @@ class Outbox(Database):
         late = bool(since) and self.age(max(since)) > SETTLED_WITHIN
         return late and row["led"] and row["backlog"] > 0
 
-    async def lag(self) -> list[Seen]:
-        """Compare the oldest event's age with the circuit breaker's limit."""
+    @_check("lag", "the oldest undelivered event's age", "term", "cursor")
+    async def _lag(self) -> list[Seen]:
         row, limit = await self.status(), self.settings.circuit_breaker_lag
         more = " or more" * row["backlog_is_capped"]
         waiting = f"backlog {row['backlog']}{more}"
@@ -197,20 +202,20 @@ class Outbox(Database):
             return [fault(seen, "see the checks lease, parked and those of NATS for the cause")]
         return [ok(f"{waiting}; lag {lasting(row['lag_seconds'])}")]
 
-    async def parked(self) -> list[Seen]:
-        """Say by which reasons events wait."""
+    @_check("parked", "why events wait", "outbox")
+    async def _parked(self) -> list[Seen]:
         self._reasons = await reasons(self.session, self.schema)
         found = [_reason(each) for each in self._reasons if not each.dead]
         return found or [ok("no event waits for another try")]
 
-    async def dead(self) -> list[Seen]:
-        """Say by which reasons events are dead."""
+    @_check("dead", "why events are dead", "parked")
+    async def _dead(self) -> list[Seen]:
         return [_reason(each) for each in self._reasons if each.dead] or [ok("no event is dead")]
 
     # What holds it back.
 
-    async def transactions(self) -> list[Seen]:
-        """Name the transactions that hold back their own events, and vacuum."""
+    @_check("transactions", "old ones, prepared ones, slots", "version")
+    async def _transactions(self) -> list[Seen]:
         rows = await self.rows("doctor_transactions")
         found = [_transaction(each) for each in rows if each["age"] and each["age"] > OLD]
         found += [
@@ -229,8 +234,8 @@ class Outbox(Database):
             found.append(skipped(f"how old those of pid {pids} are may not be seen", grant))
         return found or [ok(f"none is older than {lasting(OLD)}")]
 
-    async def vacuum(self) -> list[Seen]:
-        """Say whether autovacuum keeps up."""
+    @_check("vacuum", "autovacuum and dead rows", "outbox")
+    async def _vacuum(self) -> list[Seen]:
         server, row, outbox = self.server, await self.row(), f"{self.schema}.outbox"
         found = [
             warning(
@@ -249,8 +254,8 @@ class Outbox(Database):
         mib = row["size_bytes"] / 2**20
         return found or [ok(f"{row['dead_rows']} dead rows; the outbox takes {mib:.0f} MiB")]
 
-    async def cluster(self) -> list[Seen]:
-        """Look for rows and a cursor of another cluster: after a restore, or pg_upgrade."""
+    @_check("cluster", "rows and cursor of another cluster", "outbox")
+    async def _cluster(self) -> list[Seen]:
         if not (await self.row())["same_cluster"]:
             seen = "the outbox came from another cluster: the next term publishes all of it again"
             remedy = "delete what is delivered first: see sql/README.md, Dump and restore"
@@ -260,15 +265,15 @@ class Outbox(Database):
             return [warning(seen, "nothing: the next term takes them in, and publishes them")]
         return [ok("rows and cursor are this cluster's own")]
 
-    async def subjects(self) -> list[Seen]:
-        """Note the newest events' subjects, for NATS."""
+    @_check("subjects", "those of the newest events", "outbox")
+    async def _subjects(self) -> list[Seen]:
         found = [str(row["subject"]) for row in await self.rows("doctor_subjects")]
         self.newest_subjects = found
         self.looked.set()
         return [ok(f"{len(found)} among the newest events")]
 
-    async def retention(self) -> list[Seen]:
-        """Compare the retention with how often JetStream syncs."""
+    @_check("retention", "how long delivered events stay")
+    async def _retention(self) -> list[Seen]:
         kept = self.settings.retention
         if kept < SYNCED_WITHIN:
             seen = (
@@ -303,22 +308,3 @@ def _transaction(row: dict[str, Any]) -> Seen:
         f" transaction for {age} ({row['state']}): its own events wait, and vacuum does"
     )
     return warning(seen, f"end it: {_END.format(row['name'])}")
-
-
-CHECKS: Final[tuple[Check[Outbox], ...]] = (
-    Check("trigger", "whether writers ring a relay that sleeps", Outbox.trigger, ("outbox",)),
-    Check("queue", "how full the NOTIFY queue is", Outbox.queue, ("trigger",)),
-    Check("bell", "who else holds its lock", Outbox.bell, ("outbox",)),
-    Check("notify", "a round trip on the real channel, timed", Outbox.notify, ("outbox",)),
-    Check("lease", "who leads, and how many stand by", Outbox.lease, ("outbox",)),
-    Check("term", "the leader's epoch and its bus breaker", Outbox.term, ("lease",)),
-    Check("cursor", "when something was settled last", Outbox.cursor, ("term",)),
-    Check("lag", "the oldest undelivered event's age", Outbox.lag, ("term", "cursor")),
-    Check("parked", "why events wait", Outbox.parked, ("outbox",)),
-    Check("dead", "why events are dead", Outbox.dead, ("parked",)),
-    Check("transactions", "old ones, prepared ones, slots", Outbox.transactions, ("version",)),
-    Check("vacuum", "autovacuum and dead rows", Outbox.vacuum, ("outbox",)),
-    Check("cluster", "rows and cursor of another cluster", Outbox.cluster, ("outbox",)),
-    Check("subjects", "those of the newest events", Outbox.subjects, ("outbox",)),
-    Check("retention", "how long delivered events stay", Outbox.retention),
-)

@@ -5,15 +5,15 @@ relay is refused as well; ``relay.postgres.migrations`` for the schema's version
 beyond them can't stop a relay. How events fare: ``outbox``.
 """
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import anyio
 
 from relay.core.durations import lasting
 from relay.doctor.connecting import Connecting
-from relay.doctor.report import Check, Seen, fault, ok, warning
+from relay.doctor.report import Check, Seen, check, fault, ok, warning
 from relay.errors import SchemaError, StoreOutage
 from relay.postgres import migrations
 from relay.postgres.session import Session
@@ -31,6 +31,32 @@ CLOCKS_APART: Final = 1.0
 
 SET: Final = "alter system set {} = on"
 MIGRATE: Final = "python -m relay migrate"
+
+
+CHECKS: Final[list[Check[Any]]] = [
+    Check(
+        "dsn",
+        "whether libpq can read the connection string, and whom it names",
+        lambda each: each.connecting.dsn(),
+        deadline=8.0,
+    ),
+    Check("postgres", "whether it answers", lambda each: each.connecting.postgres(), ("dsn",)),
+    Check(
+        "tls",
+        "whether the connection is encrypted, and the server's name checked",
+        lambda each: each.connecting.tls(),
+        ("postgres",),
+    ),
+    Check("pooler", "whether one is in between", lambda each: each.connecting.pooler(), ("tls",)),
+    Check("login", "whether it is let in", lambda each: each.connecting.login(), ("pooler",)),
+    Check(
+        "primary",
+        "whether the server takes writes, and whom a standby follows",
+        lambda each: each.connecting.primary(),
+        ("login",),
+    ),
+]
+_check = partial(check, CHECKS)
 
 
 class Database:
@@ -88,8 +114,8 @@ class Database:
 
     # The server.
 
-    async def version(self) -> list[Seen]:
-        """Compare the version with those that are tested."""
+    @_check("version", "PostgreSQL's version", "primary")
+    async def _version(self) -> list[Seen]:
         asked = datetime.now(UTC)
         (self.server,) = await self.rows("doctor_server")
         self.server["asked"] = asked + (datetime.now(UTC) - asked) / 2
@@ -103,13 +129,13 @@ class Database:
             return [warning(seen, "look for a later release of the relay")]
         return [ok(f"PostgreSQL {major}.{minor}")]
 
-    async def clock(self) -> list[Seen]:
-        """Compare the server's clock with this host's."""
+    @_check("clock", "Postgres's clock and this host's", "version")
+    async def _clock(self) -> list[Seen]:
         apart = (self.server["now"] - self.server["asked"]).total_seconds()
         return [clocks_apart("Postgres", apart)]
 
-    async def role(self) -> list[Seen]:
-        """Warn of more rights than the relay needs."""
+    @_check("role", "more rights than needed", "version")
+    async def _role(self) -> list[Seen]:
         login = self.server["login"]
         if self.server["superuser"]:
             seen = f"{login} is a superuser: whoever gets hold of the relay has the whole cluster"
@@ -117,16 +143,16 @@ class Database:
             return [warning(seen, remedy)]
         return [ok(f"{login} is no superuser")]
 
-    async def sessions(self) -> list[Seen]:
-        """Count the sessions that can still be opened."""
+    @_check("sessions", "how many can still be opened", "version")
+    async def _sessions(self) -> list[Seen]:
         left, limit = self.server["slots_left"], self.server["slots_of"]
         if left < SESSIONS:
             seen = f"{max(left, 0)} sessions are left by {limit}; a relay that leads has {SESSIONS}"
             return [warning(seen, f"raise {limit}, or end sessions that are not needed")]
         return [ok(f"{left} are left by {limit}")]
 
-    async def durability(self) -> list[Seen]:
-        """Warn of settings by which a crash loses what was committed."""
+    @_check("durability", "`fsync`, `full_page_writes`, `synchronous_commit`", "version")
+    async def _durability(self) -> list[Seen]:
         return [
             warning(f"{name} is off: {risk}", f"{SET.format(name)}; select pg_reload_conf()")
             for name, risk in (
@@ -139,8 +165,8 @@ class Database:
 
     # The schema.
 
-    async def schema_is_there(self) -> list[Seen]:
-        """Look for the schema, by the catalogs alone."""
+    @_check("schema", "whether it is there", "version")
+    async def _schema_is_there(self) -> list[Seen]:
         (row,) = await self.rows("doctor_schema")
         where = f'database "{row["database"]}"'
         if not row["present"]:
@@ -151,17 +177,17 @@ class Database:
             return [fault(seen, f"{MIGRATE}, or mend RELAY_SCHEMA or the dbname")]
         return [ok(f'schema "{self.schema}" of {where}')]
 
-    async def grants(self) -> list[Seen]:
-        """Name each right that a term needs and this login lacks."""
+    @_check("grants", "each right that a term needs", "schema")
+    async def _grants(self) -> list[Seen]:
         fine = f"{self.server['login']} has every right that a term needs"
         return await self.verified(migrations.RIGHTS, "grants", fine)
 
-    async def rls(self) -> list[Seen]:
-        """Look for row-level security that hides rows."""
+    @_check("rls", "whether row-level security hides rows", "schema")
+    async def _rls(self) -> list[Seen]:
         return await self.verified(migrations.RIGHTS, "rls", "row-level security hides no row")
 
-    async def locks(self) -> list[Seen]:
-        """Name who locks the tables against the relay."""
+    @_check("locks", "who locks a table against the relay", "schema")
+    async def _locks(self) -> list[Seen]:
         found = []
         for row in await self.rows("doctor_locks"):
             if row["age"] is not None and row["age"] < 1:
@@ -176,8 +202,8 @@ class Database:
             found.append(fault(seen, remedy))
         return found or [ok("nobody locks a table of the outbox against the relay")]
 
-    async def migrations(self) -> list[Seen]:
-        """Compare the schema with this release."""
+    @_check("migrations", "the schema's version", "schema", "locks")
+    async def _migrations(self) -> list[Seen]:
         try:
             lacking = await migrations.missing(self.session, self.schema)
         except SchemaError as error:
@@ -193,9 +219,25 @@ class Database:
             return [warning(f"{names} are not those of this release", MIGRATE)]
         return [ok("as this release makes it")]
 
-    async def tables(self) -> list[Seen]:
-        """Look whether every table is there."""
+    @_check("tables", "whether every table is there", "migrations")
+    async def _tables(self) -> list[Seen]:
         return await self.verified(migrations.RIGHTS, "tables", "every table is there")
+
+    @_check("outbox", "one logged table with its cursor", "grants", "tables")
+    async def _outbox(self) -> list[Seen]:
+        return await self.facts("tables", "one logged table, with its cursor")
+
+    @_check("sequence", "whether ids ascend one by one", "grants", "tables")
+    async def _sequence(self) -> list[Seen]:
+        return await self.facts("sequence", "ids ascend one by one")
+
+    @_check("subscription", "whether another cluster's rows come in", "grants", "tables")
+    async def _subscription(self) -> list[Seen]:
+        return await self.facts("subscription", "the outbox is the target of none")
+
+    @_check("functions", "whether they look for this schema", "grants", "tables")
+    async def _functions(self) -> list[Seen]:
+        return await self.facts("functions", "they look for this schema")
 
     async def facts(self, topic: str, fine: str) -> list[Seen]:
         """Return what a relay would refuse at its start."""
@@ -209,75 +251,3 @@ def clocks_apart(whose: str, apart: float) -> Seen:
         seen = f"the clock of {whose} is {lasting(abs(apart))} {way} this host's"
         return warning(seen, "set both by NTP: lag, ages and certificates are wrong meanwhile")
     return ok(f"within {lasting(CLOCKS_APART)} of this host's")
-
-
-def _facts(topic: str, fine: str) -> Any:
-    async def run(database: Database) -> Sequence[Seen]:
-        return await database.facts(topic, fine)
-
-    return run
-
-
-CHECKS: Final[tuple[Check[Database], ...]] = (
-    Check(
-        "dsn",
-        "whether libpq can read the connection string, and whom it names",
-        lambda each: each.connecting.dsn(),
-        deadline=8.0,
-    ),
-    Check("postgres", "whether it answers", lambda each: each.connecting.postgres(), ("dsn",)),
-    Check(
-        "tls",
-        "whether the connection is encrypted, and the server's name checked",
-        lambda each: each.connecting.tls(),
-        ("postgres",),
-    ),
-    Check("pooler", "whether one is in between", lambda each: each.connecting.pooler(), ("tls",)),
-    Check("login", "whether it is let in", lambda each: each.connecting.login(), ("pooler",)),
-    Check(
-        "primary",
-        "whether the server takes writes, and whom a standby follows",
-        lambda each: each.connecting.primary(),
-        ("login",),
-    ),
-    Check("version", "PostgreSQL's version", Database.version, ("primary",)),
-    Check("clock", "Postgres's clock and this host's", Database.clock, ("version",)),
-    Check("role", "more rights than needed", Database.role, ("version",)),
-    Check("sessions", "how many can still be opened", Database.sessions, ("version",)),
-    Check(
-        "durability",
-        "`fsync`, `full_page_writes`, `synchronous_commit`",
-        Database.durability,
-        ("version",),
-    ),
-    Check("schema", "whether it is there", Database.schema_is_there, ("version",)),
-    Check("grants", "each right that a term needs", Database.grants, ("schema",)),
-    Check("rls", "whether row-level security hides rows", Database.rls, ("schema",)),
-    Check("locks", "who locks a table against the relay", Database.locks, ("schema",)),
-    Check("migrations", "the schema's version", Database.migrations, ("schema", "locks")),
-    Check("tables", "whether every table is there", Database.tables, ("migrations",)),
-    Check(
-        "outbox",
-        "one logged table with its cursor",
-        _facts("tables", "one logged table, with its cursor"),
-        ("grants", "tables"),
-    ),
-    Check(
-        "sequence",
-        "whether ids ascend one by one",
-        _facts("sequence", "ids ascend one by one"),
-        ("grants", "tables"),
-    ),
-    Check(
-        "subscription",
-        "whether another cluster's rows come in",
-        _facts("subscription", "the outbox is the target of none"),
-        ("grants", "tables"),
-    ),
-    Check(
-        "functions",
-        "whether they look for this schema",
-        _facts("functions", "they look for this schema"),
-        ("grants", "tables"),
-    ),
-)

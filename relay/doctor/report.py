@@ -36,6 +36,7 @@ _WHO_LOCKS: Final = (
 )
 
 T_contra = TypeVar("T_contra", contravariant=True)
+_Run = TypeVar("_Run", bound=Callable[[Any], Awaitable[Sequence[Any]]])
 
 
 class State(enum.StrEnum):
@@ -102,6 +103,18 @@ class Check(Generic[T_contra]):
     run: Callable[[T_contra], Awaitable[Sequence[Seen]]]
     needs: tuple[str, ...] = ()
     deadline: float = DEADLINE
+
+
+def check(
+    checks: list[Check[Any]], name: str, looks_at: str, *needs: str, deadline: float = DEADLINE
+) -> Callable[[_Run], _Run]:
+    """Add the decorated method to ``checks``; the rest as in ``Check``."""
+
+    def add(run: _Run) -> _Run:
+        checks.append(Check(name, looks_at, run, needs, deadline))
+        return run
+
+    return add
 
 
 async def run_checks(

@@ -8,9 +8,10 @@ Publishing is tried on request only, by a message that no stream can store: it e
 whose name can't exist. Whoever subscribes to the subject by plain NATS receives it, empty.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import anyio
@@ -20,7 +21,7 @@ from relay.core.subjects import matches
 from relay.doctor import nats
 from relay.doctor.nats import ALMOST, ASK_WITHIN, Broker
 from relay.doctor.postgres import clocks_apart
-from relay.doctor.report import Check, Seen, fault, ok, skipped, warning
+from relay.doctor.report import Seen, check, fault, ok, skipped, warning
 from relay.errors import StreamError
 from relay.jetstream.answers import Json, whole
 from relay.jetstream.api import (
@@ -50,6 +51,10 @@ _EXPECTING_NONE: Final = b"NATS/1.0\r\nNats-Expected-Stream: no.such.stream\r\n\
 """A stream's name has no dot."""
 
 
+CHECKS: Final = [*nats.CHECKS]
+_check = partial(check, CHECKS)
+
+
 class Publishing(Broker):
     """The streams, as one look found them."""
 
@@ -59,8 +64,13 @@ class Publishing(Broker):
     away: Collection[str] = ()  # streams without a leader, and offline ones
     is_to_be_made = False
 
-    async def stream(self) -> list[Seen]:
-        """Find the streams that the relay publishes to."""
+    @_check(
+        "stream",
+        "which streams are published to, and what they capture",
+        "jetstream",
+        deadline=SUBJECTS_WITHIN + ASK_WITHIN,
+    )
+    async def _stream(self) -> list[Seen]:
         with anyio.move_on_after(SUBJECTS_WITHIN):
             await self.database.looked.wait()
         name = self.options.stream
@@ -121,8 +131,8 @@ class Publishing(Broker):
         more = f", and {len(names) - MOST} more streams" if len(names) > MOST else ""
         return [ok(captured + more or "none that answers now")]
 
-    async def accepts(self) -> list[Seen]:
-        """Look for what makes a stream take nothing, or never say so."""
+    @_check("accepts", "`no_ack`, mirrors, sealed or full streams", "stream")
+    async def _accepts(self) -> list[Seen]:
         found = [fault(_of(name, each), each.remedy) for name, each in self._weak("accepts")]
         found += [
             fault(f"stream {each} has no leader, or is offline", "look at its cluster's servers")
@@ -138,8 +148,8 @@ class Publishing(Broker):
             found += _full(name, info)
         return found or [ok("it takes messages, and says what it stored")]
 
-    async def path(self) -> list[Seen]:
-        """Say by which path each stream is published to, and why."""
+    @_check("path", "fast ingest or windowed, and why", "stream")
+    async def _path(self) -> list[Seen]:
         found = []
         for name, info in self.infos.items():
             path = info.path(can_batch=self.account.can_batch)
@@ -149,8 +159,8 @@ class Publishing(Broker):
             found.append(ok(f"stream {name}: {path}" + (f", for {why[0]}" if why else "")))
         return found or [ok("none is known")]
 
-    async def window(self) -> list[Seen]:
-        """Compare each duplicate window with the longest time after which an event is repeated."""
+    @_check("window", "duplicate window and retry span", "stream")
+    async def _window(self) -> list[Seen]:
         settings = self.settings
         span = settings.lease_lifetime + TAKE_OVER + settings.max_retry_delay
         found = [warning(_of(name, each), each.remedy) for name, each in self._weak("window")]
@@ -164,8 +174,12 @@ class Publishing(Broker):
                 found.append(warning(seen, f"set duplicate_window to {lasting(span)} or more"))
         return found or [ok(f"longer than the longest retry span, {lasting(span)}")]
 
-    async def replicas(self) -> list[Seen]:
-        """Look at each stream's replicas, and those that are behind."""
+    @_check("storage", "memory, `persist_mode`", "stream")
+    async def _storage(self) -> list[Seen]:
+        return self._warnings("storage", "in files, written at once")
+
+    @_check("replicas", "how many, and whether current", "stream")
+    async def _replicas(self) -> list[Seen]:
         found = [warning(_of(name, each), each.remedy) for name, each in self._weak("replicas")]
         for name, raw in self.raw.items():
             cluster = raw.get("cluster")
@@ -176,8 +190,16 @@ class Publishing(Broker):
                     found.append(warning(seen, "look at that server and its log"))
         return found or [ok("three or more, all of them current")]
 
-    async def clock(self) -> list[Seen]:
-        """Compare the broker's clock with this host's."""
+    @_check("limits", "what deletes old messages", "stream")
+    async def _old_messages(self) -> list[Seen]:
+        return self._warnings("limits", "no limit deletes old messages")
+
+    @_check("consumers", "whether what is stored is kept", "stream")
+    async def _consumers(self) -> list[Seen]:
+        return self._warnings("consumers", "what is stored is kept")
+
+    @_check("nats-clock", "nats-server's clock and this host's", "stream")
+    async def _clock(self) -> list[Seen]:
         for raw in list(self.raw.values())[-1:]:
             with suppress(TypeError, ValueError):
                 at = datetime.fromisoformat(str(raw.get("ts"))[:19] + "+00:00")
@@ -185,8 +207,10 @@ class Publishing(Broker):
                 return [clocks_apart("nats-server", apart)]
         return [skipped("no answer of this server tells its time")]
 
-    async def captured(self) -> list[Seen]:
-        """Find a stream for each of the newest events' subjects, as the relay does."""
+    @_check(
+        "captured", "a stream for each subject", "stream", deadline=SUBJECTS_WITHIN + ASK_WITHIN
+    )
+    async def _captured(self) -> list[Seen]:
         with anyio.move_on_after(SUBJECTS_WITHIN):
             await self.database.looked.wait()
         subjects = self.database.newest_subjects
@@ -205,8 +229,8 @@ class Publishing(Broker):
             found[MOST:] = [fault(f"{len(found) - MOST} more subjects", "as above")]
         return found or [ok(seen if subjects else "there is no event yet")]
 
-    async def publish(self) -> list[Seen]:
-        """Try to publish what no stream can store."""
+    @_check("publish", "publish permission, on request", "jetstream")
+    async def _publish(self) -> list[Seen]:
         if not self.try_publish:
             return [skipped("not asked for", "python -m relay doctor --try-publish")]
         if self.is_to_be_made:
@@ -255,8 +279,7 @@ class Publishing(Broker):
             if each.topic == topic
         ]
 
-    async def weak(self, topic: str, fine: str) -> list[Seen]:
-        """Return the weaknesses of one topic, or ``fine``."""
+    def _warnings(self, topic: str, fine: str) -> list[Seen]:
         weak = self._weak(topic)
         return [warning(_of(name, each), each.remedy) for name, each in weak] or [ok(fine)]
 
@@ -286,52 +309,3 @@ def _full(name: str, info: StreamInfo) -> list[Seen]:
 def _literal(pattern: str) -> str:
     """Return a subject that ``pattern`` captures."""
     return ".".join("doctor" if each in {"*", ">"} else each for each in pattern.split("."))
-
-
-def _weak(topic: str, fine: str) -> Callable[[Publishing], Awaitable[Sequence[Seen]]]:
-    async def run(publishing: Publishing) -> Sequence[Seen]:
-        return await publishing.weak(topic, fine)
-
-    return run
-
-
-_STREAM: Final = ("stream",)
-
-CHECKS: Final[Sequence[Check[Publishing]]] = (
-    *nats.CHECKS,
-    Check(
-        "stream",
-        "which streams are published to, and what they capture",
-        Publishing.stream,
-        ("jetstream",),
-        deadline=SUBJECTS_WITHIN + ASK_WITHIN,
-    ),
-    Check("accepts", "`no_ack`, mirrors, sealed or full streams", Publishing.accepts, _STREAM),
-    Check("path", "fast ingest or windowed, and why", Publishing.path, _STREAM),
-    Check("window", "duplicate window and retry span", Publishing.window, _STREAM),
-    Check(
-        "storage", "memory, `persist_mode`", _weak("storage", "in files, written at once"), _STREAM
-    ),
-    Check("replicas", "how many, and whether current", Publishing.replicas, _STREAM),
-    Check(
-        "limits",
-        "what deletes old messages",
-        _weak("limits", "no limit deletes old messages"),
-        _STREAM,
-    ),
-    Check(
-        "consumers",
-        "whether what is stored is kept",
-        _weak("consumers", "what is stored is kept"),
-        _STREAM,
-    ),
-    Check("nats-clock", "nats-server's clock and this host's", Publishing.clock, _STREAM),
-    Check(
-        "captured",
-        "a stream for each subject",
-        Publishing.captured,
-        _STREAM,
-        deadline=SUBJECTS_WITHIN + ASK_WITHIN,
-    ),
-    Check("publish", "publish permission, on request", Publishing.publish, ("jetstream",)),
-)

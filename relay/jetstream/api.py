@@ -32,11 +32,12 @@ _FAST_INGEST_LEVEL = 4
 
 
 class RejectedError(RelayError):
-    """JetStream answered with an error, whose ``err_code`` is ``code``."""
+    """JetStream answered with an error, whose ``err_code`` is ``code``; ``status`` is as HTTP's."""
 
-    def __init__(self, code: int, text: str) -> None:
-        """Keep the code."""
+    def __init__(self, code: int, text: str, status: int = 0) -> None:
+        """Keep the codes."""
         self.code = code
+        self.status = status
         super().__init__(f"{text} (JetStream error {code})")
 
 
@@ -154,6 +155,23 @@ class Api:
         headers: bytes = b"",
     ) -> Json:
         """Ask ``subject`` and return the answer; ``headers`` are a whole block, or none."""
+        read = decode(await self.answer(subject, payload, timeout, headers))
+        if read is None:
+            raise NoAnswerError(f"the answer to {subject} is no JSON object")
+        error = read.get("error")
+        if isinstance(error, dict):
+            code, status = whole(error.get("err_code")) or 0, whole(error.get("code")) or 0
+            raise RejectedError(code, str(error.get("description")), status)
+        return read
+
+    async def answer(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout: float,  # noqa: ASYNC109
+        headers: bytes = b"",
+    ) -> bytes:
+        """Ask ``subject`` and return the answer as it comes."""
         connection, answer = self._connection, _Answer(subject)
         with connection.exchange(answer) as token:
             verb, sizes = "PUB", str(len(payload))
@@ -169,13 +187,7 @@ class Api:
                 raise NoAnswerError(f"no answer to {subject} within {timeout:g} s") from None
         if answer.failure is not None:
             raise answer.failure
-        read = decode(answer.payload)
-        if read is None:
-            raise NoAnswerError(f"the answer to {subject} is no JSON object")
-        error = read.get("error")
-        if isinstance(error, dict):
-            raise RejectedError(whole(error.get("err_code")) or 0, str(error.get("description")))
-        return read
+        return answer.payload
 
     async def account(self, timeout: float) -> Account:  # noqa: ASYNC109
         """Ask for the API level and the domain. Also proves that answers reach us."""

@@ -47,7 +47,7 @@ import anyio
 from nats import errors
 from nats.aio.client import Client, Srv
 
-from relay.jetstream.frames import AnswerParser, Control, Deliver, clean_info, denial_of
+from relay.jetstream.frames import Parser, clean_info, denial_of
 from relay.ports import Permit
 
 log = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ class _Wire(Client):
 
     def __init__(self, connection: Connection, *, must_encrypt: bool) -> None:
         super().__init__()
-        self.parser = AnswerParser(connection.deliver, self._control)
+        self.parser = Parser(connection.deliver, self._control)
         self._ps: Any = self.parser
         self._connection = connection
         self._must_encrypt = must_encrypt
@@ -229,11 +229,6 @@ class _Wire(Client):
     @property
     def encrypted(self) -> bool:
         return self._writer().get_extra_info("ssl_object") is not None
-
-    def read_by(self, kind: Callable[[Deliver, Control], Any]) -> Any:
-        """Read with a parser of another kind from now on; return it."""
-        self._ps = kind(self._connection.deliver, self._control)
-        return self._ps
 
     def write(self, frames: bytes) -> None:
         """Queue whole frames, for nats-py writes between ours. A lost connection takes them too."""

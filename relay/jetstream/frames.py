@@ -12,7 +12,7 @@ Sizes are checked before the wire, for a violation makes the server close the co
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -153,10 +153,14 @@ Deliver = Callable[[bytes, bytes, bytes | None], None]
 Control = Callable[[bytes, bytes], Awaitable[None]]
 """Takes (operation, rest) of a line that is no answer."""
 
-MSG = re.compile(rb"MSG (\S+) \d+ (?:\S+ )?(\d{1,9})\r\n")
-_HMSG = re.compile(rb"HMSG (\S+) (\d+) (?:(\S+) )?(\d{1,9}) (\d{1,9})\r\n")
-_ANSWERS = b"1"
-"""The subscription of our answers."""
+_MSG = re.compile(rb"MSG (\S+) \d+ (?:\S+ )?(\d{1,9})\r\n")
+_HMSG = re.compile(rb"HMSG (\S+) \d+ (?:\S+ )?(\d{1,9}) (\d{1,9})\r\n")
+_DELIVERY = (
+    rb"H?MSG (\S+) \d+ (\$JS\.ACK\.(?:[^. ]+\.){1,3}?%b"
+    rb"\.\d+\.(\d+)\.(\d+)\.(\d+)\.(\d+)\S*) (\d+)(?: (\d+))?\r\n"
+)
+"""Reply subject: ``$JS.ACK.[domain.account.]stream.consumer.deliveries.seq.number.ns.pending``,
+which a further token may follow."""
 
 _LONGEST_LINE = 1 << 20
 """Bytes. An INFO names every server of a cluster."""
@@ -166,17 +170,13 @@ _LARGEST_ANSWER = 64 << 20
 
 
 class AnswerParser:
-    """Reads the protocol in place of nats-py's parser: up to 100,000 answers a second.
-
-    ``aside`` gets reply and headers of messages of any other subscription, while it is set.
-    """
+    """Reads the protocol in place of nats-py's parser: up to 100,000 answers a second."""
 
     def __init__(self, deliver: Deliver, control: Control) -> None:
         """Hand answers to ``deliver`` and all other lines to ``control``."""
         self._deliver = deliver
         self._control = control
         self._incomplete = b""
-        self.aside: Callable[[bytes, bytes], None] | None = None
 
     async def parse(self, data: bytes = b"") -> None:
         """Take the next bytes of the stream; what is not complete yet is kept.
@@ -187,7 +187,7 @@ class AnswerParser:
         if self._incomplete:
             data = self._incomplete + data
             self._incomplete = b""
-        place, end, match = 0, len(data), MSG.match
+        place, end, match = 0, len(data), _MSG.match
         while place < end:
             while line := match(data, place):
                 start = line.end()
@@ -207,16 +207,13 @@ class AnswerParser:
         """Take whatever else stands at ``place``; return where it ends, 0 if it is incomplete."""
         line = _HMSG.match(data, place)
         if line is not None:
-            start, size = line.end(), int(line[5])
+            start, size = line.end(), int(line[3])
             after = start + size + 2
             if after > len(data):
                 self._keep(data, place, after)
                 return 0
-            at = start + min(int(line[4]), size)
-            if line[2] == _ANSWERS:
-                self._deliver(line[1], data[at : after - 2], data[start:at])
-            elif self.aside is not None:
-                self.aside(line[3] or b"", data[start:at])
+            at = start + min(int(line[2]), size)
+            self._deliver(line[1], data[at : after - 2], data[start:at])
             return after
         end = data.find(b"\r\n", place)
         if end < 0:
@@ -232,6 +229,88 @@ class AnswerParser:
         if needed - place > _LARGEST_ANSWER:
             raise ProtocolError("an answer larger than any server's max_payload")
         self._incomplete = data[place:]
+
+
+class Message(NamedTuple):
+    """One stored message. ``at_ns`` is JetStream's time stamp, ns since 1970.
+
+    ``headers`` is the block as it was stored, with its first line, or empty.
+    """
+
+    seq: int
+    at_ns: int
+    subject: bytes
+    headers: bytes
+    payload: bytes
+    ack: bytes = b""  # the subject that takes its acknowledgement
+
+
+Take = Callable[[list[Message], int, int, int], None]
+"""Takes messages, the first and the last one's number of delivery, and how many are left."""
+
+
+class Parser(AnswerParser):
+    """Hands the deliveries of at most one consumer to it, and all else on as ``AnswerParser`` does.
+
+    A delivery's subject is that of the stored message: only the reply subject says whose it is.
+    """
+
+    _match: Callable[[bytes, int], re.Match[bytes] | None] | None = None
+    _take: Take
+
+    def deliver_to(self, take: Take | None, consumer: str = "") -> None:
+        """Hand the deliveries of ``consumer`` to ``take`` from now on; with None no more."""
+        self._match = None
+        if take is not None:
+            self._match = re.compile(_DELIVERY % re.escape(consumer.encode())).match
+            self._take = take
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Take the next bytes of the stream, as ``AnswerParser`` does."""
+        if self._match is None:
+            await super().parse(data)
+            return
+        if self._incomplete:
+            data = self._incomplete + data
+            self._incomplete = b""
+        place = 0
+        while (place := self._deliveries(data, place)) < len(data):
+            place = await self._answer(data, place)
+            if not place:
+                return
+
+    def _deliveries(self, data: bytes, place: int) -> int:
+        """Take the deliveries that stand at ``place``; return where they end.
+
+        The last one is left if it is not complete: ``_answer`` keeps it.
+        """
+        match, end, new = self._match, len(data), tuple.__new__
+        came, first, last = list[Message](), b"", (b"", b"")
+        while match is not None and (line := match(data, place)):
+            subject, ack, seq, number, at_ns, pending, size, whole_size = line.groups()
+            start = line.end()
+            after = start + int(whole_size or size) + 2
+            if after > end:
+                break
+            split = start if whole_size is None else start + int(size)
+            headers, payload = data[start:split], data[split : after - 2]
+            came.append(new(Message, (int(seq), int(at_ns), subject, headers, payload, ack)))
+            first, last, place = first or number, (number, pending), after
+        if came:
+            self._take(came, int(first), int(last[0]), int(last[1]))
+        return place
+
+    async def _answer(self, data: bytes, place: int) -> int:
+        """Take one line that is no delivery; return where it ends, 0 if it is incomplete."""
+        line = _MSG.match(data, place)
+        if line is None:
+            return await self._other(data, place)
+        after = line.end() + int(line[2]) + 2
+        if after > len(data):
+            self._keep(data, place, after)
+            return 0
+        self._deliver(line[1], data[line.end() : after - 2], None)
+        return after
 
 
 def clean_info(info: dict[str, Any]) -> None:

@@ -3,6 +3,15 @@
 import dataclasses
 from dataclasses import dataclass
 
+
+def api_prefix(domain: str | None) -> str:
+    """Return the subject prefix of the JetStream API; ``domain`` may be such a prefix itself."""
+    given = (domain or "").rstrip(".")
+    if not given:
+        return "$JS.API"
+    return given if "." in given or given.startswith("$") else f"$JS.{given}.API"
+
+
 _SECRETS = frozenset({"nkey_seed", "password", "token", "urls"})
 
 
@@ -58,10 +67,7 @@ class BusOptions:
     @property
     def api(self) -> str:
         """The subject prefix of the JetStream API, without the last dot."""
-        given = (self.js_domain or "").rstrip(".")
-        if not given:
-            return "$JS.API"
-        return given if "." in given or given.startswith("$") else f"$JS.{given}.API"
+        return api_prefix(self.js_domain)
 
     @property
     def own_ids(self) -> str:

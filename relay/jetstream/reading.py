@@ -1,9 +1,5 @@
 """Reading a stream for people: never the relay's own path, and nothing in the stream changes.
 
-A reader makes an ephemeral pull consumer that acknowledges nothing and lives in the server's
-memory; the server drops it a minute after the reader has gone. Messages are asked for in batches,
-two at a time, so that the server never holds more than that for us.
-
     consumer made ──► batches ──► up to the sequence that was asked for, or without end
         ▲               │ the connection, the consumer or a delivery is lost
         └───────────────┘ from the sequence behind the last one that was handed on
@@ -15,9 +11,8 @@ stream keeps: those are refused.
 
 import math
 import re
-import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Self
@@ -29,7 +24,8 @@ from relay.jetstream.answers import Json, whole
 from relay.jetstream.api import Api, DeniedError, NoAnswerError, RejectedError
 from relay.jetstream.codes import STREAM_NOT_FOUND
 from relay.jetstream.connection import Connection
-from relay.jetstream.deliveries import MOST, Consumer, ConsumerLostError, Deliveries, Message
+from relay.jetstream.deliveries import MOST, Consumer, ConsumerLostError, consuming
+from relay.jetstream.frames import Message
 from relay.jetstream.options import BusOptions
 from relay.jetstream.servers import Servers
 
@@ -37,9 +33,7 @@ _BATCH_BYTES: Final = 8 << 20
 """What one batch should be at most, by the stream's average: the server drops a client that is
 64 MiB behind."""
 
-_KEEP_CONSUMER: Final = 60.0
 _PAUSE: Final = 0.5
-_NS: Final = 1_000_000_000
 
 UNFIT: Final = ("workqueue", "interest")
 """Retention policies under which a further consumer changes what the stream keeps."""
@@ -94,7 +88,6 @@ class StreamReader:
         self._patience = patience
         self._connection: Connection | None = None
         self._api: Api | None = None
-        self._parser: Deliveries | None = None
         self.on_outage: Callable[[str], None] = lambda _: None
 
     @classmethod
@@ -161,10 +154,8 @@ class StreamReader:
 
     async def count(self, stream: str, start: Start, subjects: Sequence[str] = ()) -> int:
         """Count the messages from ``start`` on. Raises as ``state``."""
-        await self._readable(stream)
-        made = await self._make_consumer(stream, start, subjects, headers_only=True)
-        await self._delete_consumer(stream, made.name)
-        return made.pending
+        async with self._consuming(stream, start, subjects, headers_only=True) as consumer:
+            return consumer.pending
 
     async def messages(
         self,
@@ -186,7 +177,9 @@ class StreamReader:
         begun_at, waits_since = start, math.inf
         while True:
             try:
-                async with self._consuming(stream, begun_at, subjects, headers_only) as consumer:
+                async with self._consuming(
+                    stream, begun_at, subjects, headers_only=headers_only
+                ) as consumer:
                     async for batch in consumer.batches(up_to):
                         yield batch
                         begun_at, waits_since = Start(batch[-1].seq + 1), math.inf
@@ -202,87 +195,64 @@ class StreamReader:
 
     @asynccontextmanager
     async def _consuming(
-        self, stream: str, start: Start, subjects: Sequence[str], headers_only: bool
+        self,
+        stream: str,
+        start: Start,
+        subjects: Sequence[str],
+        *,
+        headers_only: bool,
     ) -> AsyncIterator[Consumer]:
-        state = await self._readable(stream)
-        consumer = await self._make_consumer(stream, start, subjects, headers_only=headers_only)
-        average = max(1, state.bytes // max(1, state.messages))
-        consumer.most = max(1, min(MOST, _BATCH_BYTES // average))
-        connection, parser = self._connection, self._parser
-        assert connection is not None
-        assert parser is not None
-        parser.deliver_to(consumer)
-        try:
-            with connection.exchange(consumer) as token:
-                consumer.reply = f"{connection.inbox}.{token}"
-                yield consumer
-        finally:
-            parser.deliver_to(None)
-            with anyio.CancelScope(shield=True):
-                await self._delete_consumer(stream, consumer.name)
-
-    async def _readable(self, stream: str) -> StreamState:
         state = await self.state(stream)
         if state.retention in UNFIT:
             raise StreamError(
                 f"stream {stream} has the retention {state.retention}: another consumer would "
                 "change what it keeps, so it is not read"
             )
-        return state
-
-    async def _make_consumer(
-        self, stream: str, start: Start, subjects: Sequence[str], *, headers_only: bool
-    ) -> Consumer:
-        name = f"relay-reader-{secrets.token_hex(8)}"
-        config = {
-            "name": name,
-            "ack_policy": "none",
-            "inactive_threshold": int(_KEEP_CONSUMER * _NS),
-            "mem_storage": True,
-            "num_replicas": 1,
-            "headers_only": headers_only,
-            **start.policy(),
-            **({"filter_subjects": list(subjects)} if subjects else {}),
-        }
-        body = {"stream_name": stream, "config": config, "action": "create"}
-        answer = await self._ask(f"CONSUMER.CREATE.{stream}.{name}", stream, body)
+        config = {"headers_only": headers_only, **start.policy()}
+        if subjects:
+            config["filter_subjects"] = list(subjects)
+        average = max(1, state.bytes // max(1, state.messages))
+        most = max(1, min(MOST, _BATCH_BYTES // average))
         assert self._connection is not None
-        pending = whole(answer.get("num_pending")) or 0
-        ask = f"{self._options.api}.CONSUMER.MSG.NEXT.{stream}.{name}"
-        return Consumer(self._connection, name, ask, pending)
-
-    async def _delete_consumer(self, stream: str, name: str) -> None:
-        """Delete it if that can be done now; else the server does so later."""
-        if self._connection is not None and self._connection.lost is None:
-            with suppress(BusOutage, StreamError):
-                await self._ask(f"CONSUMER.DELETE.{stream}.{name}", stream)
+        assert self._api is not None
+        with _in_words(stream):
+            async with consuming(
+                self._connection, self._api, stream, config, self._options.ack_timeout, most=most
+            ) as consumer:
+                yield consumer
 
     async def _ask(self, verb: str, stream: str, body: Json | None = None) -> Json:
         if self._connection is None or self._connection.lost is not None:
             await self._drop()
             await self._connect()
         assert self._api is not None
-        try:
+        with _in_words(stream):
             return await self._api.request(verb, self._options.ack_timeout, body)
-        except NoAnswerError as silence:
-            raise BusOutage(f"stream {stream}: {silence}") from silence
-        except RejectedError as no:
-            if no.code == STREAM_NOT_FOUND:
-                raise StreamError(f"there is no stream {stream}: name one by --stream") from no
-            raise StreamError(f"stream {stream} can't be read: {no}") from no
-        except DeniedError as no:
-            raise StreamError(f"stream {stream} can't be read by this login: {no}") from no
 
     async def _connect(self) -> None:
         connection = await self._servers.connect()
         self._connection, self._api = connection, Api(connection, self._options.api)
-        self._parser = connection.wire.read_by(Deliveries)
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.drop("done")
             await connection.dropped()
+
+
+@contextmanager
+def _in_words(stream: str) -> Iterator[None]:
+    """Raise the API's errors as the errors of ``StreamReader.state``."""
+    try:
+        yield
+    except NoAnswerError as silence:
+        raise BusOutage(f"stream {stream}: {silence}") from silence
+    except RejectedError as no:
+        if no.code == STREAM_NOT_FOUND:
+            raise StreamError(f"there is no stream {stream}: name one by --stream") from no
+        raise StreamError(f"stream {stream} can't be read: {no}") from no
+    except DeniedError as no:
+        raise StreamError(f"stream {stream} can't be read by this login: {no}") from no
 
 
 def _instant(text: str) -> datetime:

@@ -115,19 +115,35 @@ async def _open(options: BusOptions, url: str, tls_name: str | None) -> Connecti
         how["tls"] = tls_context(options)
     if tls_name:
         how["tls_hostname"] = tls_name
-    connection = Connection(url, options.inbox_prefix, must_encrypt=must_encrypt)
+    connection = await open_connection(
+        url,
+        options.connect_timeout,
+        must_encrypt=must_encrypt,
+        name=options.name,
+        connect_timeout=options.connect_timeout,
+        ping_interval=options.ping_interval,
+        max_outstanding_pings=2,
+        inbox_prefix=options.inbox_prefix,
+        **how,
+    )
+    warn_of_plaintext(options, url, encrypted=connection.wire.encrypted)
+    return connection
+
+
+async def open_connection(
+    url: str, within: float, *, must_encrypt: bool, inbox_prefix: str, **how: Any
+) -> Connection:
+    """Connect to one server in ``within`` s; ``how`` as nats-py's ``connect`` takes it.
+
+    Raises:
+        BusLoginRefused, BusOutage: it does not take us.
+    """
+    connection = Connection(url, inbox_prefix, must_encrypt=must_encrypt)
     started = time.monotonic()
     opened = False
     try:
-        with anyio.fail_after(options.connect_timeout):
-            await connection.open(
-                name=options.name,
-                connect_timeout=options.connect_timeout,
-                ping_interval=options.ping_interval,
-                max_outstanding_pings=2,
-                inbox_prefix=options.inbox_prefix,
-                **how,
-            )
+        with anyio.fail_after(within):
+            await connection.open(inbox_prefix=inbox_prefix, **how)
         opened = True
     except Exception as error:
         # nats-py trips over whatever a server says that is not as it expects.
@@ -135,12 +151,11 @@ async def _open(options: BusOptions, url: str, tls_name: str | None) -> Connecti
         if isinstance(error, TimeoutError):
             why = f"no connection within {time.monotonic() - started:.1f} s"
         kind = BusLoginRefused if _is_refusal(error, why) else BusOutage
-        raise kind(f"{parts.netloc.rpartition('@')[2]}: {why}") from error
+        raise kind(f"{urlsplit(url).netloc.rpartition('@')[2]}: {why}") from error
     finally:
         if not opened:
             connection.drop("not connected")
             await connection.dropped()
-    warn_of_plaintext(options, url, encrypted=connection.wire.encrypted)
     return connection
 
 

@@ -1,4 +1,4 @@
-"""A new connection is prepared, and the configured stream made, checked, or described for people.
+"""A new connection is prepared, and the configured stream made or checked; streams, for people.
 
     connection ──► account: JetStream answers us ──► the configured stream ──► list of all streams
 
@@ -8,10 +8,12 @@ connection only. Later a missing one is an outage of that stream: a person may b
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from relay.core.checkpoint import Checkpoint
 from relay.core.subjects import matches
 from relay.errors import BusLoginRefused, BusOutage, StreamError
 from relay.jetstream.answers import Json
@@ -29,12 +31,20 @@ from relay.jetstream.codes import STREAM_NOT_FOUND
 from relay.jetstream.connection import Connection
 from relay.jetstream.diagnosis import Diagnosis
 from relay.jetstream.options import BusOptions
+from relay.jetstream.reconcile import scan
 from relay.jetstream.routing import ASK_TIMEOUT, Routing
 from relay.jetstream.servers import Servers
 from relay.jetstream.streams import Streams
 from relay.jetstream.weaknesses import MIN_DUPLICATE_WINDOW_NS
 
 log = logging.getLogger(__name__)
+
+# What a look at a stream's checkpoints finds.
+HOLDS = "holds"
+BEHIND = "behind"
+REMADE = "made anew"
+MISSING = "missing"
+UNKNOWN = "unknown"
 
 
 @dataclass(slots=True)
@@ -180,6 +190,21 @@ def _insist(info: StreamInfo, subjects: tuple[str, ...]) -> None:
         )
 
 
+@asynccontextmanager
+async def asking(options: BusOptions) -> AsyncIterator[Api]:
+    """Give the API over a connection of its own, which publishes nothing, for the block.
+
+    Raises:
+        BusOutage, BusLoginRefused, SettingsError: there is no connection.
+    """
+    connection = await Servers(options).connect()
+    try:
+        yield Api(connection, options.api)
+    finally:
+        connection.drop("done")
+        await connection.dropped()
+
+
 async def describe(options: BusOptions, stream: str) -> dict[str, Any]:
     """Describe ``stream`` over a connection of its own, which publishes nothing.
 
@@ -190,16 +215,12 @@ async def describe(options: BusOptions, stream: str) -> dict[str, Any]:
         BusOutage: no server takes us, JetStream does not answer, or the permissions forbid it.
         StreamError: there is no such stream.
     """
-    connection = await Servers(options).connect()
-    api = Api(connection, options.api)
-    try:
-        account = await api.account(options.ack_timeout)
-        info = await _find(api, stream, options.ack_timeout)
-    except (DeniedError, NoAnswerError, RejectedError) as why:
-        raise BusOutage(f"stream {stream}: {why}") from why
-    finally:
-        connection.drop("done")
-        await connection.dropped()
+    async with asking(options) as api:
+        try:
+            account = await api.account(options.ack_timeout)
+            info = await _find(api, stream, options.ack_timeout)
+        except (DeniedError, NoAnswerError, RejectedError) as why:
+            raise BusOutage(f"stream {stream}: {why}") from why
     if info is None:
         raise StreamError(_missing(options, stream))
     config, state = info.config, info.state
@@ -220,16 +241,68 @@ async def duplicate_window(options: BusOptions, streams: Collection[str]) -> flo
     Raises:
         BusOutage: no server takes us, JetStream does not answer, or the permissions forbid it.
     """
-    connection = await Servers(options).connect()
-    api = Api(connection, options.api)
-    try:
-        found = [await _find(api, stream, options.ack_timeout) for stream in streams]
-    except (DeniedError, NoAnswerError, RejectedError) as why:
-        raise BusOutage(f"the streams' duplicate windows can't be seen: {why}") from why
-    finally:
-        connection.drop("done")
-        await connection.dropped()
+    async with asking(options) as api:
+        try:
+            found = [await _find(api, stream, options.ack_timeout) for stream in streams]
+        except (DeniedError, NoAnswerError, RejectedError) as why:
+            raise BusOutage(f"the streams' duplicate windows can't be seen: {why}") from why
     windows = [info.config.get("duplicate_window", 0) / 1e9 for info in found if info is not None]
     if not windows:
         raise BusOutage(f"no stream is there, of {', '.join(streams) or 'none'} that are known")
     return float(max(windows))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a look at one stream found.
+
+    Attributes:
+        stream: its name.
+        state: HOLDS, BEHIND, REMADE, MISSING or UNKNOWN.
+        last_seq: its last sequence; None if it could not be asked.
+        newest: its newest checkpoint.
+        held: of a stream that is behind, the newest checkpoint that it still holds; see ``scan``.
+        reason: why it is UNKNOWN.
+    """
+
+    stream: str
+    state: str
+    last_seq: int | None
+    newest: Checkpoint
+    held: Checkpoint | None = None
+    reason: str = ""
+
+
+async def examine(
+    options: BusOptions, ring: Mapping[str, Sequence[Checkpoint]]
+) -> Sequence[Finding]:
+    """Compare each stream with all of its checkpoints, the newest first in ``ring``.
+
+    Raises:
+        BusOutage, SettingsError: as ``JetStreamBus.connect``.
+    """
+    seconds = options.ack_timeout
+    try:
+        async with asking(options) as api:
+            return [await _examine(api, name, each, seconds) for name, each in ring.items()]
+    except BusOutage as why:
+        raise BusOutage(f"NATS is away: {why}") from why
+
+
+async def _examine(api: Api, stream: str, ring: Sequence[Checkpoint], seconds: float) -> Finding:
+    newest, last_seq = ring[0], None
+    try:
+        info = await api.stream_info(stream, seconds)
+        last_seq = info.state["last_seq"]
+        if info.created != newest.tip.created and not info.made_by_relay:
+            return Finding(stream, REMADE, last_seq, newest)
+        contradicted, held = await scan(api, info, ring)
+    except RejectedError as no:
+        if no.code == STREAM_NOT_FOUND:
+            return Finding(stream, MISSING, None, newest)
+        return Finding(stream, UNKNOWN, last_seq, newest, reason=str(no))
+    except (DeniedError, NoAnswerError, BusOutage) as why:
+        return Finding(stream, UNKNOWN, last_seq, newest, reason=str(why))
+    if not contradicted:
+        return Finding(stream, HOLDS, last_seq, newest)
+    return Finding(stream, BEHIND, last_seq, newest, held)

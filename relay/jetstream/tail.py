@@ -1,27 +1,23 @@
 """Reads which of our events stand in the last part of a stream: headers only, in bounded memory.
 
-    a consumer of its own    without acks, headers only, pulled BATCH messages at a time, two such
-                             requests ahead. (Pushed with flow control, the server stalled for up
-                             to a second every 57,000 messages.)
+    a consumer of its own    ``deliveries``
     one message at a time    where a stream allows no such consumer (a work queue): the next
                              message behind the last one, again and again
 
-Authoritative: the stream. A message counts by its Relay-Event-Id alone. The consumer is ours, lives
-in memory, and goes with the connection; the server forgets it after a few seconds without us.
-
-On failure: ``NoAnswerError``. What could not be read to its end says so (``complete``).
+Authoritative: the stream. A message counts by its Relay-Event-Id alone. On failure:
+``NoAnswerError``. What could not be read to its end says so (``complete``).
 """
 
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-import anyio
-
 from relay.jetstream.answers import whole
 from relay.jetstream.api import Api, NoAnswerError, RejectedError
-from relay.jetstream.connection import Connection, new_token
+from relay.jetstream.connection import Connection
+from relay.jetstream.deliveries import ConsumerLostError, consuming
 from relay.jetstream.duplicates import read_stored
+from relay.jetstream.frames import Message
 
 MOST: Final = 5_000_000
 MOST_SINGLY: Final = 50_000
@@ -29,17 +25,8 @@ MOST_SINGLY: Final = 50_000
 
 _SILENCE: Final = 4.0
 _ASK: Final = 2.0
-BATCH: Final = 5_000
-_EXPIRES_NS: Final = 10_000_000_000
-_INACTIVE_NS: Final = 10_000_000_000
 _EVENT_ID: Final = b"\r\nRelay-Event-Id: "
 _MESSAGE_ID: Final = b"\r\nNats-Msg-Id: "
-_SID: Final = b"2"
-
-_PLAIN, _WITH_DOMAIN = 9, 11
-"""Tokens of an ack subject, of which the fourth from behind is the stream's sequence:
-``$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer's>.<time>.<pending>``; with a domain
-two more stand before the stream's name, and one may follow."""
 
 
 @dataclass(slots=True)
@@ -66,6 +53,13 @@ class Tail:
             return
         self.last = seq, message_id.decode(errors="replace").replace("\0", "")
 
+    def add_all(self, messages: Iterable[Message]) -> None:
+        """Take messages in the order of their sequence, of which some are ours."""
+        for seq, _, _, headers, _, _ in messages:
+            if event_id := _value(headers, _EVENT_ID):
+                self.add(seq, event_id, _value(headers, _MESSAGE_ID))
+            self.reached = seq
+
 
 async def read_tail(
     connection: Connection, api: Api, stream: str, *, after: int, up_to: int
@@ -79,101 +73,36 @@ async def read_tail(
     tail = Tail(after)
     end = min(up_to, after + MOST)
     while tail.reached < end:
-        reading = _Reading(connection, tail, end)
+        begun_at = tail.reached
+        config = {
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": begun_at + 1,
+            "headers_only": True,
+        }
         try:
-            again = await reading.run(api, stream)
+            async with consuming(
+                connection, api, stream, config, _ASK, silent=_SILENCE
+            ) as consumer:
+                async for batch in consumer.batches(end):
+                    tail.add_all(batch)
         except RejectedError:
             await _read_singly(api, stream, tail, min(end, after + MOST_SINGLY))
             break
-        if not again:
+        except ConsumerLostError as lost:  # another one goes on from there
+            if connection.lost is not None or tail.reached == begun_at:
+                raise NoAnswerError(f"stream {stream}: {lost}") from lost
+        else:
             tail.reached = end
     tail.complete = tail.reached >= up_to
     return tail
 
 
-class _Reading:
-    """One consumer. A gap in what it delivers ends it; another one goes on from there."""
-
-    def __init__(self, connection: Connection, tail: Tail, end: int) -> None:
-        self._connection = connection
-        self._tail = tail
-        self._end = end
-        self._expected = 1
-        self._over = self._gap = False
-        self._heard = anyio.Event()
-        self._ask_more = b""
-
-    async def run(self, api: Api, stream: str) -> bool:
-        """Read to the end; True if there was a gap."""
-        connection, parser = self._connection, self._connection.wire.parser
-        inbox, name = f"{connection.inbox.rpartition('.')[0]}.{new_token()}", new_token()
-        config = {
-            "name": name,
-            "deliver_policy": "by_start_sequence",
-            "opt_start_seq": self._tail.reached + 1,
-            "ack_policy": "none",
-            "max_deliver": 1,
-            "headers_only": True,
-            "inactive_threshold": _INACTIVE_NS,
-            "mem_storage": True,
-            "num_replicas": 1,
-        }
-        parser.aside = self._take
-        connection.wire.write(f"SUB {inbox} {_SID.decode()}\r\n".encode())
-        try:
-            made = await api.request(
-                f"CONSUMER.CREATE.{stream}.{name}", _ASK, {"stream_name": stream, "config": config}
-            )
-            if made.get("num_pending") == 0:
-                return False
-            body = json.dumps({"batch": BATCH, "expires": _EXPIRES_NS})
-            verb = f"{api.prefix}.CONSUMER.MSG.NEXT.{stream}.{name}"
-            self._ask_more = f"PUB {verb} {inbox} {len(body)}\r\n{body}\r\n".encode()
-            connection.wire.write(self._ask_more * 2)
-            while not self._over:
-                self._heard = anyio.Event()
-                with anyio.move_on_after(_SILENCE) as scope:
-                    await self._heard.wait()
-                if connection.lost is not None:
-                    raise NoAnswerError(f"connection lost: {connection.lost}")
-                if scope.cancelled_caught:
-                    raise NoAnswerError(f"no message of {stream} within {_SILENCE:g} s")
-        finally:
-            parser.aside = None
-            connection.wire.write(f"UNSUB {_SID.decode()}\r\n".encode())
-            verb = f"{api.prefix}.CONSUMER.DELETE.{stream}.{name}"
-            connection.wire.write(f"PUB {verb} 0\r\n\r\n".encode())
-        return self._gap
-
-    def _take(self, reply: bytes, headers: bytes) -> None:
-        """Take a message; a status of the consumer is none. Never raises."""
-        self._heard.set()
-        if self._over:
-            return
-        parts = reply.split(b".")
-        at = 5 if len(parts) == _PLAIN else 7
-        if len(parts) < _PLAIN or not all(part.isdigit() for part in parts[at : at + 4]):
-            return
-        seq, number, _, pending = map(int, parts[at : at + 4])
-        if number != self._expected:
-            self._gap = self._over = True
-            return
-        self._expected = number + 1
-        if number % BATCH == 0:
-            self._connection.wire.write(self._ask_more)
-        if seq <= self._end:
-            start = headers.find(_EVENT_ID)
-            if start >= 0:
-                event_id = _value(headers, start + len(_EVENT_ID))
-                start = headers.find(_MESSAGE_ID)
-                message_id = _value(headers, start + len(_MESSAGE_ID)) if start >= 0 else b""
-                self._tail.add(seq, event_id, message_id)
-            self._tail.reached = seq
-        if seq >= self._end or not pending:
-            self._over = True
-
-
-def _value(headers: bytes, start: int) -> bytes:
+def _value(headers: bytes, name: bytes) -> bytes:
+    """Return a header's value, empty if there is none; ``name`` as it stands before the value."""
+    start = headers.find(name)
+    if start < 0:
+        return b""
+    start += len(name)
     return headers[start : headers.find(b"\r\n", start)].strip()
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from relay import devstack
 from relay.errors import BusOutage, StreamError
-from relay.jetstream.deliveries import Consumer, ConsumerLostError, Deliveries, Message
+from relay.jetstream.deliveries import Consumer, ConsumerLostError
+from relay.jetstream.frames import Message, Parser
 from relay.jetstream.options import BusOptions
 from relay.jetstream.reading import Start, StreamReader
 
@@ -87,10 +88,11 @@ async def test_an_outage_that_lasts_is_an_error(filled: str, own_nats: devstack.
             [batch async for batch in batches]
 
 
-async def test_a_login_that_may_not_read_is_named() -> None:
+@pytest.mark.parametrize("denied", ["CONSUMER.>", "CONSUMER.MSG.NEXT.>"])
+async def test_a_login_that_may_not_read_is_named(denied: str) -> None:
     with devstack.nats_server(
         "authorization { users = [{ user: u, password: p, permissions: "
-        '{ publish: { deny: ["$JS.API.CONSUMER.>"] } } }, { user: a, password: a }] }'
+        f'{{ publish: {{ deny: ["$JS.API.{denied}"] }} }} }}, {{ user: a, password: a }}] }}'
     ) as server:
         admin = server.url.replace("nats://", "nats://a:a@")
         async with await nats.connect(admin) as client:
@@ -103,7 +105,7 @@ async def test_a_login_that_may_not_read_is_named() -> None:
 
 
 async def test_a_missing_delivery_ends_the_consumer() -> None:
-    consumer = Consumer(None, "c", "ask", pending=9, reply="r")
+    consumer = Consumer(None, "ask", pending=9, reply="r")
     consumer._open = 1 << 30  # it asks for nothing
     one = Message(1, 0, b"s", b"", b"")
     consumer.take([one], 1, 1, 8)
@@ -115,7 +117,7 @@ async def test_a_missing_delivery_ends_the_consumer() -> None:
 
 
 async def test_what_comes_while_a_batch_is_at_work_is_handed_on_too() -> None:
-    consumer = Consumer(None, "c", "ask", pending=2, reply="r")
+    consumer = Consumer(None, "ask", pending=2, reply="r")
     consumer._open = 1 << 30
     messages = [Message(seq, 0, b"s", b"", b"") for seq in (1, 2)]
     consumer.take(messages[:1], 1, 1, 1)
@@ -133,9 +135,9 @@ async def test_deliveries_may_be_cut_anywhere(size: int) -> None:
     async def take_control(operation: bytes, rest: bytes) -> None:
         control.append(operation)
 
-    parser = Deliveries(lambda *answer: other.append(answer), take_control)
-    consumer = Consumer(None, "c-1", "ask", pending=9)
-    parser.deliver_to(consumer)
+    parser = Parser(lambda *answer: other.append(answer), take_control)
+    consumer = Consumer(None, "ask", pending=9)
+    parser.deliver_to(consumer.take, "c-1")
     head = b"NATS/1.0\r\nA: b\r\n\r\n"
     sent = b"PING\r\nMSG inbox.t 1 2\r\nok\r\n"
     for n in range(1, 40):
@@ -147,6 +149,8 @@ async def test_deliveries_may_be_cut_anywhere(size: int) -> None:
     for place in range(0, len(sent), size):
         await parser.parse(sent[place : place + size])
     assert [message.seq for message in consumer._came] == list(range(1, 40))
-    assert consumer._came[0] == Message(1, 1701, b"s.x", head, b"pay")
-    assert consumer._came[1] == Message(2, 1702, b"s.x", b"", b"pay")
+    assert consumer._came[0] == Message(
+        1, 1701, b"s.x", head, b"pay", b"$JS.ACK.dom.acc.S.c-1.1.1.1.1701.5"
+    )
+    assert consumer._came[1] == Message(2, 1702, b"s.x", b"", b"pay", b"$JS.ACK.S.c-1.1.2.2.1702.5")
     assert (other, control) == ([(b"inbox.t", b"ok", None)], [b"PING"])

@@ -22,8 +22,8 @@ BUGS = (
     Bug(
         "a consumer overlooks a gap in the deliveries",
         "relay/consumer/jetstream.py",
-        "delivery.number != self._number + 1:",
-        "delivery.number <= self._number:",
+        "first != self._number + 1 or ",
+        "first <= self._number or ",
         (PROCESSES + "::test_somebody_else_who_reads_from_the_durable_upsets_no_order",),
     ),
     Bug(
@@ -71,21 +71,21 @@ BUGS = (
     ),
     Bug(
         "a consumer forgets a message that may still be delivered again",
-        "relay/consumer/hand.py",
+        "relay/consumer/message.py",
         "self._passed >= added",
         "self._passed >= 0",
         (HAND,),
     ),
     Bug(
         "a consumer's floor passes what is in hand",
-        "relay/consumer/hand.py",
+        "relay/consumer/message.py",
         "        while self._in_order and self._in_order[0].is_done:\n",
-        "        while self._in_order and held.is_done:\n",
+        "        while self._in_order and delivery.is_done:\n",
         (HAND,),
     ),
     Bug(
         "a stream that was made anew is taken for known",
-        "relay/consumer/hand.py",
+        "relay/consumer/message.py",
         "message.sequence <= self.position and message.stored_at <= self.position_at",
         "message.sequence <= self.position",
         (HAND, OUTAGES + "::test_the_durable_and_its_stream_may_go_and_nothing_is_done_twice"),

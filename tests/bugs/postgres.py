@@ -9,6 +9,9 @@ READING = "tests/postgres/test_reading.py"
 RING = "tests/postgres/test_ring.py"
 BELL = "tests/postgres/test_bell.py"
 LEASE = "tests/postgres/test_lease.py"
+STANDBY = "tests/postgres/test_standby.py"
+DUE = "tests/postgres/test_due.py"
+BELL_IDS = "tests/postgres/test_bell_ids.py"
 STORE = "tests/postgres/test_store.py"
 VERIFY = "tests/postgres/test_verify.py"
 HOSTS = "tests/postgres/test_hosts.py"
@@ -236,7 +239,7 @@ TERM = (
         "relay/postgres/outbox.py",
         "        if self._foreign_holder:\n            raise LeaseTaken",
         "        if self._foreign_holder is None:\n            raise LeaseTaken",
-        (LEASE + "::test_a_lock_held_by_somebody_who_is_no_relay_is_named",),
+        (STANDBY + "::test_a_lock_held_by_somebody_who_is_no_relay_is_named",),
     ),
     Bug(
         "a relay that slept through its own death settles",
@@ -262,7 +265,7 @@ FATE = (
         "sql/queries/due.sql",
         "   order by h.next_attempt_at, h.id\n   limit %(limit_rows)s::bigint\n",
         "   order by h.id\n   limit %(limit_rows)s::bigint\n",
-        (CONTRACT, PARKED),
+        (CONTRACT, DUE),
     ),
     Bug(
         "what is behind a refused event counts for no lag",
@@ -287,7 +290,7 @@ FIRST = (
         "relay/postgres/bell.py",
         "                return xmax + int(ahead)\n",
         "                return xmax\n",
-        (BELL + "::test_n_is_the_next_transaction_id",),
+        (BELL_IDS + "::test_n_is_the_next_transaction_id",),
     ),
     Bug(
         "every commit rings, asleep or not",

@@ -32,7 +32,7 @@ def test_every_option_is_in_the_table_with_its_default() -> None:
 
 
 def test_every_metric_is_named() -> None:
-    code = (ROOT / "relay/consumer/telemetry.py").read_text(encoding="utf-8")
+    code = (ROOT / "relay/consumer/calling.py").read_text(encoding="utf-8")
     made = set(re.findall(r'create_\w+\("([a-z._]+)"', code))
     assert made
     assert made == set(re.findall(r"`((?:messaging|relay)\.[a-z.]+)`", GUIDE)) & made

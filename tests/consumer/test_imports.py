@@ -28,7 +28,7 @@ def test_the_consumer_loads_neither_sdk_nor_web_server_nor_engine(module: str) -
 def test_it_works_without_the_telemetry_api() -> None:
     code = (
         "import sys; sys.modules['opentelemetry'] = None\n"
-        "from relay.consumer.telemetry import Telemetry\n"
+        "from relay.consumer.calling import Telemetry\n"
         "made = Telemetry('S', 'c')\n"
         "made.consumed('handled', 1); made.called(0.1); made.refused(ValueError())\n"
         "with made.processing([]): print('done')"

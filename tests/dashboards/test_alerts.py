@@ -13,10 +13,13 @@ from relay import dashboards, factlog
 from relay.core.backoff import State
 from relay.settings import Settings
 from tests.dashboards import shown
-from tests.dashboards.faults import HISTORIES
+from tests.dashboards.broken import OF_THE_REST
+from tests.dashboards.faults import OF_DELIVERY
 from tests.dashboards.histories import History, Ringing
 from tests.dashboards.shown import RULES
 from tests.dashboards.tools import tool
+
+HISTORIES = [*OF_DELIVERY, *OF_THE_REST]
 
 
 def promtool(folder: Path, *args: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from relay.doctor import SIDES
 from tests.cli.process import migrated, relay
-from tests.postgres.test_sessions import silent_host
+from tests.postgres.test_connecting import silent_host
 
 CANARY = "c4n4ry-in-the-mine"
 README = Path(__file__).parents[2] / "relay" / "doctor" / "README.md"

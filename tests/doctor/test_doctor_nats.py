@@ -27,7 +27,7 @@ from tests.doctor.examining import (
     states,
 )
 from tests.jetstream.credentials import Certificates
-from tests.postgres.test_sessions import silent_host
+from tests.postgres.test_connecting import silent_host
 
 pytestmark = pytest.mark.anyio
 
@@ -204,7 +204,7 @@ async def test_a_server_that_freezes_in_the_middle_is_one_fault(
 ) -> None:
     """R-BOUND."""
     with devstack.nats_server() as frozen:
-        tls = Publishing.tls
+        tls = Publishing._tls
 
         async def freeze(broker: Publishing) -> object:
             os.kill(frozen.pid, signal.SIGSTOP)

@@ -26,7 +26,7 @@ from tests.doctor.examining import (
 from tests.doctor.seeded_postgres import REFUSED, SEEDED
 from tests.postgres.databases import execute
 from tests.postgres.deaf_proxy import deaf_proxy
-from tests.postgres.test_sessions import pooler_in_front, silent_host
+from tests.postgres.test_connecting import pooler_in_front, silent_host
 
 pytestmark = pytest.mark.anyio
 

@@ -28,19 +28,6 @@ from tests.postgres.bells import (
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 
-@pytest.fixture
-async def bell(outbox_dsn: str) -> AsyncIterator[PostgresBell]:
-    async with bell_running(PostgresOutbox(outbox_dsn, "relay", page_bytes=1 << 20)) as bell:
-        yield bell
-
-
-@pytest.fixture
-async def writer(outbox_dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
-    connect = psycopg.AsyncConnection.connect
-    async with await connect(outbox_dsn, autocommit=True) as connection:
-        yield connection
-
-
 @pytest.fixture(scope="module")
 def prepared_server(postgres_server: devstack.Postgres) -> Iterator[devstack.Postgres]:
     with waiting_server(postgres_server.installation) as server:

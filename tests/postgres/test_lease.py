@@ -1,6 +1,5 @@
 """The lease: it ends with its holder, whatever that one does, and is trusted no longer."""
 
-import asyncio
 import threading
 import time
 import uuid
@@ -10,11 +9,10 @@ from contextlib import contextmanager
 import anyio
 import psycopg
 import pytest
-from psycopg import sql
 
 from relay import devstack
 from relay.core import disposition
-from relay.errors import LeaseTaken, StoreOutage, TermLost
+from relay.errors import StoreOutage, TermLost
 from relay.ports import Settlement
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.sqlfiles import LEASE_CLASS
@@ -23,20 +21,13 @@ from relay.postgres.store import PostgresStore
 pytestmark = pytest.mark.anyio
 
 LIFETIME = 1.0
+
 TERMS = (
     "select pid from pg_stat_activity where application_name = 'relay term'"
     " and datname = current_database()"
 )
+
 INSERT = "insert into relay.outbox (subject, key, payload_bytes) values ('a.b', 'k', 'x')"
-
-
-LISTENING = sql.SQL("select pg_listening_channels()").format()
-
-
-@pytest.fixture
-def admin(outbox_dsn: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(outbox_dsn, autocommit=True) as connection:
-        yield connection
 
 
 @pytest.fixture
@@ -51,17 +42,6 @@ async def begun(outbox: PostgresOutbox) -> PostgresStore:
         while (store := await outbox.campaign(uuid.uuid4().hex)) is None:
             await anyio.sleep(0.05)
     return store
-
-
-@pytest.fixture
-async def leading(outbox: PostgresOutbox, outbox_dsn: str) -> AsyncIterator[PostgresStore]:
-    """The term of another relay, beside which ``outbox`` stands by."""
-    leader = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024)
-    store = await begun(leader)
-    assert await outbox.campaign("another") is None
-    yield store
-    await store.close()
-    await leader.close()
 
 
 def is_free(admin: psycopg.Connection) -> bool:
@@ -257,94 +237,6 @@ async def test_the_trust_is_counted_from_when_the_proof_was_asked_for(
     now = 1000.0 + LIFETIME - lease.margin
     assert not store.granted()
     await store.close()
-
-
-@pytest.mark.parametrize("lock", ["pg_advisory_lock", "pg_advisory_xact_lock_shared"])
-async def test_a_lock_held_by_somebody_who_is_no_relay_is_named(
-    outbox: PostgresOutbox, outbox_dsn: str, lock: str
-) -> None:
-    # R-TERM
-    dsn = psycopg.conninfo.make_conninfo(outbox_dsn, application_name="some script")
-    with psycopg.connect(dsn) as other:
-        other.execute(f"select {lock}(%s, 'relay.outbox'::regclass::oid::int4)", (LEASE_CLASS,))
-        pid = other.info.backend_pid
-        for _ in range(3):
-            with pytest.raises(LeaseTaken, match=rf"pid {pid}, login postgres.*'some script'"):
-                await outbox.campaign("tester")
-        other.rollback()
-        other.execute("select pg_advisory_unlock_all()")  # a closed session keeps it for a moment
-    outbox._holder_looked_at = float("-inf")  # a second has gone by
-    await (await begun(outbox)).close()
-
-
-async def test_a_standby_of_a_relay_is_no_error(outbox: PostgresOutbox, outbox_dsn: str) -> None:
-    standby = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024, lease_lifetime=LIFETIME)
-    store = await begun(outbox)
-    assert await standby.campaign("another") is None
-    await store.close()
-    await (await begun(standby)).close()
-    await standby.close()
-
-
-async def test_a_leader_that_ends_wakes_who_stands_by_and_is_followed_at_once(
-    outbox: PostgresOutbox, leading: PostgresStore
-) -> None:
-    # R-TERM
-    standing_by = asyncio.create_task(outbox.released(60))
-    await asyncio.sleep(0.1)
-    assert not standing_by.done()
-    await leading.close()
-    assert not leading.granted()
-    with anyio.fail_after(5):
-        await standing_by
-    follower = await outbox.campaign("another")
-    assert follower is not None
-    assert await follower._lease.session.rows(LISTENING) == []
-    await follower.close()
-
-
-async def test_a_term_that_is_closed_while_its_task_is_cancelled_lets_go(
-    outbox: PostgresOutbox, leading: PostgresStore
-) -> None:
-    # R-TERM
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        await leading.close()
-    assert leading._lease.session.connection.closed
-    with anyio.fail_after(5):
-        await outbox.released(60)
-    follower = await outbox.campaign("another")
-    assert follower is not None
-    await follower.close()
-
-
-async def test_who_stands_by_on_a_session_that_is_cut_asks_anew(
-    outbox: PostgresOutbox, admin: psycopg.Connection, leading: PostgresStore
-) -> None:
-    watching = asyncio.create_task(leading.watch())
-    assert outbox._candidate is not None
-    pid = outbox._candidate.connection.info.backend_pid
-    standing_by = asyncio.create_task(outbox.released(60))
-    await asyncio.sleep(0.1)
-    admin.execute("select pg_terminate_backend(%s)", (pid,))
-    with anyio.fail_after(5):
-        await standing_by
-    assert await outbox.campaign("another") is None
-    watching.cancel()
-    await leading.close()
-    with anyio.fail_after(5):
-        await outbox.released(60)
-
-
-async def test_a_candidate_whose_session_was_ended_makes_another_one(
-    outbox: PostgresOutbox, admin: psycopg.Connection, leading: PostgresStore
-) -> None:
-    watching = asyncio.create_task(leading.watch())
-    while len(admin.execute(TERMS).fetchall()) > 1:  # the server ends a silent candidate, too
-        await anyio.sleep(0.05)
-    assert await outbox.campaign("another") is None
-    watching.cancel()
-    await leading.close()
 
 
 async def test_beginning_a_term_is_durable_whatever_settling_is(

@@ -1,125 +1,26 @@
-"""The parked in bulk: what a look at them touches, and what only Postgres can get wrong."""
+"""The parked: what only Postgres can get wrong."""
 
-import asyncio
-import uuid
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
-from relay import devstack
 from relay.core import disposition
 from relay.core.disposition import Limits, Parking
 from relay.core.event import Event
 from relay.core.outcome import Held, Refused
 from relay.errors import StoreBusy, StoreOutage
 from relay.ports import Report, Settlement, Wake
-from relay.postgres import migrations
-from relay.postgres.outbox import PostgresOutbox
-from relay.postgres.reading import GONE, PLANS
+from relay.postgres.reading import GONE
 from relay.postgres.store import PostgresStore
-from tests.postgres.explain import nodes, touched
 
-MANY = 100_000
 PAGE = 2000
-DUE: dict[str, Any] = {
-    "limit_rows": PAGE,
-    "limit_bytes": 8 << 20,
-    "dead_blocks": False,
-    "longest": 7200.0,
-    "prefix": "",
-    "bare": False,
-}
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
-
-FILL = """
-    insert into relay.parked (id, event_id, created_at, subject, key, attempts,
-                              next_attempt_at, last_error, dead_at, held_by)
-    select n + %(after)s, gen_random_uuid(), now(), 'a.b', %(key)s, 0,
-           now() + %(due)s::interval, 'why', %(dead)s::timestamptz, %(held_by)s
-      from generate_series(1, %(rows)s::int) as n
-"""
-
-
-def fill(connection: psycopg.Connection, after: int, rows: int = MANY, **columns: Any) -> None:
-    given = {"key": None, "due": None, "dead": None, "held_by": ""} | columns
-    connection.execute(FILL, {"after": after, "rows": rows, **given})
-
-
-@pytest.fixture(scope="module")
-def filled(postgres_server: devstack.Postgres) -> Iterator[psycopg.Connection]:
-    """Many waiting behind one that is not due, many held up, many dead; and three that are due."""
-    name = f"crowded_{uuid.uuid4().hex[:8]}"
-    dsn = postgres_server.create_database(name)
-    asyncio.run(migrations.migrate(dsn, "relay"))
-    options = " ".join(f"-c {name}={value}" for name, value in PLANS.items())
-    with psycopg.connect(dsn, autocommit=True, options=options) as connection:
-        connection.execute("alter table relay.parked set (autovacuum_enabled = off)")
-        fill(connection, 0, 1, key="hot", due="1 hour")
-        fill(connection, MANY, key="hot")
-        fill(connection, 2 * MANY, held_by="stream FULL", due="-1 second")
-        fill(connection, 3 * MANY, key="hot", dead="2026-01-01")
-        fill(connection, 4 * MANY, 3, due="-1 second")
-        yield connection
-    postgres_server.drop_database(name)
-
-
-@pytest.fixture(scope="module", params=["never analyzed", "analyzed"])
-def crowded(request: pytest.FixtureRequest, filled: psycopg.Connection) -> psycopg.Connection:
-    if request.param == "analyzed":
-        filled.execute("analyze relay.parked")
-    return filled
-
-
-def test_a_look_at_what_is_due_touches_that_and_little_else(crowded: psycopg.Connection) -> None:
-    plan = nodes(crowded, "due", without=["stream FULL"], **DUE)
-    assert touched(plan, table="parked") < 50
-
-
-def test_what_an_outage_held_up_comes_a_page_at_a_time(crowded: psycopg.Connection) -> None:
-    plan = nodes(crowded, "due", without=[], **DUE)
-    assert touched(plan, table="parked") < 3 * PAGE
-
-
-def test_a_hot_key_is_read_no_further_than_a_page(crowded: psycopg.Connection) -> None:
-    with crowded.transaction(force_rollback=True):
-        crowded.execute("update relay.parked set next_attempt_at = now() where id = 1")
-        plan = nodes(crowded, "due", without=["stream FULL"], **DUE)
-    assert touched(plan, table="parked") < 3 * PAGE
-
-
-def test_whether_a_key_is_blocked_costs_one_look_a_key(crowded: psycopg.Connection) -> None:
-    keys = ["hot", *(f"k{number}" for number in range(1000))]
-    plan = nodes(crowded, "blocked", keys=keys, dead_blocks=True)
-    assert touched(plan, table="parked") <= 2 * len(keys)
-
-
-def test_the_backlog_counts_the_parked_no_further_than_asked(crowded: psycopg.Connection) -> None:
-    place = {"base": None, "target": None, "last_id": None}
-    plan = nodes(crowded, "look", exact_up_to=1000, dead_blocks=False, **place)
-    assert touched([n for n in plan if "Index Name" in n], table="parked") <= 3000 + 2
-
-
-@pytest.fixture
-async def store(outbox_dsn: str) -> AsyncIterator[PostgresStore]:
-    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=8 << 20)
-    store = await outbox.campaign("tester")
-    assert store is not None
-    yield store
-    await store.close()
-    await outbox.close()
 
 
 def retried(event: Event, attempts: int = 1, delay: float = 0.0, **more: Any) -> Parking:
     return Parking(event.id, event.event_id, attempts, delay, error="no", **more)
-
-
-@pytest.fixture
-def producer(outbox_dsn: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(outbox_dsn, autocommit=True) as connection:
-        yield connection
 
 
 def emit(producer: psycopg.Connection, rows: int, key: str | None = "k") -> None:
@@ -379,88 +280,6 @@ async def test_every_refusal_is_kept_but_no_more_than_fifty(
     assert [each["attempt"] for each in errors] == [*range(11, 61)]
     assert errors[-1]["error"] == "no 60"
     assert errors[-1]["code"] == 10054
-
-
-async def test_whoever_waits_longest_for_a_try_comes_first_and_nobody_starves(
-    store: PostgresStore, producer: psycopg.Connection
-) -> None:
-    # R-FATE
-    for number in range(40):
-        emit(producer, 1, f"k{number}")
-    page = await store.read(40)
-    await store.settle(Settlement(page.position, list(map(retried, page.events))))
-    tried: list[int] = []
-    for _ in range(10):
-        due = await store.parked.due(8)
-        tried += [each.event.id for each in due]
-        await store.settle(Settlement(None, [retried(each.event) for each in due]))
-    assert tried[:40] == [event.id for event in page.events]
-    assert sorted(tried[40:]) == sorted(tried[:40])
-
-
-async def test_an_event_is_due_when_the_server_s_clock_was_set_back(
-    store: PostgresStore, producer: psycopg.Connection
-) -> None:
-    """Its next attempt lies further away than any delay: it was written by another clock."""
-    emit(producer, 1)
-    page = await store.read(1)
-    (event,) = page.events
-    await store.settle(Settlement(page.position, [retried(event, delay=29.0)]))
-    assert list(await store.parked.due(1)) == []
-    producer.execute("update relay.parked set next_attempt_at = next_attempt_at + '1 hour'")
-    assert len(await store.parked.due(1)) == 1
-
-
-async def test_a_parked_row_deleted_by_hand_leaves_nobody_waiting_for_ever(
-    store: PostgresStore, producer: psycopg.Connection, outbox_dsn: str
-) -> None:
-    emit(producer, 3)
-    page = await store.read(3)
-    first, second, third = page.events
-    await store.settle(
-        Settlement(
-            page.position,
-            [retried(first, delay=20.0), disposition.behind(second), disposition.behind(third)],
-        )
-    )
-    producer.execute("delete from relay.parked where id = %s", (first.id,))
-    assert list(await store.parked.due(2)) == []
-    await store.tend(900.0)
-    assert [each.event.id for each in await store.parked.due(2)] == [second.id, third.id]
-    await store.settle(Settlement(None, [retried(second, delay=20.0)]))
-    producer.execute("delete from relay.parked where id = %s", (second.id,))
-    await store.close()
-    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=8 << 20)
-    later = await begun(outbox)
-    assert [each.event.id for each in await later.parked.due(2)] == [third.id]
-    await later.close()
-    await outbox.close()
-
-
-async def begun(outbox: PostgresOutbox) -> PostgresStore:
-    store = None
-    while store is None:
-        store = await outbox.campaign(uuid.uuid4().hex)
-    return store
-
-
-async def test_dead_events_begin_and_cease_to_block_with_the_setting(
-    store: PostgresStore, producer: psycopg.Connection, outbox_dsn: str
-) -> None:
-    # R-ORDER
-    emit(producer, 2)
-    page = await store.read(2)
-    first, second = page.events
-    dead = Parking(first.id, first.event_id, 9, None, dead=True)
-    await store.settle(Settlement(page.position, [dead, disposition.behind(second)]))
-    assert len(await store.parked.due(2)) == 1
-    await store.close()
-    for dead_blocks, due in [(True, 0), (False, 1)]:
-        outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=8 << 20, dead_blocks=dead_blocks)
-        later = await begun(outbox)
-        assert len(await later.parked.due(2)) == due
-        await later.close()
-        await outbox.close()
 
 
 async def test_the_leader_leaves_word_of_itself_while_its_term_lasts(

@@ -1,0 +1,48 @@
+"""What several of these tests have."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import psycopg
+import pytest
+
+from relay.postgres.bell import PostgresBell
+from relay.postgres.outbox import PostgresOutbox
+from relay.postgres.store import PostgresStore
+from tests.postgres.bells import (
+    bell_running,
+)
+
+
+@pytest.fixture
+def admin(outbox_dsn: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(outbox_dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def bell(outbox_dsn: str) -> AsyncIterator[PostgresBell]:
+    async with bell_running(PostgresOutbox(outbox_dsn, "relay", page_bytes=1 << 20)) as bell:
+        yield bell
+
+
+@pytest.fixture
+async def writer(outbox_dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
+    connect = psycopg.AsyncConnection.connect
+    async with await connect(outbox_dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def store(outbox_dsn: str) -> AsyncIterator[PostgresStore]:
+    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=8 << 20)
+    store = await outbox.campaign("tester")
+    assert store is not None
+    yield store
+    await store.close()
+    await outbox.close()
+
+
+@pytest.fixture
+def producer(outbox_dsn: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(outbox_dsn, autocommit=True) as connection:
+        yield connection
