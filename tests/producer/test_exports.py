@@ -148,7 +148,7 @@ async def test_the_files_and_migrate_take_turns(
     assert exports.write(tmp_path, "relay", "psql") == ["relay_functions.sql"]
     by_psql(program, one_dsn, tmp_path)
     assert execute(one_dsn, "select count(*) from relay.outbox") == [(1,)]
-    execute(one_dsn, "drop function relay.emit(text, text, text, jsonb, text)")
+    execute(one_dsn, "drop function relay.emit(text, text, text, jsonb, text, interval)")
     execute(one_dsn, "update relay.migration set checksum = 'older' where version = 0")
     by_psql(program, one_dsn, tmp_path)
     await migrations.check(one_dsn, "relay")
