@@ -10,8 +10,7 @@ import typer
 
 from relay.cli.deciding import Yes, ask
 from relay.cli.migrate import PrintSql
-from relay.cli.options import ALWAYS, with_settings
-from relay.cli.progress import progress_bar
+from relay.cli.options import ALWAYS, progress_bar, with_settings
 from relay.settings import Settings
 
 _DEBEZIUM: Final = (
