@@ -29,7 +29,7 @@ from relay.audit.outbox import Kept, OutboxReader
 from relay.audit.stream import Messages
 from relay.core.subjects import matches
 from relay.errors import StreamError
-from relay.jetstream.frames import Message
+from relay.jetstream.parser import Message
 from relay.jetstream.reading import Start, StreamReader, StreamState
 
 _CHUNK: Final = 5_000

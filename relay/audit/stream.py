@@ -16,8 +16,8 @@ from typing import Any, Final
 from relay.audit.oracle import StreamMessage, digest
 from relay.core.subjects import matches
 from relay.errors import SettingsError
-from relay.jetstream.frames import Message
 from relay.jetstream.options import BusOptions
+from relay.jetstream.parser import Message
 from relay.jetstream.reading import Start, StreamReader
 
 Place = Callable[[bytes, bytes], str | None]

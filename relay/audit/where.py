@@ -17,7 +17,7 @@ from typing import Final
 from relay.audit.stream import header, parse_message
 from relay.core.subjects import matches
 from relay.errors import BusOutage, StreamError
-from relay.jetstream.frames import Message
+from relay.jetstream.parser import Message
 from relay.jetstream.reading import Start, StreamReader
 from relay.postgres import where as database
 from relay.postgres.session import Session

@@ -24,7 +24,7 @@ from relay.errors import SettingsError
 from relay.settings import Settings
 
 if TYPE_CHECKING:
-    from relay.jetstream.frames import Message
+    from relay.jetstream.parser import Message
     from relay.jetstream.reading import Start, StreamReader
 
 _KEPT: Final = 1000

@@ -30,7 +30,7 @@ from relay.jetstream.api import Api, DeniedError, NoAnswerError, RejectedError
 from relay.jetstream.codes import STREAM_NOT_FOUND
 from relay.jetstream.connection import Connection
 from relay.jetstream.duplicates import NO_MESSAGE_FOUND
-from relay.jetstream.frames import Message
+from relay.jetstream.parser import Message
 
 API_DEADLINE: Final = 5.0
 

@@ -47,7 +47,7 @@ import anyio
 from nats import errors
 from nats.aio.client import Client, Srv
 
-from relay.jetstream.frames import Parser, clean_info, denial_of
+from relay.jetstream.parser import Parser, clean_info, denial_of
 from relay.ports import Permit
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ import anyio
 from relay.jetstream.answers import Json, status_of, whole
 from relay.jetstream.api import Api, DeniedError, NoAnswerError, RejectedError
 from relay.jetstream.connection import Connection
-from relay.jetstream.frames import Message
+from relay.jetstream.parser import Message
 
 MOST: Final = 4096
 """Messages of one batch."""

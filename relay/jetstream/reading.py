@@ -25,8 +25,8 @@ from relay.jetstream.api import Api, DeniedError, NoAnswerError, RejectedError
 from relay.jetstream.codes import STREAM_NOT_FOUND
 from relay.jetstream.connection import Connection
 from relay.jetstream.deliveries import MOST, Consumer, ConsumerLostError, consuming
-from relay.jetstream.frames import Message
 from relay.jetstream.options import BusOptions
+from relay.jetstream.parser import Message
 from relay.jetstream.servers import Servers
 
 _BATCH_BYTES: Final = 8 << 20

@@ -17,7 +17,7 @@ from relay.jetstream.api import Api, NoAnswerError, RejectedError
 from relay.jetstream.connection import Connection
 from relay.jetstream.deliveries import ConsumerLostError, consuming
 from relay.jetstream.duplicates import read_stored
-from relay.jetstream.frames import Message
+from relay.jetstream.parser import Message
 
 MOST: Final = 5_000_000
 MOST_SINGLY: Final = 50_000

@@ -6,8 +6,8 @@ import pytest
 from relay import devstack
 from relay.errors import BusOutage, StreamError
 from relay.jetstream.deliveries import Consumer, ConsumerLostError
-from relay.jetstream.frames import Message, Parser
 from relay.jetstream.options import BusOptions
+from relay.jetstream.parser import Message, Parser
 from relay.jetstream.reading import Start, StreamReader
 
 pytestmark = pytest.mark.anyio

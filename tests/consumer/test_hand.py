@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.consumer.message import Delivery, Hand, Message, read, read_headers
-from relay.jetstream.frames import Message as StoredMessage
-from relay.jetstream.frames import Parser
+from relay.jetstream.parser import Message as StoredMessage
+from relay.jetstream.parser import Parser
 
 # R-ONCE R-LOSS
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)

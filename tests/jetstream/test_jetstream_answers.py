@@ -18,7 +18,7 @@ from relay.jetstream.answers import (
 )
 from relay.jetstream.api import read_stream_info
 from relay.jetstream.duplicates import read_message
-from relay.jetstream.frames import unquoted
+from relay.jetstream.parser import unquoted
 
 ANYTHING = st.recursive(
     st.none()
