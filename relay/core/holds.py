@@ -11,6 +11,8 @@ Nothing here is kept over a term: a new one asks at once. Time and chance are ar
 monotonic seconds.
 """
 
+from collections.abc import Set as AbstractSet
+
 from relay.core.backoff import Backoff
 
 PAUSE_FIRST = 0.1
@@ -33,7 +35,7 @@ is elected faster than that, as a rule."""
 
 
 class _Hold:
-    __slots__ = ("aside", "backoff", "began", "closed_until")
+    __slots__ = ("aside", "backoff", "began", "closed_until", "page_waits")
 
     def __init__(self, by: str, began: float) -> None:
         most = PAUSE_PUZZLED_MOST if by.startswith(PUZZLED) else PAUSE_MOST
@@ -41,6 +43,7 @@ class _Hold:
         self.backoff = Backoff(base=PAUSE_FIRST, cap=most)
         self.closed_until = began
         self.aside = False
+        self.page_waits = False
 
 
 class Holds:
@@ -91,7 +94,17 @@ class Holds:
         Nothing, if it ended while the bus was told not to ask for it: they are due at once.
         """
         if by in self._holds:
-            self._holds[by].aside = True
+            self._holds[by].aside, self._holds[by].page_waits = True, False
+
+    def wait_with_page(self, names: AbstractSet[str]) -> None:
+        """Note that the page in hand keeps events held up by these, and asks again."""
+        for by in names & self._holds.keys():
+            self._holds[by].page_waits = True
+
+    def page_done(self) -> None:
+        """Note that the page in hand keeps none any more."""
+        for hold in self._holds.values():
+            hold.page_waits = False
 
     def ended(self, by: str, now: float) -> float | None:
         """Strike ``by`` out; how long it lasted in s, None if it was not known."""
@@ -116,6 +129,10 @@ class Holds:
     def askable(self, now: float) -> bool:
         """Say whether any with parked events may be asked now."""
         return any(hold.aside and hold.closed_until <= now for hold in self._holds.values())
+
+    def only_parked(self) -> list[str]:
+        """Name those with parked events for which no page waits as well."""
+        return [by for by, hold in self._holds.items() if hold.aside and not hold.page_waits]
 
     def in_hand(self) -> list[str]:
         """Name those without parked events: they end with the page that waits for them."""

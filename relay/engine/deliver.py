@@ -90,7 +90,6 @@ class Delivery:
         self._jitter = jitter
         self._record = record
         self._halving = Halving()
-        self._waited_for: set[str] = set()  # by the page in hand
         self._answered: set[str] = set()
         self._took = 0.0
 
@@ -151,9 +150,8 @@ class Delivery:
         if done.parked:
             self.parked.will_change()
         while left:
-            closed = self.holds.aside() if self.holds.any else ()
             # The only stream is asked by its page: what is due waits until that is done.
-            closed = {by for by in closed if by != self._link.bus.sole_hold}
+            closed = self.holds.aside() - {self._link.bus.sole_hold}
             outcomes = await self._send(left, unreadable, closed, stop)
             sent, rest_of_page = left[: len(outcomes)], left[len(outcomes) :]
             tries += 1
@@ -184,9 +182,8 @@ class Delivery:
             if fates.left:
                 retry = retry or Backoff(base=RETRY_FIRST, cap=self._limits.max_retry_delay)
                 await rest(self._pause(fates, retry), stop)
-        self._waited_for.clear()
-        if self.holds.any:
-            self._end_holds(self.holds.in_hand(), "its events are through")
+        self.holds.page_done()
+        self._end_holds(self.holds.in_hand(), "its events are through")
 
     def _park_behind(self, events: Sequence[Event], fence: KeyFence, done: Done) -> Sequence[Event]:
         """Park those that wait behind their key; return the others."""
@@ -203,8 +200,7 @@ class Delivery:
         for parking in fates.parkings:
             if parking.held_by:
                 self.holds.set_aside(parking.held_by)
-                self._waited_for.discard(parking.held_by)
-        self._waited_for |= fates.left_by
+        self.holds.wait_with_page(fates.left_by)
         self.delivered += fates.stored
         self.refused += len(fates.refused)
         for event, parking, refused in fates.refused:
@@ -305,11 +301,8 @@ class Delivery:
         return disposition.held(each.event, held, attempts=each.attempts, pause=pause)
 
     def nothing_held(self) -> None:
-        """The store says that nothing parked is held: holds that had parked events are over.
-
-        But not one for which the page in hand waits as well.
-        """
-        self._end_holds(self.holds.aside() - self._waited_for, "nothing waits for it any more")
+        """The store says that nothing parked is held: holds with no other events are over."""
+        self._end_holds(self.holds.only_parked(), "nothing waits for it any more")
 
     # Both.
 

@@ -23,7 +23,6 @@ TEND_EVERY_MOST = 10.0
 TEND_PAUSE = 0.02
 """Seconds."""
 
-
 FIRST_PAGE_WITHIN = 0.25
 """Seconds for which a term's first page may have the process for itself."""
 

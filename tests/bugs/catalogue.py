@@ -5,6 +5,7 @@ from tests.bugs import (
     consumer,
     doctor,
     engine,
+    fates,
     jetstream,
     postgres,
     producer,
@@ -13,7 +14,9 @@ from tests.bugs import (
 )
 from tests.bugs.bug import Bug
 
-PROMISES: tuple[Bug, ...] = engine.BUGS + postgres.BUGS + jetstream.BUGS + reconcile.BUGS
+PROMISES: tuple[Bug, ...] = (
+    engine.BUGS + fates.BUGS + postgres.BUGS + jetstream.BUGS + reconcile.BUGS
+)
 BUGS: tuple[Bug, ...] = (
     PROMISES + replay.BUGS + producer.BUGS + consumer.BUGS + doctor.BUGS + audit.BUGS
 )
