@@ -1,13 +1,18 @@
 """As ``faults``: NATS, the streams, events that can't be stored, housekeeping."""
 
-from tests.dashboards.histories import A, History, Ringing, climb, count, level
-
-SENT = "messaging_client_sent_messages_total"
-BUCKET = "relay_delivery_duration_seconds_bucket"
-BUS = 'relay_breaker="bus"'
-LAG = 'relay_breaker="lag"'
-OF_BUS = (("job", "orders"), ("relay_breaker", "bus"))
-OF_LAG = (("job", "orders"), ("relay_breaker", "lag"))
+from tests.dashboards.histories import (
+    BUS,
+    LAG,
+    OF_BUS,
+    OF_LAG,
+    SENT,
+    A,
+    History,
+    Ringing,
+    climb,
+    count,
+    level,
+)
 
 OF_THE_REST = [
     History(

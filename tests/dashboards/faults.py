@@ -1,13 +1,17 @@
 """Every fault that has an alert: when it has to ring, what it has to say, when it has to stop."""
 
-from tests.dashboards.histories import HEALTHY, A, B, History, Ringing, climb, count, level
-
-SENT = "messaging_client_sent_messages_total"
-BUCKET = "relay_delivery_duration_seconds_bucket"
-BUS = 'relay_breaker="bus"'
-LAG = 'relay_breaker="lag"'
-OF_BUS = (("job", "orders"), ("relay_breaker", "bus"))
-OF_LAG = (("job", "orders"), ("relay_breaker", "lag"))
+from tests.dashboards.histories import (
+    BUCKET,
+    HEALTHY,
+    SENT,
+    A,
+    B,
+    History,
+    Ringing,
+    climb,
+    count,
+    level,
+)
 
 OF_DELIVERY = [
     History("all is well", range(0, 151, 5), None, [], {}),

@@ -11,6 +11,12 @@ MINUTES = 150
 A = 'job="orders", instance="a"'
 B = 'job="orders", instance="b"'
 NONE = None
+SENT = "messaging_client_sent_messages_total"
+BUCKET = "relay_delivery_duration_seconds_bucket"
+BUS = 'relay_breaker="bus"'
+LAG = 'relay_breaker="lag"'
+OF_BUS = (("job", "orders"), ("relay_breaker", "bus"))
+OF_LAG = (("job", "orders"), ("relay_breaker", "lag"))
 
 
 def level(*changes: tuple[int, float | None]) -> str:

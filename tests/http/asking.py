@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -181,3 +182,25 @@ def listening(pid: int) -> list[str]:
             if columns[3] == "0A" and columns[9] in inodes:
                 found.append(columns[1])
     return found
+
+
+def has_ended(watcher: socket.socket) -> bool:
+    watcher.settimeout(0.01)
+    try:
+        while watcher.recv(65_536):
+            pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+def is_cut(idle: socket.socket) -> bool:
+    idle.settimeout(0.1)
+    try:
+        return idle.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True

@@ -14,7 +14,17 @@ import pytest
 from starlette.responses import Response
 
 from relay import devstack
-from tests.http.asking import TOKEN, Served, asked_for, emit, park, serving, settled
+from tests.http.asking import (
+    TOKEN,
+    Served,
+    asked_for,
+    emit,
+    has_ended,
+    is_cut,
+    park,
+    serving,
+    settled,
+)
 from tests.system.harness import RelayProcess, connected, until
 
 pytestmark = pytest.mark.timeout(120)
@@ -312,9 +322,9 @@ def test_who_takes_nothing_and_who_opens_many_connections_does_not_hurt(
             assert each.recv(12) == b"HTTP/1.1 200"
         with shown.watching() as newcomer:
             next(newcomer)
-            until(lambda: sum(_has_ended(each) for each in watchers) == 1, 10)
+            until(lambda: sum(has_ended(each) for each in watchers) == 1, 10)
         idle = [socket.create_connection(("127.0.0.1", shown.port)) for _ in range(120)]
-        cut = [each for each in idle if _is_cut(each)]
+        cut = [each for each in idle if is_cut(each)]
         assert 120 > len(cut) >= 120 - (100 - 15)
         emit(dsn, count=100)
         until(lambda: settled(dsn, 100), 20)
@@ -327,25 +337,3 @@ def test_who_takes_nothing_and_who_opens_many_connections_does_not_hurt(
             next(snapshots)
             assert shown.relay.terminate() == 0
         assert time.monotonic() - began < 5
-
-
-def _has_ended(watcher: socket.socket) -> bool:
-    watcher.settimeout(0.01)
-    try:
-        while watcher.recv(65_536):
-            pass
-    except TimeoutError:
-        return False
-    except ConnectionError:
-        pass
-    return True
-
-
-def _is_cut(idle: socket.socket) -> bool:
-    idle.settimeout(0.1)
-    try:
-        return idle.recv(1) == b""
-    except TimeoutError:
-        return False
-    except ConnectionError:
-        return True

@@ -1,16 +1,16 @@
 """What several of these tests have."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import psycopg
 import pytest
 
+from relay import devstack
 from relay.postgres.bell import PostgresBell
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.store import PostgresStore
-from tests.postgres.bells import (
-    bell_running,
-)
+from tests.postgres.bells import bell_running
+from tests.postgres.databases import Program, further_databases, programs
 
 
 @pytest.fixture
@@ -46,3 +46,14 @@ async def store(outbox_dsn: str) -> AsyncIterator[PostgresStore]:
 def producer(outbox_dsn: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(outbox_dsn, autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture
+def program(postgres_server: devstack.Postgres) -> Program:
+    return programs(postgres_server)
+
+
+@pytest.fixture
+def fresh(postgres_server: devstack.Postgres) -> Iterator[Callable[[], str]]:
+    with further_databases(postgres_server) as make:
+        yield make

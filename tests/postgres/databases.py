@@ -16,6 +16,16 @@ from relay.postgres import sqlfiles
 
 Program = Callable[..., str]
 
+TENANT = """\
+-- tenant: a column that a later release adds.
+--
+-- takes    schema (psql variable)
+-- locks    outbox, exclusively, for a moment
+set search_path = pg_catalog, pg_temp;
+
+alter table :"schema".outbox add column tenant text;
+"""
+
 
 def execute(dsn: str, statement: str) -> list[tuple[object, ...]]:
     """Run statements; return the rows of one that has any."""
@@ -66,6 +76,22 @@ def own_files(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let a copy of the SQL files, which the test may change, be those that are read."""
     shutil.copytree(Path(str(sqlfiles.folder())), folder)
     monkeypatch.setattr(sqlfiles, "folder", lambda: folder)
+    forget_files()
+
+
+@contextmanager
+def a_later_release(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Callable[[], None]]:
+    """Give what makes the SQL files those of a release with a further migration, a changed view."""
+
+    def release() -> None:
+        own_files(monkeypatch, folder)
+        (folder / "migrations/0099_tenant.sql").write_text(TENANT)
+        view = folder / "views/pending.sql"
+        view.write_text(
+            view.read_text().replace("select n.id, n.created", "select 1 as one, n.id, n.created")
+        )
+
+    yield release
     forget_files()
 
 

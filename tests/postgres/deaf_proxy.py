@@ -3,7 +3,7 @@
 It passes the protocol through message by message and drops every NotificationResponse.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -12,6 +12,8 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 NOTIFICATION = b"A"
+
+Serve = Callable[[anyio.abc.SocketStream], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -28,6 +30,13 @@ async def deaf_proxy(dsn: str) -> AsyncIterator[str]:
             tasks.start_soon(_copy, client, upstream, tasks.cancel_scope)
             tasks.start_soon(_filter, upstream, client, tasks.cancel_scope)
 
+    async with in_front(dsn, serve) as through:
+        yield through
+
+
+@asynccontextmanager
+async def in_front(dsn: str, serve: Serve) -> AsyncIterator[str]:
+    """Have ``serve`` take connections on loopback; yield ``dsn`` with its port."""
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = listener.extra(anyio.abc.SocketAttribute.local_port)
     async with listener, anyio.create_task_group() as tasks:

@@ -117,8 +117,7 @@ async def test_a_run_that_was_interrupted_goes_on(
     """R-ONCE, R-ORDER: wherever it stops, each row comes once."""
     monkeypatch.setattr(adoption, "PAGE", 100)
     fill(one_dsn, 30)
-    with stopped(monkeypatch, stop_at), pytest.raises(ConnectionAbortedError):
-        await backfill(one_dsn)
+    await interrupted(monkeypatch, one_dsn, stop_at)
     for key in range(1, KEYS + 1):
         execute(one_dsn, f"insert into events (topic, ref, body) values ('a.b', '{key}', '31')")
     with pytest.raises(SettingsError, match="--backfill goes on, --undo ends it"):
@@ -138,8 +137,7 @@ async def test_who_commits_late_is_not_overtaken_by_its_key(
     """R-ORDER: a lower id among the waiting rows comes up when later ones have moved."""
     monkeypatch.setattr(adoption, "PAGE", 10)
     fill(one_dsn, 2)
-    with stopped(monkeypatch, "copy"), pytest.raises(ConnectionAbortedError):
-        await backfill(one_dsn)
+    await interrupted(monkeypatch, one_dsn, "copy")
     with psycopg.connect(one_dsn) as late, psycopg.connect(one_dsn) as live:
         late.execute(ROW, ("1", "3"))
         for n in range(3, 10):
@@ -163,11 +161,9 @@ async def test_what_came_since_is_not_copied_as_well(
 ) -> None:
     """R-ONCE"""
     fill(one_dsn, 2)
-    with stopped(monkeypatch, "copy"), pytest.raises(ConnectionAbortedError):
-        await backfill(one_dsn)
+    await interrupted(monkeypatch, one_dsn, "copy")
     execute(one_dsn, "insert into events (topic, ref, body) values ('a.b', '1', '3')")
-    with stopped(monkeypatch, "first page"), pytest.raises(ConnectionAbortedError):
-        await backfill(one_dsn)
+    await interrupted(monkeypatch, one_dsn, "first page")
     ((rows,),) = execute(one_dsn, "select relname from pg_class where relname like 'adopt%rows'")
     waiting = execute(one_dsn, f"select key, payload::text from relay.{rows} order by id")
     assert len(waiting) == 2 * KEYS + 1
@@ -181,8 +177,7 @@ async def test_undo_loses_nothing_that_waits(
     """R-LOSS"""
     monkeypatch.setattr(adoption, "PAGE", 100)
     fill(one_dsn, 30)
-    with stopped(monkeypatch, stop_at), pytest.raises(ConnectionAbortedError):
-        await backfill(one_dsn)
+    await interrupted(monkeypatch, one_dsn, stop_at)
     execute(one_dsn, "insert into events (topic, ref, body) values ('a.b', '1', '31')")
     await undo(one_dsn, TABLE)
     came = events(one_dsn)
@@ -190,6 +185,12 @@ async def test_undo_loses_nothing_that_waits(
     assert came[-1] == ("a.b", "1", "31")
     left = "select relname from pg_class where relname like 'adopt%'"
     assert execute(one_dsn, left) == []
+
+
+async def interrupted(monkeypatch: pytest.MonkeyPatch, dsn: str, where: str) -> None:
+    """Run a backfill that ends before the step."""
+    with stopped(monkeypatch, where), pytest.raises(ConnectionAbortedError):
+        await backfill(dsn)
 
 
 @contextmanager
@@ -237,8 +238,7 @@ async def test_a_live_row_that_is_refused_meanwhile_is_refused_where_it_is_writt
     one_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(one_dsn, 2)
-    with stopped(monkeypatch, "finish"), pytest.raises(ConnectionAbortedError):
-        await backfill(one_dsn)
+    await interrupted(monkeypatch, one_dsn, "finish")
     with pytest.raises(psycopg.errors.CheckViolation, match="a subject has no space"):
         execute(one_dsn, "insert into events (topic, ref, body) values ('a b', '1', '3')")
 

@@ -18,6 +18,7 @@ from relay.postgres import connecting
 from relay.postgres.connecting import open_connection
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.session import Connection, Session
+from tests.postgres.deaf_proxy import in_front
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -56,12 +57,8 @@ async def pooler_in_front(
                 await target.send(data)
         both.cancel()
 
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listener.extra(anyio.abc.SocketAttribute.local_port)
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, serve)
-        yield make_conninfo(dsn, port=port, sslmode="disable", gssencmode="disable")
-        tasks.cancel_scope.cancel()
+    async with in_front(dsn, serve) as through:
+        yield through
 
 
 @pytest.mark.parametrize(

@@ -1,31 +1,18 @@
 """Which parked events are due, in which order, and who waits behind them."""
 
 import uuid
-from typing import Any
 
 import psycopg
 import pytest
 
 from relay.core import disposition
 from relay.core.disposition import Parking
-from relay.core.event import Event
 from relay.ports import Settlement
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.store import PostgresStore
+from tests.postgres.parking import emit, retried
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
-
-
-def retried(event: Event, attempts: int = 1, delay: float = 0.0, **more: Any) -> Parking:
-    return Parking(event.id, event.event_id, attempts, delay, error="no", **more)
-
-
-def emit(producer: psycopg.Connection, rows: int, key: str | None = "k") -> None:
-    producer.execute(
-        "insert into relay.outbox (subject, key, payload_bytes, headers)"
-        " select 'a.b', %s, '\\x00ff', '{\"h\": \"v\"}' from generate_series(1, %s)",
-        (key, rows),
-    )
 
 
 async def test_whoever_waits_longest_for_a_try_comes_first_and_nobody_starves(

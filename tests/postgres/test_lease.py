@@ -2,7 +2,6 @@
 
 import threading
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
@@ -17,31 +16,17 @@ from relay.ports import Settlement
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.sqlfiles import LEASE_CLASS
 from relay.postgres.store import PostgresStore
+from tests.postgres.leases import LIFETIME, begun, outbox_of
 
 pytestmark = pytest.mark.anyio
-
-LIFETIME = 1.0
-
-TERMS = (
-    "select pid from pg_stat_activity where application_name = 'relay term'"
-    " and datname = current_database()"
-)
 
 INSERT = "insert into relay.outbox (subject, key, payload_bytes) values ('a.b', 'k', 'x')"
 
 
 @pytest.fixture
 async def outbox(outbox_dsn: str) -> AsyncIterator[PostgresOutbox]:
-    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024, lease_lifetime=LIFETIME)
-    yield outbox
-    await outbox.close()
-
-
-async def begun(outbox: PostgresOutbox) -> PostgresStore:
-    with anyio.fail_after(LIFETIME + 9):
-        while (store := await outbox.campaign(uuid.uuid4().hex)) is None:
-            await anyio.sleep(0.05)
-    return store
+    async with outbox_of(outbox_dsn) as outbox:
+        yield outbox
 
 
 def is_free(admin: psycopg.Connection) -> bool:

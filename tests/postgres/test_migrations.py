@@ -19,13 +19,12 @@ from relay.postgres import migrations, patience
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.sqlfiles import BELL_CLASS, names
 from tests.postgres.databases import (
+    TENANT,
     Program,
+    a_later_release,
     dumped,
     execute,
     forget_files,
-    further_databases,
-    own_files,
-    programs,
     rings,
 )
 
@@ -34,42 +33,12 @@ pytestmark = pytest.mark.anyio
 NUMBERED = [name.removeprefix("migrations/") for name in names("migrations")]
 APPLIED = ["applied functions and views", *(f"applied {name}" for name in NUMBERED)]
 ODD = 'Odd "Näme" %s {} \\'
-TENANT = """\
--- tenant: a column that a later release adds.
---
--- takes    schema (psql variable)
--- locks    outbox, exclusively, for a moment
-set search_path = pg_catalog, pg_temp;
-
-alter table :"schema".outbox add column tenant text;
-"""
-
-
-@pytest.fixture
-def program(postgres_server: devstack.Postgres) -> Program:
-    return programs(postgres_server)
-
-
-@pytest.fixture
-def fresh(postgres_server: devstack.Postgres) -> Iterator[Callable[[], str]]:
-    with further_databases(postgres_server) as make:
-        yield make
 
 
 @pytest.fixture
 def later_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Makes the SQL files those of a release with one more migration and another view."""
-
-    def release() -> None:
-        own_files(monkeypatch, tmp_path / "sql")
-        (tmp_path / "sql/migrations/0099_tenant.sql").write_text(TENANT)
-        view = tmp_path / "sql/views/pending.sql"
-        view.write_text(
-            view.read_text().replace("select n.id, n.created", "select 1 as one, n.id, n.created")
-        )
-
-    yield release
-    forget_files()
+    with a_later_release(monkeypatch, tmp_path / "sql") as release:
+        yield release
 
 
 def applied(done: Sequence[str]) -> list[str]:

@@ -7,28 +7,16 @@ import pytest
 
 from relay.core import disposition
 from relay.core.disposition import Limits, Parking
-from relay.core.event import Event
 from relay.core.outcome import Held, Refused
 from relay.errors import StoreBusy, StoreOutage
 from relay.ports import Report, Settlement, Wake
 from relay.postgres.reading import GONE
 from relay.postgres.store import PostgresStore
+from tests.postgres.parking import emit, retried
 
 PAGE = 2000
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
-
-
-def retried(event: Event, attempts: int = 1, delay: float = 0.0, **more: Any) -> Parking:
-    return Parking(event.id, event.event_id, attempts, delay, error="no", **more)
-
-
-def emit(producer: psycopg.Connection, rows: int, key: str | None = "k") -> None:
-    producer.execute(
-        "insert into relay.outbox (subject, key, payload_bytes, headers)"
-        " select 'a.b', %s, '\\x00ff', '{\"h\": \"v\"}' from generate_series(1, %s)",
-        (key, rows),
-    )
 
 
 async def test_a_whole_page_is_parked_and_comes_back_as_it_was(

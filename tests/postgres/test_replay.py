@@ -11,7 +11,6 @@ import pytest
 
 from relay.errors import RelayError
 from relay.ports import Settlement
-from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.replay import Replays
 from relay.postgres.selection import Matches, Selection
 from relay.postgres.store import PostgresStore
@@ -19,16 +18,6 @@ from tests.postgres.dead_events import park
 from tests.postgres.replaying import EVERYTHING, Leader, begin, deliver, emit, run
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def store(outbox_dsn: str) -> AsyncIterator[PostgresStore]:
-    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=8 << 20)
-    store = await outbox.campaign("tester")
-    assert store is not None
-    yield store
-    await store.close()
-    await outbox.close()
 
 
 @pytest.fixture

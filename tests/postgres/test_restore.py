@@ -1,16 +1,15 @@
 """An outbox that is dumped and restored, emptied by hand, or has rules tighter than its rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import errors
 
-from relay import devstack
 from relay.postgres import migrations
 from relay.postgres.sqlfiles import BELL_CLASS
-from tests.postgres.databases import Program, execute, further_databases, programs, psql
+from tests.postgres.databases import Program, execute, psql
 
 pytestmark = pytest.mark.anyio
 
@@ -32,17 +31,6 @@ end $$
 """
 COUNT = "select count(*) from relay.outbox"
 DATA = ("outbox", "cursor", "settled", "report", "stream", "parked", "decision", "migration")
-
-
-@pytest.fixture
-def program(postgres_server: devstack.Postgres) -> Program:
-    return programs(postgres_server)
-
-
-@pytest.fixture
-def fresh(postgres_server: devstack.Postgres) -> Iterator[Callable[[], str]]:
-    with further_databases(postgres_server) as make:
-        yield make
 
 
 async def verified(dsn: str) -> None:

@@ -1,14 +1,13 @@
 """The SQL files as people and psql have them: whole, one by one, and safe from others' names."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from relay import devstack
 from relay.cli.migrate import run_migrate
 from relay.postgres import migrations, sqlfiles
 from relay.postgres.sqlfiles import (
@@ -26,8 +25,6 @@ from tests.postgres.databases import (
     dumped,
     execute,
     forget_files,
-    further_databases,
-    programs,
     psql,
 )
 
@@ -41,17 +38,6 @@ RUN_BY_PEOPLE = [
     *names("triggers"),
     "roles",
 ]
-
-
-@pytest.fixture
-def program(postgres_server: devstack.Postgres) -> Program:
-    return programs(postgres_server)
-
-
-@pytest.fixture
-def fresh(postgres_server: devstack.Postgres) -> Iterator[Callable[[], str]]:
-    with further_databases(postgres_server) as make:
-        yield make
 
 
 async def test_the_printed_script_runs_in_psql_and_makes_the_same(

@@ -1,7 +1,6 @@
 """Standing by: who holds the lease is named, and who ends is followed at once."""
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator
 
 import anyio
@@ -13,31 +12,17 @@ from relay.errors import LeaseTaken
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.sqlfiles import LEASE_CLASS
 from relay.postgres.store import PostgresStore
+from tests.postgres.leases import LIFETIME, TERMS, begun, outbox_of
 
 pytestmark = pytest.mark.anyio
-
-LIFETIME = 1.0
-
-TERMS = (
-    "select pid from pg_stat_activity where application_name = 'relay term'"
-    " and datname = current_database()"
-)
 
 LISTENING = sql.SQL("select pg_listening_channels()").format()
 
 
 @pytest.fixture
 async def outbox(outbox_dsn: str) -> AsyncIterator[PostgresOutbox]:
-    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024, lease_lifetime=LIFETIME)
-    yield outbox
-    await outbox.close()
-
-
-async def begun(outbox: PostgresOutbox) -> PostgresStore:
-    with anyio.fail_after(LIFETIME + 9):
-        while (store := await outbox.campaign(uuid.uuid4().hex)) is None:
-            await anyio.sleep(0.05)
-    return store
+    async with outbox_of(outbox_dsn) as outbox:
+        yield outbox
 
 
 @pytest.fixture

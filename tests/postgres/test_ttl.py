@@ -1,6 +1,6 @@
 """An event's ttl: what the outbox takes, and that every way to read an event has it."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -10,10 +10,9 @@ import pytest
 from relay.core.event import Event
 from relay.ports import Settlement
 from relay.postgres.operator import DeadEvents
-from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.sqlfiles import load
 from relay.postgres.store import PostgresStore
-from tests.postgres.test_parked import retried
+from tests.postgres.parking import retried
 
 pytestmark = pytest.mark.anyio
 
@@ -32,16 +31,6 @@ def producer(outbox_dsn: str) -> Iterator[psycopg.Connection]:
             (timedelta(hours=1),),
         )
         yield connection
-
-
-@pytest.fixture
-async def store(outbox_dsn: str) -> AsyncIterator[PostgresStore]:
-    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=8 << 20)
-    store = await outbox.campaign("tester")
-    assert store is not None
-    yield store
-    await store.close()
-    await outbox.close()
 
 
 def headers_of(events: list[Event]) -> list[Any]:

@@ -26,6 +26,18 @@ class Writer:
 Adapter = Callable[[str], AbstractContextManager[Writer]]
 
 
+def pg_variables(dsn: str) -> dict[str, str]:
+    """Return libpq's variables for what ``dsn`` names."""
+    parts = conninfo_to_dict(dsn)
+    return {
+        "PGHOST": str(parts["host"]),
+        "PGPORT": str(parts["port"]),
+        "PGUSER": str(parts["user"]),
+        "PGPASSWORD": str(parts.get("password", "")),
+        "PGDATABASE": str(parts["dbname"]),
+    }
+
+
 def url_of(dsn: str, driver: str = "") -> str:
     parts = conninfo_to_dict(dsn)
     scheme = f"postgresql+{driver}" if driver else "postgresql"

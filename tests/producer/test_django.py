@@ -9,10 +9,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from relay.producer import Event, EventRefused, NoTransaction, SchemaError
-from tests.producer.adapters import django_database
+from tests.producer.adapters import django_database, pg_variables
 
 pytest.importorskip("django")
 
@@ -23,7 +23,8 @@ from django.core.management import execute_from_command_line
 from django.conf import settings
 settings.configure(
     USE_TZ=True, INSTALLED_APPS=["relay.producer.django"], RELAY_SCHEMA=os.environ["SCHEMA"],
-    DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": os.environ["NAME"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.postgresql",
+                           "NAME": os.environ["PGDATABASE"],
                            "OPTIONS": {"connect_timeout": 10, "application_name": "shop"}},
                "lite": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
 )
@@ -135,13 +136,8 @@ def test_bulk_create_of_a_model_of_one_s_own(alias: str, one_dsn: str) -> None:
 
 def manage(dsn: str, *arguments: str, schema: str = "relay") -> tuple[int, str]:
     """Run ``manage.py``; return its exit code and what it says."""
-    parts = conninfo_to_dict(dsn)
     variables = {
-        "PGHOST": str(parts["host"]),
-        "PGPORT": str(parts["port"]),
-        "PGUSER": str(parts["user"]),
-        "PGPASSWORD": str(parts.get("password", "")),
-        "NAME": str(parts["dbname"]),
+        **pg_variables(dsn),
         "SCHEMA": schema,
         "PYTHONPATH": str(TOP),
     }

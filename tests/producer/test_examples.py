@@ -12,11 +12,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from relay import devstack
 from relay.postgres.sqlfiles import folder
 from tests.postgres.databases import programs, psql
+from tests.producer.adapters import pg_variables
 
 EXAMPLES = Path(str(folder())) / "examples"
 JDBC = Path("/usr/share/java/postgresql.jar")
@@ -50,17 +50,9 @@ def has_what_the_example_writes(dsn: str) -> None:
 
 
 def run(command: Sequence[str], dsn: str, **more: str) -> None:
-    parts = conninfo_to_dict(dsn)
-    variables = {
-        "PGHOST": str(parts["host"]),
-        "PGPORT": str(parts["port"]),
-        "PGUSER": str(parts["user"]),
-        "PGPASSWORD": str(parts.get("password", "")),
-        "PGDATABASE": str(parts["dbname"]),
-    }
     done = subprocess.run(
         command,
-        env=os.environ | variables | more,
+        env=os.environ | pg_variables(dsn) | more,
         capture_output=True,
         text=True,
         timeout=120,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from relay import devstack
 from relay.cli.migrate import write_files
@@ -15,15 +14,14 @@ from relay.postgres import exports, migrations
 from relay.postgres.sqlfiles import names
 from tests.postgres.databases import (
     Program,
+    a_later_release,
     dumped,
     execute,
-    forget_files,
     further_databases,
-    own_files,
     programs,
     psql,
 )
-from tests.producer.adapters import url_of
+from tests.producer.adapters import pg_variables, url_of
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +49,8 @@ from django.conf import settings
 settings.configure(
     USE_TZ=True, INSTALLED_APPS=["relay.producer.django"],
     MIGRATION_MODULES={"relay_outbox": "shop_outbox"},
-    DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": os.environ["NAME"]}},
+    DATABASES={"default": {"ENGINE": "django.db.backends.postgresql",
+                           "NAME": os.environ["PGDATABASE"]}},
 )
 execute_from_command_line(["manage.py", *sys.argv[1:]])
 """
@@ -99,15 +98,7 @@ def alembic(folder: Path, dsn: str, *arguments: str) -> str:
 
 def django(folder: Path, dsn: str, *arguments: str) -> str:
     (folder / "shop_outbox/__init__.py").touch()
-    parts = conninfo_to_dict(dsn)
-    variables = {
-        "PGHOST": str(parts["host"]),
-        "PGPORT": str(parts["port"]),
-        "PGUSER": str(parts["user"]),
-        "PGPASSWORD": str(parts.get("password", "")),
-        "NAME": str(parts["dbname"]),
-    }
-    return python("-c", DJANGO, *arguments, folder=folder, **variables)
+    return python("-c", DJANGO, *arguments, folder=folder, **pg_variables(dsn))
 
 
 def by_psql(program: Program, dsn: str, folder: Path) -> None:
@@ -169,20 +160,8 @@ async def test_a_later_release_s_database_is_left_alone(
 
 @pytest.fixture
 def later_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Makes the SQL files those of a release with one more migration and another view."""
-
-    def release() -> None:
-        own_files(monkeypatch, tmp_path / "sql")
-        (tmp_path / "sql/migrations/0099_tenant.sql").write_text(
-            'set search_path = pg_catalog; alter table :"schema".outbox add tenant text;\n'
-        )
-        view = tmp_path / "sql/views/pending.sql"
-        view.write_text(
-            view.read_text().replace("select n.id, n.created", "select 1 as one, n.id, n.created")
-        )
-
-    yield release
-    forget_files()
+    with a_later_release(monkeypatch, tmp_path / "sql") as release:
+        yield release
 
 
 @pytest.mark.slow

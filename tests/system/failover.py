@@ -1,5 +1,6 @@
 """A primary, an asynchronous standby that can be cut off, and what is right after a failover."""
 
+import asyncio
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from psycopg.conninfo import make_conninfo
 
 from relay import devstack
 from relay.audit.oracle import Findings, StreamMessage, compare
+from relay.postgres import migrations
 from tests.devstack.standby import Standby, standby
 from tests.system.harness import Load, connected
 from tests.system.proxy import Proxy
@@ -19,11 +21,19 @@ SETTINGS = {
 
 
 @contextmanager
-def behind(primary: devstack.Postgres, *, port: int = 0) -> Iterator[tuple[Proxy, Standby]]:
+def failing_over(installation: devstack.Installation) -> Iterator[devstack.Postgres]:
+    """Run a server that may be killed, with the outbox in it."""
+    with devstack.postgres(installation, settings=SETTINGS) as server:
+        asyncio.run(migrations.migrate(server.dsn, "relay"))
+        yield server
+
+
+@contextmanager
+def behind(server: devstack.Postgres, *, port: int = 0) -> Iterator[tuple[Proxy, Standby]]:
     """Run a standby behind a cable that can be frozen."""
     with (
-        Proxy("127.0.0.1", primary.port) as cable,
-        standby(primary, SETTINGS, via=cable.port, port=port) as second,
+        Proxy("127.0.0.1", server.port) as cable,
+        standby(server, SETTINGS, via=cable.port, port=port) as second,
     ):
         yield cable, second
 

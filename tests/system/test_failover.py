@@ -9,7 +9,6 @@ the standby has it. Without that a failover loses commits that the relay may hav
 and no relay could know.
 """
 
-import asyncio
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,9 +25,8 @@ from psycopg.conninfo import make_conninfo
 from relay import devstack
 from relay.audit.oracle import StreamMessage
 from relay.audit.stream import read_stream
-from relay.postgres import migrations
 from tests.devstack.standby import standby
-from tests.system.failover import SETTINGS, at_ports
+from tests.system.failover import SETTINGS, at_ports, failing_over
 from tests.system.harness import (
     STREAM,
     Load,
@@ -63,8 +61,7 @@ FLOWED = 200
 @pytest.fixture
 def own_postgres(postgres_server: devstack.Postgres) -> Iterator[devstack.Postgres]:
     """A cluster of the same major version that the test may kill, with the outbox in it."""
-    with devstack.postgres(postgres_server.installation, settings=SETTINGS) as server:
-        asyncio.run(migrations.migrate(server.dsn, "relay"))
+    with failing_over(postgres_server.installation) as server:
         yield server
 
 

@@ -5,15 +5,13 @@ can take that back. What the new primary has is published, whole, once and in or
 transaction ids are given again; what is written to the old one from then on is not.
 """
 
-import asyncio
 from collections.abc import Iterator
 
 import pytest
 
 from relay import devstack
 from relay.audit.stream import read_stream
-from relay.postgres import migrations
-from tests.system.failover import SETTINGS, at_ports, behind, judge, rows
+from tests.system.failover import at_ports, behind, failing_over, judge, rows
 from tests.system.harness import STREAM, Load, Start, delivered, emit, until
 from tests.system.test_failover import flows, unharmed
 
@@ -25,8 +23,7 @@ MOVES_WITHIN = 20.0
 
 @pytest.fixture
 def own_postgres(one_postgres: devstack.Postgres) -> Iterator[devstack.Postgres]:
-    with devstack.postgres(one_postgres.installation, settings=SETTINGS) as server:
-        asyncio.run(migrations.migrate(server.dsn, "relay"))
+    with failing_over(one_postgres.installation) as server:
         yield server
 
 
