@@ -78,7 +78,7 @@ $(PY):
 # The largest set decides; the smaller ones are parts of it, so that all agree. `make constraints
 # ARGS=--upgrade` takes the newest of everything.
 COMPILE = $(UV) --no-config pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-annotate --custom-compile-command "make constraints"
+	--no-annotate --custom-compile-command "make constraints"
 
 constraints: ## Pin every dependency anew, with hashes (needs uv)
 	printf 'hatchling\neditables\nsetuptools\n' | $(COMPILE) $(ARGS) pyproject.toml - --extra test -o tests/constraints-test.txt

@@ -65,7 +65,11 @@ class Pool:
 
         A pool that failed to connect waits a second before it tries again.
         """
-        self._let_go()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            task = asyncio.create_task(pool.close(CLOSE_DEADLINE), name="close the pool")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
@@ -93,7 +97,7 @@ class Pool:
 
     async def close(self) -> None:
         """Let go of all sessions. Never raises, never waits long."""
-        self._let_go()
+        self.begin_anew()
         if self._closing:
             await asyncio.wait(set(self._closing), timeout=4 * CLOSE_DEADLINE)
 
@@ -124,13 +128,6 @@ class Pool:
         await _asked(connection, _NO_WAITING)
         self._reason = ""
         return connection
-
-    def _let_go(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            task = asyncio.create_task(pool.close(CLOSE_DEADLINE), name="close the pool")
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
 
 
 async def _check(connection: PooledConnection) -> None:

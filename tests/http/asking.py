@@ -184,10 +184,11 @@ def listening(pid: int) -> list[str]:
     return found
 
 
-def has_ended(watcher: socket.socket) -> bool:
-    watcher.settimeout(0.01)
+def has_ended(connection: socket.socket, within: float = 0.01) -> bool:
+    """Whether the server has ended it, once all that it sent is read."""
+    connection.settimeout(within)
     try:
-        while watcher.recv(65_536):
+        while connection.recv(65_536):
             pass
     except TimeoutError:
         return False

@@ -28,7 +28,7 @@ from relay.http.routes import Routes
 from relay.http.service import listen
 from relay.settings.kinds import Address
 from relay.state import RelayState
-from tests.http.asking import TOKEN
+from tests.http.asking import TOKEN, has_ended
 from tests.http.test_parts import Clock
 
 pytestmark = pytest.mark.timeout(60)
@@ -129,18 +129,6 @@ def answer(one: socket.socket) -> bytes:
     return head
 
 
-def is_cut(one: socket.socket, within: float) -> bool:
-    one.settimeout(within)
-    try:
-        while one.recv(4096):
-            pass
-    except TimeoutError:
-        return False
-    except ConnectionError:
-        pass
-    return True
-
-
 HALVES = {
     "nothing": b"",
     "half a first request": b"GET /livez HTTP/1.1\r\nHost: lo",
@@ -152,11 +140,11 @@ HALVES = {
 
 
 @pytest.mark.parametrize("sent", HALVES.values(), ids=HALVES)
-def test_what_is_not_whole_in_time_is_cut(port: int, sent: bytes) -> None:
+def test_what_is_not_whole_in_time_has_ended(port: int, sent: bytes) -> None:
     with closing(connected(port)) as one:
         one.sendall(sent)
         began = time.monotonic()
-        assert is_cut(one, within=5.0)
+        assert has_ended(one, within=5.0)
         assert time.monotonic() - began > 0.5
 
 
@@ -276,7 +264,7 @@ def test_what_is_dear_has_a_budget_then_429_and_the_connection_is_closed(
             count += 1
         assert head.startswith(b"HTTP/1.1 429")
         assert b"retry-after: 1" in head
-        assert is_cut(one, within=2.0)
+        assert has_ended(one, within=2.0)
     assert budget.at_once <= count - 1 <= budget.at_once + budget.rate * 5
     assert asked(port, "/readyz").startswith(b"HTTP/1.1 200")
     assert asked(port, "/livez").startswith(b"HTTP/1.1 200")
@@ -298,8 +286,8 @@ def test_quiet_watchers_keep_no_newcomer_out(port: int) -> None:
         one.sendall(request("/events"))
         assert one.recv(12) == b"HTTP/1.1 200"
         watchers.append(one)
-    assert all(is_cut(one, within=2.0) for one in watchers[:5])
-    assert not any(is_cut(one, within=0.1) for one in watchers[5:])
+    assert all(has_ended(one, within=2.0) for one in watchers[:5])
+    assert not any(has_ended(one, within=0.1) for one in watchers[5:])
     for one in watchers:
         one.close()
 
@@ -307,7 +295,7 @@ def test_quiet_watchers_keep_no_newcomer_out(port: int) -> None:
 def test_an_answer_that_lasts_is_not_cut(port: int) -> None:
     with closing(connected(port)) as one:
         one.sendall(request("/events"))
-        assert not is_cut(one, within=4.0)
+        assert not has_ended(one, within=4.0)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
