@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from relay.otel.instruments import INSTRUMENTS, Instrument, labels, series
+from relay.otel.instruments import INSTRUMENTS, labels, series
 from tests.dashboards import shown
 from tests.dashboards.rig import Run, run
 from tests.dashboards.shown import RULES
@@ -24,30 +24,30 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield found
 
 
-@pytest.mark.parametrize("asked", list(shown.queries()), ids=lambda asked: asked.title)
-def test_every_query_returns_rows_with_the_labels_of_its_legend(
-    asked: shown.Asked, live: Run
-) -> None:
-    if asked.instant:
-        result = live.prometheus.instant(asked.expr, live.ended)
-        values = [float(row["value"][1]) for row in result]
-    else:
-        result = live.prometheus.over(asked.expr, live.began, live.ended)
-        values = [float(value) for row in result for _, value in row["values"]]
-    assert [value for value in values if not math.isnan(value)], "no rows"
-    for row in result:
-        assert set(asked.legend_labels) <= set(row["metric"])
+# One test over all queries, and one over all instruments: apart they would be spread over the
+# workers of a run, and each of these has to live through the whole history first.
 
 
-@pytest.mark.parametrize("instrument", INSTRUMENTS, ids=lambda each: each.name)
-def test_what_is_measured_has_the_names_that_the_table_says(
-    instrument: Instrument, live: Run
-) -> None:
-    for name in series(instrument):
-        found = live.prometheus.over(name, live.began, live.ended)
-        assert found, f"{name} was never scraped"
-        named = {label for row in found for label in row["metric"]} - OF_EVERY_SERIES
-        assert named == set(labels(instrument))
+def test_every_query_returns_rows_with_the_labels_of_its_legend(live: Run) -> None:
+    for asked in shown.queries():
+        if asked.instant:
+            result = live.prometheus.instant(asked.expr, live.ended)
+            values = [float(row["value"][1]) for row in result]
+        else:
+            result = live.prometheus.over(asked.expr, live.began, live.ended)
+            values = [float(value) for row in result for _, value in row["values"]]
+        assert [value for value in values if not math.isnan(value)], f"no rows: {asked.title}"
+        for row in result:
+            assert set(asked.legend_labels) <= set(row["metric"]), asked.title
+
+
+def test_what_is_measured_has_the_names_that_the_table_says(live: Run) -> None:
+    for instrument in INSTRUMENTS:
+        for name in series(instrument):
+            found = live.prometheus.over(name, live.began, live.ended)
+            assert found, f"{name} was never scraped"
+            named = {label for row in found for label in row["metric"]} - OF_EVERY_SERIES
+            assert named == set(labels(instrument)), name
 
 
 def test_nothing_is_measured_that_is_not_in_the_table(live: Run) -> None:

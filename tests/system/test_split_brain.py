@@ -70,6 +70,8 @@ async def test_a_relay_leaves_a_primary_that_nobody_stopped_for_the_one_that_was
         first = emit(own_postgres.dsn, "orders.placed")
         until(lambda: delivered(own_postgres.dsn) == 1, 20)
         until(lambda: first in rows(second.dsn), 20)
+        # One that starts later would lead at the new primary while the other is at the old one.
+        until(lambda: any("standing by" in str(relay.said()) for relay in relays), 20)
         cable.freeze()
         second.promote()
         there = emit(second.dsn, "orders.placed")
