@@ -293,12 +293,15 @@ def test_no_answer_holds_a_secret_the_configuration_or_a_payload(
         own_nats.stop()
         until(lambda: "away" in shown.reason("nats"), 20)
         look(shown)
-        with connected(dsn) as owner:
+        with shown.watching() as snapshots, connected(dsn) as owner:
+            said.append(json.dumps(next(snapshots)))
             owner.execute(f"alter role {login} nologin")
             owner.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s",
                 [login],
             )
+            while "it refuses the login" not in said[-1]:  # the cut comes before
+                said.append(json.dumps(next(snapshots)))
         until(lambda: "away" in shown.reason("postgres"), 20)
         look(shown)
     everything = "\n".join(said)
