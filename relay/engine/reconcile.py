@@ -77,9 +77,8 @@ class Reconciliation:
                         self._record(StreamLost(stream))
                     self._link.bus.reconciling.accept()
         tips = self._link.bus.reconciling.tips()
-        if tips:  # at once, or a relay that dies in its first second leaves none
-            self._settler.add(Done(tips=tips))
-            self._settler.idle()
+        if tips:  # first, or a relay that dies in its first second leaves none, and no tail
+            await self._settler.add_and_wait(Done(tips=tips))
 
     async def _go_back(self, behind: StreamBehind, stop: anyio.Event) -> None:
         """Move the cursor back and end the term; return if the bus went away meanwhile."""

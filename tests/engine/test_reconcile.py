@@ -7,8 +7,9 @@ import pytest
 
 from relay.core.checkpoint import Checkpoint
 from relay.engine.lead import Engine, Policy
+from relay.errors import StoreBusy
 from relay.facts import Repaired, RepairEnded, StreamLost, TermBegan
-from tests.engine.world import World, running, until
+from tests.engine.world import World, running, settle_once, until
 
 pytestmark = pytest.mark.anyio
 
@@ -99,6 +100,20 @@ async def test_what_was_stored_and_never_settled_is_not_published_again(world: W
     successor = World(world.outbox, world.bus, "two")
     await running(successor, lambda: until(lambda: world.outbox.settled == 9))
     assert world.stored() == [b"%d" % number for number in range(9)]
+
+
+async def test_a_relay_that_dies_before_its_first_settlement_repeats_nothing(world: World) -> None:
+    # R-ONCE: from nothing settled nobody knows where to look for what it stored
+    world.bus.window = 0
+    may = False
+    settle_once(world.outbox, lambda: may, StoreBusy("somebody holds a lock"))
+    emit(world, 5)
+    with anyio.move_on_after(1):
+        await world.engine.run()
+    may = True
+    successor = World(world.outbox, world.bus, "two")
+    await running(successor, lambda: until(lambda: world.outbox.settled == 5))
+    assert world.stored() == [b"%d" % number for number in range(5)]
 
 
 async def test_a_relay_that_dies_in_the_middle_of_a_repair_is_followed_by_one_that_ends_it(
