@@ -91,8 +91,9 @@ async def read_tail(
         except ConsumerLostError as lost:  # another one goes on from there
             if connection.lost is not None or tail.reached == begun_at:
                 raise NoAnswerError(f"stream {stream}: {lost}") from lost
-        else:
-            tail.reached = end
+        else:  # the consumer's replica may lag behind the leader, which is asked for what is left
+            await _read_singly(api, stream, tail, min(end, tail.reached + MOST_SINGLY))
+            break
     tail.complete = tail.reached >= up_to
     return tail
 
