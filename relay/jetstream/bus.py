@@ -181,7 +181,8 @@ class JetStreamBus:
         session = await self._connected()
         subjects = dict.fromkeys([event.subject for event in events])
         routes = await session.routing.routes_of(subjects, closed)
-        call = _Call(session, permit, self._options, self._own_ids, self.reconciling)
+        routes = await self.reconciling.look_first(routes)
+        call = _Call(session, permit, self._options, self._own_ids)
         if self.reconciling.active:
             outcomes = await self.reconciling.publish(call.publish, events, routes)
         else:
@@ -205,10 +206,8 @@ class _Call:
         permit: Permit,
         options: BusOptions,
         own_ids: str,
-        reconciler: Reconciler,
     ) -> None:
         self._session = session
-        self._reconciler = reconciler
         self._apart = False  # whether each event needs an answer of its own, whatever its stream
         self._connection = session.connection
         self._sender = Sender(session.connection, permit)
@@ -291,9 +290,7 @@ class _Call:
     async def _send(self, stream: Stream, events: Sequence[Event], *, windowed: bool) -> Outcomes:
         if stream.doubted:
             await self._session.routing.refresh(stream)
-        if stream.uncompared and (held := await self._reconciler.look(stream)) is not None:
-            stream.takes_nothing(held)
-            return [held] * len(events)
+        began = anyio.current_time()
         result = await self._by(stream, events, windowed=windowed)
         outcomes = result.outcomes
         remembered = stream.held or stream.found or stream.suspect or stream.doubted
@@ -306,6 +303,8 @@ class _Call:
             for place, outcome in zip(places, left.outcomes, strict=True):
                 outcomes[place] = outcome
             result.take_over(left)
+        if result.timed_out and stream.tip is not None and stream.unanswered_since is None:
+            stream.unanswered_since = began
         if self._connection.lost is None:
             await self._session.diagnosis.conclude(stream, events, result, windowed=windowed)
         return outcomes

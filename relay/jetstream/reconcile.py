@@ -1,8 +1,9 @@
 """Whether the streams still hold what they acknowledged, and what of ours they hold besides.
 
 R-LOSS, R-ONCE. A stream's *tip* is how far it was when the engine last took it down; the settled
-ones are checkpoints. On each new connection, and where an answer shows that a sequence did not
-rise, each stream is compared with its tip before anything more is published:
+ones are checkpoints. On each new connection, where an answer shows that a sequence did not rise,
+and where one is missing for half the duplicate window, a stream is compared with its tip before
+anything more is published:
 
     created at another time ─────────► another stream: begin with it anew, and say so; but where a
                                        relay made it, because it was missing, all of it was lost
@@ -17,8 +18,7 @@ message that is missing there is no evidence: limits, consumers and people delet
 While what the tail held may still come to be published, tips keep the sequence at which the tail
 began (``Tip.after``): a relay that dies meanwhile reads it again.
 
-Authoritative: the stream. On failure: what can't be asked is compared when it answers, and its
-events are held until then. Where permissions forbid to look, that is said once.
+Authoritative: the stream. On failure: its events are held until it can be compared.
 """
 
 import logging
@@ -26,23 +26,25 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+import anyio
+
 from relay.core.checkpoint import Checkpoint, Found, Tip, Verdict, judge
 from relay.core.event import Event
-from relay.core.outcome import Held, Outcome, Stored
+from relay.core.outcome import Held, Stored
 from relay.errors import BusOutage, StreamBehind
 from relay.jetstream.answers import out
 from relay.jetstream.api import Api, DeniedError, NoAnswerError, RejectedError, StreamInfo
 from relay.jetstream.connection import Connection
 from relay.jetstream.duplicates import NO_MESSAGE_FOUND, read_stored
 from relay.jetstream.options import BusOptions
+from relay.jetstream.rounds import Outcomes
+from relay.jetstream.routing import Route
 from relay.jetstream.streams import Stream, Streams
 from relay.jetstream.tail import read_tail
 
 log = logging.getLogger(__name__)
 
 _ASK = 2.0
-
-Outcomes = list[Outcome | None]
 
 
 class Reconciler:
@@ -142,6 +144,15 @@ class Reconciler:
         if self._behind:
             raise StreamBehind(sorted(self._behind))
 
+    async def look_first(self, routes: Mapping[str, Route]) -> Mapping[str, Route]:
+        """Compare what has to be before it is sent to; hold what can't be. Raises as ``look``."""
+        now, held = anyio.current_time(), dict[Route, Held]()
+        for stream in set(routes.values()) if self._options.reconcile else ():
+            if type(stream) is Stream and stream.unsure(now) and (why := await self.look(stream)):
+                stream.takes_nothing(why)
+                held[stream] = why
+        return {on: held.get(route, route) for on, route in routes.items()} if held else routes
+
     async def look(self, stream: Stream) -> Held | None:
         """Compare one stream with its tip; why it is held where nobody can say.
 
@@ -153,7 +164,7 @@ class Reconciler:
             info = await self._api.stream_info(stream.name, _ASK)
         except DeniedError as why:
             self._say_denied(stream, why)
-            stream.uncompared = False
+            stream.uncompared, stream.unanswered_since = False, None
             return None
         except (RejectedError, NoAnswerError) as why:
             return Held(out(stream.name), f"nobody can say what {out(stream.name)} holds: {why}")
@@ -184,7 +195,7 @@ class Reconciler:
         self,
         send: Callable[..., Awaitable[Outcomes]],
         events: Sequence[Event],
-        routes: Mapping[str, object],
+        routes: Mapping[str, Route],
     ) -> Outcomes:
         """Have those ``events`` sent that are not known to be stored; one outcome an event.
 
@@ -202,7 +213,7 @@ class Reconciler:
         each = iter(sent)
         return [next(each) if stored is None else stored for stored in known]
 
-    def _known(self, event: Event, route: object) -> Stored | None:
+    def _known(self, event: Event, route: Route) -> Stored | None:
         if not isinstance(route, Stream):
             return None
         before = event.id in self._delivered and route.name not in self._repairing
@@ -235,7 +246,7 @@ class Reconciler:
             self._behind[stream.name] = info
         else:
             await self._read_tail(stream, tip, last_seq)
-        stream.uncompared = False
+        stream.uncompared, stream.unanswered_since = False, None
 
     def _begin(self, stream: Stream, info: StreamInfo) -> None:
         last_seq = info.state["last_seq"]

@@ -42,6 +42,9 @@ _LARGEST_SEQ = (1 << 63) - 1
 _PATIENCE_AFTER_SILENCE = 0.8
 """s. Other streams' events wait as long as a try of a stream that was silent."""
 
+WINDOW_SHARE = 0.5
+"""The part of the duplicate window after which what has no answer is looked for before a resend."""
+
 _MOST_FOUND = 10_000
 
 T = TypeVar("T")
@@ -77,6 +80,7 @@ class Stream:
     newest: tuple[int, str, bool] | None = None  # sequence, message id, whether it is sure
     looked: int = 0  # the sequence up to which it was searched for events of ours
     uncompared: bool = False  # it has to be compared with its tip before it is published to
+    unanswered_since: float | None = None  # when the first of those was sent that have no answer
     moved: set["Stream"] = field(default_factory=set)  # every stream's: those with ``newest``
     doubts: set["Stream"] = field(default_factory=set)  # every stream's: see ``doubt``
 
@@ -127,9 +131,14 @@ class Stream:
         """Begin with ``tip``."""
         self.tip, self.newest, self.looked, self.uncompared = tip, None, tip.after, True
 
+    def unsure(self, now: float) -> bool:
+        """Whether it may hold what nobody knows of, and has forgotten the id: compare it first."""
+        since, window = self.unanswered_since, self.duplicate_window or 0.0
+        return self.uncompared or (since is not None and now - since > window * WINDOW_SHARE)
+
     def forget_tip(self) -> None:
         """Begin with none."""
-        self.tip = self.newest = None
+        self.tip = self.newest = self.unanswered_since = None
         self.looked = 0
 
     def hold_of(self, subject: str, closed: Collection[str]) -> Held | None:

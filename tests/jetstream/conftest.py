@@ -5,6 +5,7 @@ import shutil
 import uuid
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import nats
 import pytest
@@ -118,6 +119,11 @@ def open_bus():
             await bus.close()
 
     return make
+
+
+@pytest.fixture
+def kit(look, open_bus, make_event):
+    return SimpleNamespace(look=look, bus=open_bus, event=make_event)
 
 
 @pytest.fixture

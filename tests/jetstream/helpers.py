@@ -32,3 +32,14 @@ async def back_after_outage(bus, page):
             pass
         assert time.monotonic() - began < 20
         await anyio.sleep(0.02)
+
+
+def taken(bus, *, caught_up=True):
+    """Take the tips as the engine does behind a page."""
+    return list(bus.reconciling.tips(caught_up=caught_up))
+
+
+async def delivered(bus, page):
+    """Publish a page; the tips behind it."""
+    assert all_stored(await bus.publish(page))
+    return taken(bus)

@@ -2,7 +2,6 @@
 
 import shutil
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -11,14 +10,9 @@ from relay import devstack
 from relay.core.checkpoint import Checkpoint, Tip
 from relay.core.outcome import Stored
 from relay.errors import StreamBehind
-from tests.jetstream.helpers import all_stored, back_after_outage
+from tests.jetstream.helpers import all_stored, back_after_outage, delivered, taken
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def kit(look, open_bus, make_event):
-    return SimpleNamespace(look=look, bus=open_bus, event=make_event)
 
 
 @pytest.fixture
@@ -37,16 +31,6 @@ def older_store(own_nats, tmp_path):
         own_nats.start()
 
     return keep
-
-
-def taken(bus, *, caught_up=True):
-    """Take the tips as the engine does behind a page."""
-    return list(bus.reconciling.tips(caught_up=caught_up))
-
-
-async def delivered(bus, page):
-    assert all_stored(await bus.publish(page))
-    return taken(bus)
 
 
 async def resumed(bus, tips, repairing=()):
