@@ -1,6 +1,6 @@
 """A relay that is killed and started again: second copies, and what it asks before it publishes.
 
-    python -m tests.soak.past_window --kills 200 --starts 50
+    python -m tests.soak.past_window --kills 200 --starts 50 --tail 1000000
 
 Kills: the stream's duplicate window is one second. Under load the relay is killed with -9, and
 started when the window is over; ``outstanding`` counts the kills after which the stream held events
@@ -8,9 +8,15 @@ that were not settled. ``relay audit`` judges in the end.
 
 Starts: the relay is stopped in order, one event is written, and the relay started, in turn with
 ``RELAY_REPAIR`` auto and off. A plain subscription hears what it asks of JetStream: the requests
-about what the stream holds, and the time from the connection's first request to the message. One
-line of JSON; exit code 0 only if there was no second copy, and comparing took one request at most
-and, of the medians, 20 ms at most.
+about what the stream holds, and the time from the connection's first request to the message.
+
+Tail: so many events are delivered, then the cursor and the checkpoints are put back to where they
+were before, as if none of it had been settled. What is measured is how long a relay takes from its
+start until it has passed over all of them and published one new event, and its memory above that of
+an idle one.
+
+One line of JSON; exit code 0 only if there was no second copy, comparing took one request at most
+and, of the medians, 20 ms at most, and the tail took less than 20 s and 120 MiB.
 """
 
 import asyncio
@@ -29,19 +35,42 @@ import nats
 import typer
 from nats.aio.msg import Msg
 
+from bench.backlog import fill
 from relay import devstack
 from relay.postgres import migrations
 from tests.audit.seeded import audit
 from tests.system import streams
-from tests.system.harness import STREAM, Load, RelayProcess, alone, delivered, emit, until
+from tests.system.harness import (
+    STREAM,
+    Load,
+    RelayProcess,
+    alone,
+    connected,
+    delivered,
+    emit,
+    until,
+)
 
 WINDOW = 1.0
 PAST = WINDOW + 0.3
 PATIENCE = 60.0
 MOST_REQUESTS = 1
 MOST_SECONDS = 0.02
+MOST_TAIL_SECONDS, MOST_TAIL_MIB = 20.0, 120
 ABOUT_CONTENT = ("STREAM.MSG.GET", "CONSUMER.")
 """What the relay asks only to compare a stream with what was settled."""
+
+
+KEEP = (
+    "create table kept_cursor as select base, target, last_id from relay.cursor",
+    "create table kept_checkpoint as table relay.checkpoint",
+)
+PUT_BACK = (
+    "update relay.cursor set (base, target, last_id) = (table kept_cursor)",
+    "delete from relay.checkpoint",
+    "insert into relay.checkpoint table kept_checkpoint",
+)
+NOTHING_WAITS = "select not exists (select from relay.pending)"
 
 
 class Heard:
@@ -104,8 +133,7 @@ class Restarts:
                 outstanding += streams.held(self._url, STREAM) > delivered(self._dsn)
                 threading.Event().wait(PAST)
         relay = self.start()
-        until(lambda: alone(self._dsn, "select not exists (select from relay.pending)"), PATIENCE)
-        assert relay.terminate() == 0
+        self._settled(relay)
         code, found, report = audit(self._dsn, self._url, STREAM, "--grace", "0s")
         return {
             "kills": times,
@@ -131,6 +159,40 @@ class Restarts:
             "met": requests <= MOST_REQUESTS and compared - plain <= 1000 * MOST_SECONDS,
         }
 
+    def tail(self, events: int) -> dict[str, Any]:
+        """Let a relay find so many events in the stream of which nothing was settled."""
+        emit(self._dsn, "orders.placed", "k")
+        idle = self._settled(self.start())
+        with connected(self._dsn) as admin:
+            for statement in KEEP:
+                admin.execute(statement)
+            fill(self._dsn, events)
+            self._settled(self.start())
+            for statement in PUT_BACK:
+                admin.execute(statement)
+        threading.Event().wait(PAST)
+        emit(self._dsn, "orders.placed", "k")
+        stored, began = streams.held(self._url, STREAM), time.monotonic()
+        relay = self.start()
+        until(lambda: streams.held(self._url, STREAM) > stored, PATIENCE)
+        took = time.monotonic() - began
+        above = self._settled(relay) - idle
+        copies = streams.held(self._url, STREAM) - stored - 1
+        return {
+            "tail": events,
+            "seconds": round(took, 1),
+            "mib_above_idle": above,
+            "second_copies": copies,
+            "met": not copies and took <= MOST_TAIL_SECONDS and above <= MOST_TAIL_MIB,
+        }
+
+    def _settled(self, relay: RelayProcess) -> int:
+        """Stop a relay once nothing waits; the most memory that it had, in MiB."""
+        until(lambda: alone(self._dsn, NOTHING_WAITS), PATIENCE)
+        status = Path(f"/proc/{relay.process.pid}/status").read_text(encoding="ascii")
+        assert relay.terminate() == 0
+        return int(status.partition("VmHWM:")[2].split()[0]) // 1024
+
     def _started(self, repair: str) -> tuple[int, float]:
         """Start a relay on one event; its requests about content, and the s to the message."""
         emit(self._dsn, "orders.placed", "k")
@@ -148,10 +210,11 @@ def main(
     *,
     kills: Annotated[int, typer.Option(min=0)] = 200,
     starts: Annotated[int, typer.Option(min=0)] = 50,
+    tail: Annotated[int, typer.Option(min=0, help="Needs Linux.")] = 1_000_000,
     windowed: Annotated[bool, typer.Option("--windowed", help="Without fast ingest.")] = False,
     seed: Annotated[int | None, typer.Option()] = None,
 ) -> None:
-    """Kill a relay, and start one where nothing had happened; some four seconds each."""
+    """Kill a relay, start one where nothing or a lot had happened; some four seconds each time."""
     chosen = random.SystemRandom().randrange(10**6) if seed is None else seed
     found: dict[str, Any] = {}
     with (
@@ -168,6 +231,8 @@ def main(
             found["killed"] = restarts.kills(kills, random.Random(chosen))
         if starts:
             found["started"] = restarts.starts(starts)
+        if tail:
+            found["tail"] = restarts.tail(tail)
     typer.echo(json.dumps({"seed": chosen, **found}))
     sys.exit(0 if all(part["met"] for part in found.values()) else 1)
 

@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import nats
 from nats.aio.msg import Msg
 
+from relay import devstack
 from relay.audit.oracle import StreamMessage
 from relay.audit.stream import read_stream
 
@@ -53,6 +56,23 @@ def held(url: str, name: str) -> int:
 
 def read(url: str, name: str) -> Sequence[StreamMessage]:
     return asyncio.run(read_stream(url, name))
+
+
+@contextmanager
+def older_store(server: devstack.NatsServer, folder: Path) -> Iterator[None]:
+    """Keep a copy of the store as it is now; kill the server and put it back at the end.
+
+    That is what a power cut leaves.
+    """
+    server.stop()
+    shutil.rmtree(folder / "older", ignore_errors=True)
+    shutil.copytree(server.store, folder / "older")
+    server.start()
+    yield
+    server.kill()
+    shutil.rmtree(server.store)
+    shutil.copytree(folder / "older", server.store)
+    server.start()
 
 
 def publish(url: str, subject: str, *, message_id: str) -> None:

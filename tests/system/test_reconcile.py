@@ -1,16 +1,10 @@
-"""Streams that forget what they acknowledged, or hold more than anybody saw. R-LOSS, R-ONCE.
-
-What a power cut leaves is an older copy of the store, put back while the server is stopped.
-"""
+"""Streams that forget what they acknowledged, or hold more than anybody saw. R-LOSS, R-ONCE."""
 
 import asyncio
 import os
-import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -29,25 +23,12 @@ from tests.system.harness import (
     until,
     verdict,
 )
+from tests.system.streams import older_store
 
 pytestmark = pytest.mark.timeout(120)
 
 OPEN = "select count(*) from relay.repair where ended_at is null"
 REPAIRED = "select coalesce(sum(repaired), 0)::int from relay.repair"
-
-
-@contextmanager
-def older_store(server: devstack.NatsServer, folder: Path) -> Iterator[None]:
-    """Keep a copy of the store as it is now; kill the server and put it back at the end."""
-    server.stop()
-    shutil.rmtree(folder / "older", ignore_errors=True)
-    shutil.copytree(server.store, folder / "older")
-    server.start()
-    yield
-    server.kill()
-    shutil.rmtree(server.store)
-    shutil.copytree(folder / "older", server.store)
-    server.start()
 
 
 def wait(seconds: float) -> None:
