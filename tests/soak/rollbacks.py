@@ -110,7 +110,7 @@ def main(
         relay = stack.enter_context(RelayProcess(pg.dsn, nats.url, log, **settings))
         chance = random.Random(chosen)
         rounds = [one_round(pg, nats, chance, events // times, folder) for _ in range(times)]
-        repaired = alone(pg.dsn, "select sum(repaired)::int from relay.repair")
+        repaired = alone(pg.dsn, "select coalesce(sum(repaired), 0)::int from relay.repair")
         exit_code = relay.terminate()
     met = exit_code == 0 and all(each["met"] for each in rounds)
     found = {
