@@ -260,14 +260,17 @@ async def test_no_more_is_published_than_the_duplicate_window_drops_while_nothin
 ) -> None:
     # R-ONCE
     world.bus.duplicate_window = window
-    busy = True
+    busy = False
     settle_once(
         world.outbox, lambda: not busy, StoreBusy("canceling statement due to lock timeout")
     )
 
     async def work() -> None:
         nonlocal busy
-        for number in range(int(2 * window)):
+        world.outbox.emit("a.b", b"0")
+        await until(lambda: world.outbox.settled == 1)
+        busy = True
+        for number in range(1, int(2 * window)):
             world.outbox.emit("a.b", b"%d" % number)
             await anyio.sleep(1)
         assert 0 < len(world.bus.messages) <= window / 2 + 3
