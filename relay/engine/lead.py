@@ -296,19 +296,20 @@ class Term:
 
     async def _read(self, pages: MemoryObjectSendStream[Page], reading: anyio.CancelScope) -> None:
         """Read ahead by one page, resting as the bell says."""
-        policy, size = self._policy, self._policy.batch_size
+        policy, size, more = self._policy, self._policy.batch_size, False
         # The delivery is gone first if it met an error: that one speaks for the term.
         with reading, pages, suppress(anyio.BrokenResourceError):
             while True:
                 page = await self._store.read(size)
                 if page.events:
                     reach("after read")
-                if page.position is not None:
+                if page.position is not None or more:  # an empty page says that no more waits
                     try:
                         pages.send_nowait(page)
                     except anyio.WouldBlock:
                         async with self._bell.awake():
                             await pages.send(page)
+                more = page.full
                 size = next_size(
                     size,
                     found=len(page.events),

@@ -52,19 +52,20 @@ async def test_what_a_stream_lost_is_published_again_before_anything_new(world: 
     assert len(world.told(RepairEnded)) == 1
 
 
-async def test_a_repair_lasts_until_its_last_page(world: World) -> None:
+@pytest.mark.parametrize("events", [41, 40], ids=["", "which is exactly full"])
+async def test_a_repair_lasts_until_its_last_page(world: World, events: int) -> None:
     # R-LOSS: what is read in between has still to be looked at
     begin_with(world, batch_size=2, max_batch_size=2)
 
     async def work() -> None:
-        emit(world, 41)
-        await until(lambda: world.outbox.settled == 41)
+        emit(world, events)
+        await until(lambda: world.outbox.settled == events)
         await lose(world, 30)
-        await until(lambda: len(world.stored()) == 41)
+        await until(lambda: len(world.stored()) == events)
         await until(lambda: bool(world.told(RepairEnded)))
 
     await running(world, work)
-    assert world.stored() == [b"%d" % number for number in range(41)]
+    assert world.stored() == [b"%d" % number for number in range(events)]
     (ended,) = world.told(RepairEnded)
     assert ended.events >= 30
 
