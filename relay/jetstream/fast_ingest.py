@@ -121,7 +121,8 @@ class Batch:
                     await sender.write(frames, scope)
                     self._await_answer()
                     await connection.wire.drain()
-                    await anyio.lowlevel.checkpoint()
+                    if not self._committed:
+                        await anyio.lowlevel.checkpoint()
                     continue
                 if not all_sent:
                     all_sent = True

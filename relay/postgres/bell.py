@@ -88,7 +88,7 @@ class PostgresBell:
         # The listener: whether it works, whose turn it is, and N while it holds the lock.
         self._listener: Session | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)
         self._hearing: anyio.CancelScope | None = None
         self._held: int | None = None
         self._leaving = self._refused = self._enabled = False
@@ -156,7 +156,7 @@ class PostgresBell:
         """Serve until the session fails."""
         async with await self._outbox.connect_listener() as listener:
             await self._listen(listener)
-            self._turn, self._heard = anyio.Lock(), anyio.Event()
+            self._turn, self._heard = anyio.Lock(fast_acquire=True), anyio.Event()
             self._held, self._leaving = None, False
             try:
                 async with anyio.create_task_group() as tasks:
