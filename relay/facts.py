@@ -4,7 +4,7 @@ Times are float seconds; counts are of events. A fact never carries a payload or
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from relay.core.backoff import State
@@ -273,12 +273,15 @@ class Sent:
         seconds: what it took.
         waits: for some of those stored, spread over the batch, the stream, and the s from
             created_at (the database's clock) to the answer (this machine's).
+        phases: of the first of these, if it came by a page, the s until it was "seen", from there
+            until it was "sent", and from there until it was "acknowledged".
     """
 
     events: int
     counts: Mapping[tuple[str, str], int]
     seconds: float
     waits: Sequence[tuple[str, float]]
+    phases: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
     nothing known     the poll interval
     little comes      half of the mean time between two events
-    much comes        20 ms times the square of (rate / 8,000 per second)
+    much comes        20 ms times the fourth power of (rate / 8,000 per second)
     always            1 ms at least, and the poll interval at most
 
 A read costs about as much as twenty events do, so the busier the outbox, the longer the pause and
@@ -59,7 +59,7 @@ class Pace:
     def pause(self, poll_interval: float) -> float:
         """Return the seconds to wait before the next read, at most ``poll_interval``."""
         between = 0.5 / self.rate if self.rate > 0 else poll_interval
-        busy = PAUSE_MOST * min(self.rate / BUSIEST, 1.0) ** 2
+        busy = PAUSE_MOST * min(self.rate / BUSIEST, 1.0) ** 4
         return min(poll_interval, max(PAUSE_LEAST, between, busy))
 
 

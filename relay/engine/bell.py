@@ -31,7 +31,7 @@ from relay.ports import Page, Wake, WakeSource
 RING_MOST = 700.0
 """Rings/s above which paced reads cost less than rings do."""
 
-RING_AGAIN = 500.0
+RING_AGAIN = 600.0
 """Events/s below which the bell goes on again."""
 
 BURST = 3 * RING_MOST

@@ -5,6 +5,7 @@ is over: another term has begun, or the server takes no writes.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -104,9 +105,10 @@ class Housekeeping:
             self._delivery.refused,
             dict(self._wakes),
         )
-        if report != self._reported:
+        at_rest = replace(report, wakes={**report.wakes, Wake.POLL: 0})  # polls alone are no news
+        if at_rest != self._reported:
             await self._store.report(report)
-            self._reported = report
+            self._reported = at_rest
 
     async def _prune_all(self) -> None:
         while pruned := await self._store.tend(self._retention):

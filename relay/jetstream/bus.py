@@ -79,7 +79,7 @@ class JetStreamBus:
         self._streams = Streams()
         self.reconciling = Reconciler(self._streams, options)
         self._was_connected = False
-        self._connecting = anyio.Lock()
+        self._connecting = anyio.Lock(fast_acquire=True)
         self.recall = self._streams.recall
         self.learnt = self._streams.learnt
 

@@ -114,14 +114,14 @@ class Batch:
         self._patience = patience
         with connection.exchange(self) as self._token, self._scope as scope:
             self._inbox = f"{connection.inbox}.{self._token}.500.fail."
-            self._await_answer()
             while not self.over:
                 frames = self._frames()
                 if frames:
                     await sender.write(frames, scope)
                     self._await_answer()
                     await connection.wire.drain()
-                    await anyio.lowlevel.checkpoint()
+                    if not self._committed:
+                        await anyio.lowlevel.checkpoint()
                     continue
                 if not all_sent:
                     all_sent = True
@@ -217,7 +217,7 @@ class Batch:
         is_last = self._committed and number == self._last_number
         if is_last and isinstance(answer, Meaning | Elsewhere):
             self._end_it()
-        if self._scope.deadline < math.inf:  # the permit is not being renewed
+        if not self.over and self._scope.deadline < math.inf:  # the permit is not being renewed
             self._scope.deadline = min(anyio.current_time() + self._patience, self._latest)
 
     def _fail(self, number: int, meaning: Meaning) -> None:

@@ -49,6 +49,7 @@ DELIVERY_SECONDS: Final = (
     *(0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
 )
+PHASE_SECONDS: Final = (0.0001, 0.00025, 0.0005, *DELIVERY_SECONDS)
 BATCH_EVENTS: Final = (
     *(1.0, 2.0, 5.0, 10.0, 25.0, 50.0),
     *(100.0, 250.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0),
@@ -83,6 +84,16 @@ DELIVERY_DURATION: Final = Instrument(
     " of up to 16, of 16 spread over a larger one.",
     ("messaging.destination.name",),
     DELIVERY_SECONDS,
+)
+PHASE_DURATION: Final = Instrument(
+    "relay.delivery.phase.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "What the first event of each batch waited for, but for parked ones. relay.phase is the wait's"
+    " end: seen, from created_at (the database's clock) until its page was read; sent, until it was"
+    " handed to JetStream, earlier tries included; acknowledged, until the PubAck.",
+    ("relay.phase",),
+    PHASE_SECONDS,
 )
 BATCH_SIZE: Final = Instrument(
     "relay.batch.size",

@@ -117,6 +117,8 @@ class MetricsSink:
         record_delivery = self._write[instruments.DELIVERY_DURATION.name]
         for stream, seconds in sent.waits:
             record_delivery(seconds, {"messaging.destination.name": stream} if stream else None)
+        for phase, seconds in sent.phases.items():
+            self._write[instruments.PHASE_DURATION.name](seconds, {"relay.phase": phase})
 
     def _read(self, gauge: _Gauge, _: CallbackOptions) -> Sequence[Observation]:
         return gauge(self._state) if self._open else []

@@ -16,7 +16,7 @@ housekeeping; a bug in a look ends the looks at that side, and the relay goes on
 import inspect
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -84,7 +84,8 @@ class Telemetry:
         self._look_on = partial(keep_looking, lambda: state.leading, record)
         self._metrics = MetricsSink(meter, state)
         self.record = self._metrics.record
-        self.timed = timed_outbox(outbox, record), timed_bus(bus, record, traces)
+        pages = Pages()
+        self.timed = timed_outbox(outbox, record, pages), timed_bus(bus, record, traces, pages)
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Look at the sizes while ``work`` runs; what it raises is raised."""
@@ -135,7 +136,31 @@ async def keep_looking(
         log.exception("looking at sizes failed: delivery goes on without it")
 
 
-def timed_outbox(outbox: Outbox, record: FactSink) -> Outbox:
+class Pages:
+    """When the newest pages were read: the one that is delivered, and the one ahead of it."""
+
+    def __init__(self) -> None:
+        """Know none."""
+        self._newest = deque[tuple[int, int, float]](maxlen=2)
+
+    def note(self, page: Page) -> None:
+        """Note that ``page`` was read just now."""
+        self._newest.append((page.events[0].id, page.events[-1].id, time.perf_counter()))
+
+    def phases(self, event: Event, age: float, began: float, seconds: float) -> dict[str, float]:
+        """Return what an event of these pages waited for, by phase; nothing for a parked one.
+
+        It was ``age`` s old at its PubAck, and handed over at ``began``, ``seconds`` before that.
+        """
+        for first, last, seen_at in reversed(self._newest):
+            if first <= event.id <= last and seen_at <= began:
+                in_hand = began - seen_at
+                seen = max(0.0, age - in_hand - seconds)
+                return {"seen": seen, "sent": in_hand, "acknowledged": seconds}
+        return {}
+
+
+def timed_outbox(outbox: Outbox, record: FactSink, pages: Pages) -> Outbox:
     """Return ``outbox`` with stores that are timed; its campaigns are not, a standby has many."""
 
     async def campaign(holder: str) -> OutboxStore | None:
@@ -143,13 +168,22 @@ def timed_outbox(outbox: Outbox, record: FactSink) -> Outbox:
         if store is None:
             return None
         parked = _timed(store.parked, ParkedEvents, record)
+        read = _timed_call("read", store.read, record)
+
+        async def noted_read(limit: int) -> Page:
+            page: Page = await read(limit)
+            if page.events:
+                pages.note(page)
+            return page
+
         # granted, not timed, is asked before each chunk: bound here, a call costs nothing more
-        return _timed(store, OutboxStore, record, parked=parked, granted=store.granted)
+        bound = {"read": noted_read, "granted": store.granted, "parked": parked}
+        return _timed(store, OutboxStore, record, **bound)
 
     return _with(outbox, campaign=campaign)
 
 
-def timed_bus(bus: EventBus, record: FactSink, traces: Traces | None = None) -> EventBus:
+def timed_bus(bus: EventBus, record: FactSink, traces: Traces | None, pages: Pages) -> EventBus:
     """Return ``bus`` with a ``publish`` that records ``Sent``, and makes spans with ``traces``."""
     streams = _Streams()
 
@@ -175,7 +209,7 @@ def timed_bus(bus: EventBus, record: FactSink, traces: Traces | None = None) -> 
             stream_of = streams.of(events)
             if publishing is not None:
                 publishing.went_to(stream_of, bus.server)
-            record(_sent(events, outcomes, stream_of, seconds, now))
+            record(_sent(events, outcomes, stream_of, seconds, now, began=began, pages=pages))
             return outcomes
 
     return _with(bus, publish=publish)
@@ -209,6 +243,9 @@ def _sent(
     stream_of: Mapping[str, str],
     seconds: float,
     now: datetime,
+    *,
+    began: float,
+    pages: Pages,
 ) -> Sent:
     names = set(stream_of.values())
     counts: Mapping[tuple[str, str], int]
@@ -224,7 +261,8 @@ def _sent(
     stored = [events[place] for place in places if isinstance(outcomes[place], Stored)]
     ages = [max(0.0, (now - event.created_at).total_seconds()) for event in stored]  # two clocks
     waits = [(stream_of[event.subject], age) for event, age in zip(stored, ages, strict=True)]
-    return Sent(len(events), counts, seconds, waits)
+    phases = pages.phases(stored[0], ages[0], began, seconds) if stored else {}
+    return Sent(len(events), counts, seconds, waits, phases)
 
 
 def operations(port: type) -> set[str]:
@@ -234,7 +272,7 @@ def operations(port: type) -> set[str]:
 
 def _timed(adapter: _Port, port: type, record: FactSink, **replacements: Any) -> _Port:
     timed = {name: _timed_call(name, getattr(adapter, name), record) for name in operations(port)}
-    return _with(adapter, **timed, **replacements)
+    return _with(adapter, **(timed | replacements))
 
 
 def _timed_call(

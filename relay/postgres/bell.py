@@ -88,7 +88,8 @@ class PostgresBell:
         # The listener: whether it works, whose turn it is, and N while it holds the lock.
         self._listener: Session | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)
+        self._waiting = 0  # for the turn
         self._hearing: anyio.CancelScope | None = None
         self._held: int | None = None
         self._leaving = self._refused = self._enabled = False
@@ -156,7 +157,7 @@ class PostgresBell:
         """Serve until the session fails."""
         async with await self._outbox.connect_listener() as listener:
             await self._listen(listener)
-            self._turn, self._heard = anyio.Lock(), anyio.Event()
+            self._turn, self._heard = anyio.Lock(fast_acquire=True), anyio.Event()
             self._held, self._leaving = None, False
             try:
                 async with anyio.create_task_group() as tasks:
@@ -225,8 +226,7 @@ class PostgresBell:
         while True:
             async with self._turn:
                 # Whoever waits for the turn already could not cancel the wait that begins here.
-                wanted = self._turn.statistics().tasks_waiting > 0
-                left = 0.0 if wanted else asked_at + HEARTBEAT - self._now()
+                left = 0.0 if self._waiting else asked_at + HEARTBEAT - self._now()
                 self._pass_on(libpq)  # what an answer brought along: no socket tells of it
                 try:
                     with anyio.move_on_after(max(0.0, left)) as self._hearing:
@@ -272,10 +272,13 @@ class PostgresBell:
         turn, listener = self._turn, self._listener
         if listener is None:
             raise StoreOutage("the bell's session is gone")
-        waiting = turn.acquire()
         if self._hearing is not None:
             self._hearing.cancel()
-        await waiting
+        self._waiting += 1
+        try:
+            await turn.acquire()
+        finally:
+            self._waiting -= 1
         try:
             yield listener
         finally:

@@ -101,6 +101,7 @@ class Reader:
         self._ahead = load("queries/ahead", schema)
         self._event = load("queries/event", schema)
         self._top_id = load("queries/top_id", schema)
+        self._cursor: psycopg.AsyncCursor[Any] | None = None
         # Of the window under way: its next ids, whether they are all that is left of it, the id
         # above which it has no row (None: not known), and whether a row of it was unreadable.
         self._ids: deque[int] = deque()
@@ -127,12 +128,13 @@ class Reader:
         """Read all that is new, or begin a window and return None if that is too much."""
         params = self._params({"limit_rows": limit})
         try:
-            cursor = await self.session.execute(self._recent, params)
+            cursor = await self.session.execute(self._recent, params, cursor=self._cursor)
         except (psycopg.Error, StoreOutage) as error:
             if not is_unreadable(error):
                 raise
             await self._begin_window(bare=True)
             return None
+        self._cursor = cursor
         head = await cursor.fetchone()
         assert head is not None
         *_, snapshot, overflow = head

@@ -72,7 +72,8 @@ def read_all() -> None:
 @cache
 def load(name: str, schema: str) -> sql.Composed:
     """Return the file, e.g. ``queries/page``, without its header and with the schema's name."""
-    return compose(_HEADER.sub("", text(name)), schema)
+    composed = compose(_HEADER.sub("", text(name)), schema)
+    return sql.Composed([sql.SQL(cast(LiteralString, composed.as_string()))])  # quoted once
 
 
 def compose(

@@ -104,7 +104,7 @@ class Lease:
         self.margin = lifetime / 5
         self.term: dict[str, Any] = {"epoch": term[0], "holder": term[1]}
         self._now: Callable[[], float] = clock
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)
         self._proof = asked
         self._lost: StoreOutage | TermLost | None = None
         self._still_mine = load("queries/still_mine", schema)

@@ -2,12 +2,11 @@
 
 A commit with a NOTIFY in it holds a cluster-wide lock through its flush, and through its wait for a
 synchronous standby; every other one queues behind it. So the relay commits one of its own now and
-then, as producers do by default, and takes the time. What takes too long is cancelled, for others
-wait behind it.
+then, as producers do by default, and takes the time, by the server's clock: what the network and
+this process add holds nobody up. What takes too long is cancelled, for others wait behind it.
 
 A commit of nothing but a NOTIFY waits for that lock, but neither flushes nor waits for a standby.
-So a *whole* trial writes a logical message as well, which replication slots ignore. The way to the
-server and back holds no lock; it is measured in the same transaction, and taken off.
+So a *whole* trial writes a logical message as well, which replication slots ignore.
 """
 
 from collections import deque
@@ -32,7 +31,12 @@ MEDIAN_OF: Final = 5
 SHORTEST: Final = 1e-5
 """Seconds: less than this is the clock's noise."""
 
-_BEGIN: Final = sql.SQL("begin; set local synchronous_commit to default").format()
+_TRIAL: Final = sql.SQL(
+    "begin; set local synchronous_commit to default;"
+    " select extract(epoch from pg_catalog.clock_timestamp())::float8,"
+    " pg_catalog.pg_notify({}, {}){}; commit;"
+    " select extract(epoch from pg_catalog.clock_timestamp())::float8"
+)
 _WRITE: Final = sql.SQL(
     ", pg_catalog.pg_logical_emit_message(true, 'relay', 'trial commit')"
 ).format()
@@ -60,9 +64,9 @@ class Trial:
         self._began: float | None = None
         self._works = False
         self._took = deque[float](maxlen=MEDIAN_OF)
-        self._notify = sql.SQL("select pg_catalog.pg_notify({}, {})").format(
-            sql.Literal(channel), sql.Literal(payload)
-        )
+        names = sql.Literal(channel), sql.Literal(payload)
+        self._whole = _TRIAL.format(*names, _WRITE)
+        self._notify = _TRIAL.format(*names, sql.SQL(""))
 
     @property
     def seconds(self) -> float | None:
@@ -80,50 +84,47 @@ class Trial:
         """Make one; afterwards ``seconds`` speaks of it. Only a ``whole`` one flushes, and counts.
 
         Raises:
-            StoreOutage: there is no session to make it on.
+            StoreOutage: there is no session to make it on, or the server refuses it.
         """
         async with self._pool.session() as session:
-            connection = session.connection
-            began = self._now()
+            self._began = self._now()
             try:
-                with anyio.fail_after(GIVE_UP):
-                    await connection.execute(_BEGIN, prepare=False)
-                    way = self._now() - began
-                    await connection.execute(
-                        self._notify + _WRITE if whole else self._notify, prepare=False
-                    )
-            except (TimeoutError, psycopg.Error) as error:
+                took = await self._commit(
+                    session.connection, self._whole if whole else self._notify
+                )
+            except psycopg.Error as error:
                 self._works = False
                 session.drop()
                 raise StoreOutage(f"no NOTIFY of our own: {error}") from error
-            self._began = self._now()
-            try:
-                took = await self._commit(connection)
             finally:
                 self._began = None
             self._works = took is not None
             if took is not None and whole:
-                self._took.append(max(took - way, SHORTEST))
+                self._took.append(max(took, SHORTEST))
 
-    async def _commit(self, connection: psycopg.AsyncConnection[Any]) -> float | None:
-        """Commit; the seconds that took, or None if it took too long, or failed."""
-        began, done, failed = self._now(), anyio.Event(), False
+    async def _commit(
+        self, connection: psycopg.AsyncConnection[Any], trial: sql.Composed
+    ) -> float | None:
+        """Commit; the seconds that the commit took, or None if that was too long."""
+        done, times = anyio.Event(), list[float]()
+        failure: psycopg.Error | None = None
 
         async def commit() -> None:
-            nonlocal failed
+            nonlocal failure
             try:
-                await connection.execute("commit", prepare=False)
-            except psycopg.Error:
-                failed = True
+                cursor = await connection.execute(trial, prepare=False)
+                async for result in cursor.results():
+                    if result.description:
+                        times.extend(row[0] for row in await result.fetchall())
+            except psycopg.Error as error:
+                failure = error
             done.set()
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(commit)
             with anyio.move_on_after(TOO_LONG):
                 await done.wait()
-            took = self._now() - began
             if not done.is_set():
-                failed = True
                 self._works = False
                 self._too_long()
                 try:
@@ -133,4 +134,8 @@ class Trial:
                 except psycopg.Error:
                     pass
                 tasks.cancel_scope.cancel()
-        return None if failed or took > TOO_LONG else took
+                return None
+        if failure is not None:
+            raise failure
+        took = times[1] - times[0]
+        return None if took > TOO_LONG else took

@@ -89,7 +89,8 @@ def told() -> Told:
 
 def test_a_batch_is_counted_once_by_stream_and_outcome(told: Told) -> None:
     counts = {("ORDERS", ""): 40, ("ORDERS", "refused"): 2}
-    told(Sent(42, counts, 0.25, [("ORDERS", 0.5), ("ORDERS", 1.5)]))
+    phases = {"seen": 0.2, "sent": 0.05, "acknowledged": 0.25}
+    told(Sent(42, counts, 0.25, [("ORDERS", 0.5), ("ORDERS", 1.5)], phases))
     assert told["messaging.client.sent.messages"] == {
         key(ORDERS): 40,
         key(ORDERS | {"error.type": "refused"}): 2,
@@ -98,6 +99,9 @@ def test_a_batch_is_counted_once_by_stream_and_outcome(told: Told) -> None:
     assert told["relay.batch.size"] == {(): (1, 42)}
     waits = {key({"messaging.destination.name": "ORDERS"}): (2, 2.0)}
     assert told["relay.delivery.duration"] == waits
+    assert told["relay.delivery.phase.duration"] == {
+        about(relay_phase=phase): (1, seconds) for phase, seconds in phases.items()
+    }
 
 
 def test_a_batch_that_came_to_nothing_names_its_error(told: Told) -> None:

@@ -1,8 +1,10 @@
 """The stopwatch around both sides: it changes nothing, and tells once a call."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
+import anyio
 import pytest
 
 from relay import ports
@@ -15,6 +17,7 @@ from relay.otel.instruments import DATABASE_DURATION
 from relay.otel.telemetry import (
     MOST_SUBJECTS,
     WAITS_PER_BATCH,
+    Pages,
     operations,
     timed_bus,
     timed_outbox,
@@ -157,7 +160,7 @@ PERMIT = Store()
 
 async def published(bus, events):
     told = []
-    outcomes = await timed_bus(bus, told.append).publish(events, PERMIT)
+    outcomes = await timed_bus(bus, told.append, None, Pages()).publish(events, PERMIT)
     (sent,) = told
     assert isinstance(sent, Sent)
     return sent, outcomes
@@ -191,7 +194,7 @@ async def test_a_bus_that_names_no_streams_does_as_well() -> None:
 
 async def test_a_subject_keeps_the_stream_that_stored_it_last_and_memory_is_bounded() -> None:
     bus, told = Bus(), []
-    observed = timed_bus(bus, told.append)
+    observed = timed_bus(bus, told.append, None, Pages())
     await observed.publish([event(1)], PERMIT)
     bus.answers = [Held("stream ORDERS", "full")]
     await observed.publish([event(2)], PERMIT)
@@ -214,7 +217,7 @@ async def test_a_subject_keeps_the_stream_that_stored_it_last_and_memory_is_boun
 
 async def test_all_else_of_the_bus_is_handed_on_as_it_is() -> None:
     bus = Bus()
-    observed = timed_bus(bus, [].append)
+    observed = timed_bus(bus, [].append, None, Pages())
     assert observed.paths == bus.paths
     assert (observed.server, observed.duplicate_window) == (bus.server, bus.duplicate_window)
     assert observed.sole_hold == bus.sole_hold
@@ -245,11 +248,45 @@ async def test_only_what_is_stored_has_waited_and_never_less_than_nothing() -> N
     assert [int(seconds) for _, seconds in sent.waits] == [3, 0]
 
 
+async def test_the_phases_of_a_batch_are_those_of_its_first_event_that_was_stored() -> None:
+    pages, told = Pages(), []
+    events = [event(1, age=9.0), event(2, age=3.0), event(3)]
+    store = await timed_outbox(Outbox(Store(events)), told.append, pages).campaign("me")
+    began = time.perf_counter()
+    await store.read(10)
+    await anyio.sleep(0.02)
+    bus = Bus([Refused("no"), Stored(), Stored()])
+    await timed_bus(bus, told.append, None, pages).publish(events, PERMIT)
+    lasted = time.perf_counter() - began
+    phases = told[-1].phases
+    assert list(phases) == ["seen", "sent", "acknowledged"]
+    assert sum(phases.values()) == pytest.approx(told[-1].waits[0][1])
+    assert 0.02 <= phases["sent"] <= phases["sent"] + phases["acknowledged"] <= lasted
+    assert 3 <= phases["seen"] < 9
+
+
+async def test_only_the_newest_two_pages_are_remembered_and_what_is_parked_has_no_phases() -> None:
+    pages, told = Pages(), []
+    inner = Store()
+    store = await timed_outbox(Outbox(inner), told.append, pages).campaign("me")
+    bus = timed_bus(Bus(), told.append, None, pages)
+    for first in (10, 20, 30):
+        inner.events = [event(first), event(first + 5)]
+        await store.read(10)
+    inner.events = []
+    await store.read(10)
+    seen = {}
+    for number in (3, 12, 22, 35):
+        await bus.publish([event(number, age=-60.0)], PERMIT)
+        seen[number] = told[-1].phases.get("seen")
+    assert seen == {3: None, 12: None, 22: 0.0, 35: 0.0}
+
+
 async def test_an_outage_is_told_and_raised() -> None:
     bus, told = Bus(), []
     bus.away = True
     with pytest.raises(BusOutage):
-        await timed_bus(bus, told.append).publish([event(1), event(2)], PERMIT)
+        await timed_bus(bus, told.append, None, Pages()).publish([event(1), event(2)], PERMIT)
     (sent,) = told
     assert (sent.counts, sent.waits) == ({("", "outage"): 2}, ())
 
@@ -257,8 +294,8 @@ async def test_an_outage_is_told_and_raised() -> None:
 async def test_the_store_is_told_by_operation_but_not_what_an_idle_relay_asks() -> None:
     inner, told = Store(), []
     outbox = Outbox(inner)
-    store = await timed_outbox(outbox, told.append).campaign("me")
-    assert await timed_outbox(Outbox(), told.append).campaign("another") is None
+    store = await timed_outbox(outbox, told.append, Pages()).campaign("me")
+    assert await timed_outbox(Outbox(), told.append, Pages()).campaign("another") is None
     assert not (await store.read(10)).events
     assert store.granted()
     assert not told
@@ -279,12 +316,12 @@ async def test_the_store_is_told_by_operation_but_not_what_an_idle_relay_asks() 
     assert store.epoch == inner.epoch
     await store.close()
     assert inner.closed
-    assert await timed_outbox(outbox, told.append).storage() == "as it is"
+    assert await timed_outbox(outbox, told.append, Pages()).storage() == "as it is"
 
 
 async def test_a_failure_of_the_store_is_told_and_raised() -> None:
     inner, told = Store(), []
-    store = await timed_outbox(Outbox(inner), told.append).campaign("me")
+    store = await timed_outbox(Outbox(inner), told.append, Pages()).campaign("me")
     inner.error = StoreOutage("away")
     with pytest.raises(StoreOutage):
         await store.read(1)
@@ -303,9 +340,9 @@ async def test_a_failure_of_the_store_is_told_and_raised() -> None:
 @pytest.mark.parametrize("port", [EventBus, OutboxStore, ports.Outbox])
 async def test_everything_that_a_port_has_is_there(port) -> None:
     made = {
-        EventBus: timed_bus(Bus(), [].append),
-        ports.Outbox: timed_outbox(Outbox(), [].append),
-        OutboxStore: await timed_outbox(Outbox(Store()), [].append).campaign("me"),
+        EventBus: timed_bus(Bus(), [].append, None, Pages()),
+        ports.Outbox: timed_outbox(Outbox(), [].append, Pages()),
+        OutboxStore: await timed_outbox(Outbox(Store()), [].append, Pages()).campaign("me"),
     }[port]
     members = {name for each in port.__mro__ for name in vars(each) if not name.startswith("_")}
     assert {name for name in members if not hasattr(made, name)} == set()

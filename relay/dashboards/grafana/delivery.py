@@ -55,12 +55,22 @@ def _latencies() -> list[Panel]:
             " or for a slow stream.",
             Query(promql.cells(i.DELIVERY_DURATION), "{{le}}"),
             unit="s",
+            width=8,
+        ),
+        lines(
+            "Delivery p99, by phase",
+            "What the slowest batch of a hundred waited for. seen: from an event's being written"
+            " until the relay read it; its producer's transaction counts. sent: in the relay,"
+            " behind the batch before or between two tries. acknowledged: for JetStream.",
+            Query(promql.quantile(0.99, i.PHASE_DURATION, "relay_phase"), "{{relay_phase}}"),
+            unit="s",
         ),
         heat(
             "Batch size",
             "Events handed to JetStream in one call. Small at rest; near"
             " RELAY_MAX_BATCH_SIZE the relay is draining a backlog.",
             Query(promql.cells(i.BATCH_SIZE), "{{le}}"),
+            width=8,
             unit="short",
         ),
     ]
