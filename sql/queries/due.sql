@@ -38,7 +38,7 @@ with recursive outage (held_by) as (
    where o.held_by is not null
 ),
 head as materialized (
-  select h.id, h.event_id, h.key, h.next_attempt_at,
+  select h.id, h.event_id, h.place, h.key, h.next_attempt_at,
          h.key is not null
          and ((select true from :"schema".fence as f
                 where f.key between h.key and h.key and f.id < h.id and not f.dead
@@ -51,7 +51,7 @@ head as materialized (
                        limit 1) is not null) as blocked
     from outage as o
    cross join lateral (
-     (select p.id, p.event_id, p.key, p.next_attempt_at
+     (select p.id, p.event_id, p.ctid as place, p.key, p.next_attempt_at
         from :"schema".parked as p
        where p.dead_at is null
          and p.held_by = o.held_by
@@ -59,7 +59,7 @@ head as materialized (
        order by p.next_attempt_at, p.id
        limit greatest(%(limit_rows)s::bigint, 1000))
      union all
-     (select p.id, p.event_id, p.key, p.next_attempt_at
+     (select p.id, p.event_id, p.ctid as place, p.key, p.next_attempt_at
         from :"schema".parked as p
        where p.dead_at is null
          and p.held_by = o.held_by
@@ -79,19 +79,19 @@ put_back as (
      and p.dead_at is null
 ),
 first as materialized (
-  select h.id, h.event_id, h.key
+  select h.id, h.event_id, h.place, h.key
     from head as h
    where not h.blocked
    order by h.next_attempt_at, h.id
    limit %(limit_rows)s::bigint
 ),
 chosen as materialized (
-  select f.event_id, f.id, 1::bigint as depth from first as f where f.key is null
+  select f.place, f.id, 1::bigint as depth from first as f where f.key is null
   union all
-  select r.event_id, r.id, r.depth
+  select r.place, r.id, r.depth
     from first as f
    cross join lateral (
-     select b.event_id,
+     select b.place,
             b.id,
             row_number() over inwards as depth,
             bool_or(b.id > f.id and (
@@ -104,7 +104,7 @@ chosen as materialized (
                               where e.key = f.key and e.id > b.id_before and e.id < b.id)
             )) over inwards as stopped
        from (
-         select p.event_id, p.id, p.held_by, p.next_attempt_at,
+         select p.ctid as place, p.id, p.held_by, p.next_attempt_at,
                 lag(p.id) over (order by p.id) as id_before
            from :"schema".parked as p
           where p.key = f.key
@@ -141,7 +141,7 @@ select d.id, d.event_id::text,
            sum(b.bytes) over (order by c.depth, c.id rows unbounded preceding) - b.bytes
              as bytes_before
       from chosen as c
-      join :"schema".parked as p on p.event_id = c.event_id
+      join :"schema".parked as p on p.ctid = c.place  -- of this statement's snapshot, as all of it
       left join :"schema".outbox as o on o.id = p.id and o.event_id = p.event_id
       left join :"schema".replay as r on r.id = p.replay
      cross join lateral (

@@ -41,7 +41,8 @@ kept as (
   returning id, event_id
 )
 select k.id, k.event_id::text from kept as k
-union
-select p.id, p.event_id::text
+union all
+select p.id, p.event_id::text  -- the statement's snapshot has no row that it inserts
   from given as g
   join :"schema".parked as p on p.event_id = g.event_id and p.id = g.id
+ where (select count(*) from kept) < (select count(*) from given)
