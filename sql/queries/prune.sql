@@ -1,6 +1,7 @@
 -- prune: delete one bounded chunk of events whose settlement is past retention (R-LOSS).
 --
--- takes    floor (bigint): the chunk begins behind this id; chunk_rows (int); retention (interval)
+-- takes    floor (bigint): the chunk begins behind this id; chunk_rows (int); retention (interval);
+--          at (tid, or null): where the cursor row was last
 -- returns  deleted (how many went), last_id (where the chunk ended, null if there was nothing),
 --          young_id (the lowest id of it that is not past retention, and began after what is), short
 --          (whether the chunk reached the table's end)
@@ -17,6 +18,8 @@ with mark as materialized (
   select s.base
     from :"schema".settled as s, :"schema".cursor as k
    where s.settled_at <= clock_timestamp() - %(retention)s::interval
+     and k.ctid = coalesce((select c.ctid from :"schema".cursor as c where c.ctid = %(at)s::tid),
+                           (select c.ctid from :"schema".cursor as c))
      and k.system_identifier = (select c.system_identifier from pg_control_system() as c)
    order by s.settled_at desc
    limit 1

@@ -1,21 +1,28 @@
 -- settle: move the cursor, if this term still lasts, and keep a checkpoint with it (R-LOSS, R-TERM).
 --
--- takes    epoch, holder: the term; base, target, last_id: where to read on; base null leaves the
---          cursor where it is, and only keeps others from beginning a term while the parked change;
---          tips (json, an array of objects): how far each stream is that has moved; number, ring,
---          top_id: of the checkpoints made of them
--- returns  one row with the epoch; none if another term has begun
+-- takes    epoch, holder: the term; at (tid, or null): where the cursor row was last;
+--          base, target, last_id: where to read on; base null leaves the cursor where it is, and
+--          only keeps others from beginning a term while the parked change; tips (json, an array of
+--          objects): how far each stream is that has moved; number, ring, top_id: of the checkpoints
+--          made of them
+-- returns  one row with the epoch, and where the cursor row is now; none if another term has begun
 -- locks    the cursor row, the checkpoints' rows
+--
+-- While another session holds a snapshot, each settlement leaves a version of the cursor row that
+-- nobody can remove. So the row is read where it was last; from the table's beginning only if it is
+-- not there any more.
 with moved as (
-  update :"schema".cursor
+  update :"schema".cursor as c
      set base = coalesce(%(base)s::pg_snapshot, base),
          target = case when %(base)s::pg_snapshot is null then target
                        else %(target)s::pg_snapshot end,
          last_id = coalesce(%(last_id)s::bigint, last_id),
          settled_at = clock_timestamp()
-   where epoch = %(epoch)s::bigint
-     and holder = %(holder)s::text
-  returning epoch, base, target, last_id
+   where c.ctid = coalesce((select k.ctid from :"schema".cursor as k where k.ctid = %(at)s::tid),
+                           (select k.ctid from :"schema".cursor as k))
+     and c.epoch = %(epoch)s::bigint
+     and c.holder = %(holder)s::text
+  returning c.epoch, c.ctid as place, c.base, c.target, c.last_id
 ),
 kept as (
   insert into :"schema".checkpoint as c (
@@ -34,4 +41,4 @@ kept as (
          base = excluded.base, target = excluded.target, last_id = excluded.last_id,
          top_id = excluded.top_id, settled_at = excluded.settled_at
 )
-select m.epoch from moved as m
+select m.epoch, m.place::text from moved as m

@@ -244,8 +244,8 @@ TERM = (
     Bug(
         "a relay that slept through its own death settles",
         "sql/queries/settle.sql",
-        "   where epoch = %(epoch)s::bigint\n     and holder = %(holder)s::text\n",
-        "   where %(epoch)s::bigint > 0\n     and %(holder)s::text <> ''\n",
+        "     and c.epoch = %(epoch)s::bigint\n     and c.holder = %(holder)s::text\n",
+        "     and %(epoch)s::bigint > 0\n     and %(holder)s::text <> ''\n",
         (CONTRACT, STORE),
     ),
     Bug(
