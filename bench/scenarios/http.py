@@ -52,7 +52,7 @@ def run(bench: Bench) -> Findings:
 
 @contextmanager
 def asking(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Ask for ``path`` at the port that is yielded; behind the block the rest is what came of it."""
+    """Ask for ``path`` at the port that is yielded; behind the block, say what came of it."""
     said: dict[str, Any] = {}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

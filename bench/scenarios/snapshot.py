@@ -120,7 +120,7 @@ class Timing:
 
     async def _settle(self, store: PostgresStore, top_id: int = 0) -> None:
         self._settled += 1
-        store.checkpoints._next_at = 0.0  # noqa: SLF001 - as if the last one were 100 ms ago
+        store.checkpoints._next_at.clear()  # noqa: SLF001 - as if the last one were 100 ms ago
         tip = Tip("ORDERS", "2026-01-01T00:00:00Z", self._settled, f"m{self._settled}", sure=True)
         await store.settle(Settlement(self._position, tips=[tip], top_id=top_id))
 
