@@ -28,7 +28,7 @@ replayed as materialized (
   select r.first_id, r.last_id from :"schema".replay as r where r.kept_until > clock_timestamp()
 ),
 chunk as materialized (
-  select o.id, o.xid
+  select o.id, o.xid, o.ctid as place
     from :"schema".outbox as o
    where o.id > %(floor)s::bigint
    order by o.id
@@ -36,8 +36,8 @@ chunk as materialized (
 ),
 gone as (
   delete from :"schema".outbox as o
-   where o.id = any (array(
-           select c.id
+   where o.ctid = any (array(  -- rows of a term are never updated
+           select c.place
              from chunk as c, mark as m
             where pg_visible_in_snapshot(c.xid, m.base)
               and not exists (select from :"schema".parked as p where p.id = c.id)
@@ -51,8 +51,8 @@ gone as (
   returning 1
 ),
 forgotten as (
-  delete from :"schema".unparked as u
-   where u.unparked_at <= clock_timestamp() - %(retention)s::interval
+  delete from :"schema".unparked as u  -- by their index, which clock_timestamp() can't use
+   where u.unparked_at <= statement_timestamp() - %(retention)s::interval
 )
 select (select count(*) from gone) as deleted,
        (select max(c.id) from chunk as c) as last_id,
