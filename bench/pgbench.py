@@ -12,20 +12,31 @@ from bench.stack import Stack
 
 
 @contextmanager
-def producing(servers: Stack, dsn: str, peer: Peer, clients: int, seconds: int) -> Iterator[Child]:
-    """Run ``clients`` for ``seconds`` in the background."""
+def producing(
+    servers: Stack,
+    dsn: str,
+    peer: Peer,
+    clients: int,
+    seconds: int,
+    *,
+    keys: int = 1000,
+    rate: int = 0,
+) -> Iterator[Child]:
+    """Run ``clients`` for ``seconds`` in the background, ``rate`` commits/s; 0: as they can."""
     rows = f"(select 'k' || :key, {payload(':number')})"
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "produce.sql"
         script.write_text(
-            "\\set key random(1, 1000)\n\\set number random(1, 1000000)\n"
+            f"\\set key random(1, {keys})\n\\set number random(1, 1000000)\n"
             + peer.events_from(rows).rstrip("; \n").replace("\n", " ")
             + ";\n"
         )
         command = [
             str(servers.postgres.installation.bin_dir / "pgbench"),
             *("--no-vacuum", "--protocol", "prepared", "--client", str(clients)),
-            *("--jobs", str(min(clients, 2)), "--time", str(seconds), "--file", str(script), dsn),
+            *("--jobs", str(min(clients, 2)), "--time", str(seconds), "--file", str(script)),
+            *(("--rate", str(rate)) if rate else ()),
+            dsn,
         ]
         with running(command) as child:
             yield child

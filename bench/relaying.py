@@ -9,6 +9,8 @@ from bench.processes import Child, python, running
 from bench.stack import Stack
 
 PATHS = ("fast ingest", "windowed")
+ANY_STREAM = "-"
+"""The stream's name for a relay that finds each subject's by itself."""
 
 
 @contextmanager
@@ -28,11 +30,16 @@ def drained(
     path: str,
     events: int,
     *,
+    any_stream: bool = False,
     variables: Mapping[str, str] | None = None,
     timeout: float = 600,
 ) -> dict[str, Any]:
-    """Drain ``events`` of what waits in ``dsn`` into a fresh stream; the relay's report."""
-    with servers.stream(batched=path == "fast ingest") as stream:
+    """Drain ``events`` of what waits in ``dsn`` into a fresh stream; the relay's report.
+
+    ``any_stream``: the relay finds the stream by itself.
+    """
+    with servers.stream(batched=path == "fast ingest") as made:
+        stream = ANY_STREAM if any_stream else made
         flags = ("--events", str(events))
         with relaying(servers, dsn, stream, *flags, variables=variables) as relay:
             report = report_of(relay.finish(timeout))

@@ -46,6 +46,15 @@ async def make(url: str, stream: str, *, batched: bool) -> None:
         )
 
 
+async def take_nothing(url: str, stream: str, *, full: bool) -> None:
+    """Let the stream be full, behind its first message, or have room for all again."""
+    async with await nats.connect(url) as client:
+        config = (await _api(client, f"STREAM.INFO.{stream}", {}))["config"]
+        config |= {"discard": "new", "max_msgs": 1 if full else -1}
+        answer = await _api(client, f"STREAM.UPDATE.{stream}", config)
+        assert "error" not in answer, answer
+
+
 async def delete(url: str, stream: str) -> None:
     """Free its subjects for the next one."""
     async with await nats.connect(url) as client:

@@ -3,7 +3,8 @@
 It is the library itself, with a stopwatch around its bus. It says when it leads, runs until
 SIGTERM or until ``--events`` are delivered, and prints one JSON object: the time from the term's
 begin to the first page's PubAck and to the last one's, its peak memory, with ``--delays`` those
-from ``created_at`` to the PubAck, and with ``--samples`` the moment of every event's PubAck.
+from ``created_at`` to the PubAck, and with ``--samples`` the moment of every event's PubAck. STREAM
+"-" is none: the relay finds each subject's by itself. With ``--http PORT`` it serves its page.
 """
 
 import json
@@ -13,6 +14,7 @@ import signal
 import time
 from array import array
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -27,9 +29,10 @@ from relay.cli.run import freeze
 from relay.core.event import Event
 from relay.core.outcome import Outcome
 from relay.facts import Fact, PageDelivered, TermBegan
+from relay.http.service import Service
 from relay.jetstream.bus import JetStreamBus
 from relay.jetstream.options import BusOptions
-from relay.otel.export import exported
+from relay.otel.export import Scrape, exported
 from relay.ports import Permit
 
 
@@ -88,19 +91,24 @@ class Stopwatch(JetStreamBus):
         }
 
 
-async def measure(settings: Settings, events: int, samples: bool, delays: bool) -> None:
+async def measure(
+    settings: Settings, events: int, samples: bool, delays: bool, scrape: Scrape | None
+) -> None:
     """Run the relay until SIGTERM or until ``events`` are delivered, and report."""
     watch = Stopwatch(bus_options(settings), sample=samples, delays=delays)
+    service = Service(settings, scrape=scrape)  # of which nothing runs without an address
 
     def observe(fact: Fact) -> None:
         watch.note(fact)
+        service.record(fact)
         if events and watch.delivered >= events:
             relay.stop()
 
     relay = Relay(settings, bus=watch, observer=observe)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stop_on_signal, relay)
-        await relay.run()
+        async with service.attend(relay) if settings.http else nullcontext():
+            await relay.run()
         tasks.cancel_scope.cancel()
     usage = resource.getrusage(resource.RUSAGE_SELF)
     report = watch.report() | {
@@ -132,12 +140,19 @@ def main(  # noqa: PLR0917 - a command line
     events: Annotated[int, typer.Option()] = 0,
     samples: Annotated[bool, typer.Option()] = False,
     delays: Annotated[bool, typer.Option()] = False,
+    http: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    settings = Settings(postgres_dsn=dsn, nats_url=nats_url, stream=stream, retention="1h")
+    settings = Settings(
+        postgres_dsn=dsn,
+        nats_url=nats_url,
+        stream=None if stream == "-" else stream,
+        retention="1h",
+        http=f"127.0.0.1:{http}" if http else "off",
+    )
     uvloop = {"use_uvloop": True}
-    with exported(serving=False):
+    with exported(serving=bool(http)) as scrape:
         freeze()
-        anyio.run(measure, settings, events, samples, delays, backend_options=uvloop)
+        anyio.run(measure, settings, events, samples, delays, scrape, backend_options=uvloop)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
                       none there: no evidence, for limits and consumers delete messages
                       another time of creation: another stream
 
-Source of the ring: the ruler sequence. A number's place is chosen by how often 2 divides it, so
-that four of every power of two stay.
+Source of the ring: the ruler sequence. What a number replaces is chosen by how often 2 divides it,
+so that four of every power of two stay.
 """
 
 import enum
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-RING_SLOTS: Final = 24
 RING_PLACES: Final = 4
+_STEPS_BACK: Final = 3
+"""A settlement that failed may have skipped a number, whose predecessor goes a step later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Checkpoint:
 
     Attributes:
         tip: how far the stream was.
-        number: ascends with each settlement that kept one.
+        number: ascends by one with each that is kept of its stream.
         position: where the cursor stood; opaque.
         top_id: the highest event id that had been delivered by then.
         age: s since the settlement, by the database's clock.
@@ -120,7 +121,7 @@ def judge(tip: Tip, *, created: str, last_seq: int, found: Found | None) -> Verd
     return Verdict.NO_EVIDENCE
 
 
-def ring_place(number: int) -> int:
-    """Return the place in the ring of checkpoint ``number``, from 1: it replaces what is there."""
-    slot = min((number & -number).bit_length() - 1, RING_SLOTS - 1)
-    return slot * RING_PLACES + (number >> (slot + 1)) % RING_PLACES
+def replaced_by(number: int) -> list[int]:
+    """Return the numbers of the checkpoints of a stream that go when ``number``, from 1, comes."""
+    apart = 2 * RING_PLACES * (number & -number)
+    return list(range(number - apart, 0, -apart)[:_STEPS_BACK])

@@ -167,6 +167,24 @@ class Fates:
     why: str = ""
 
 
+@dataclass(slots=True)
+class Tries:
+    """What came of the parked events of one look.
+
+    Attributes:
+        total: how many are stored.
+        fence: the keys of the others.
+        freed, held: the outages of which an event was stored, and was not.
+        cut_short: not all of a batch was sent.
+    """
+
+    total: Fates = field(default_factory=Fates)
+    fence: KeyFence = field(default_factory=KeyFence)
+    freed: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
+    cut_short: bool = False
+
+
 def all_stored(outcomes: Sequence[Outcome]) -> Fates | None:
     """Read the common answer, at a tenth of the cost; None if it is another."""
     if set(map(type, outcomes)) != {Stored}:

@@ -19,18 +19,18 @@ the term, and what was not settled comes again.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 
 import anyio
 
 from relay.core import disposition
 from relay.core.backoff import Backoff
-from relay.core.disposition import Fates, Limits, Parking, all_stored, sort
+from relay.core.disposition import Fates, Limits, Parking, Tries, all_stored, sort
 from relay.core.event import Event
 from relay.core.holds import Holds
 from relay.core.order import KeyFence, ParkedWatch
 from relay.core.outcome import Held, Outcome, Refused, Stored
-from relay.core.pace import Halving
-from relay.engine.link import BusLink, rest
+from relay.engine.link import BusLink, Sender, rest
 from relay.engine.reconcile import Reconciliation
 from relay.engine.settle import Done, Settler
 from relay.errors import StoreBusy
@@ -51,8 +51,9 @@ RETRY_FIRST, BEHIND_PAUSE = 0.05, 0.1  # s
 PROBE = 32
 """Events with which a hold is asked: each that is held again costs a write."""
 
-CUTS = "the connection to NATS ends each time this event is sent"
-LOST = "the connection to NATS was lost while they were published"
+AHEAD = 4
+"""Batches of parked events that one look takes: each is settled while the next is published."""
+
 NO_ANSWER = "JetStream answers other events of this subject, and not this one"
 
 
@@ -83,15 +84,14 @@ class Delivery:
         self.delivered = self.refused = 0
         self._store = store
         self._link = link
+        self._sender = Sender(link, store, record)
         self._settler = settler
         self._reconciliation = reconciliation
         self._limits = limits
         self._batch = batch
         self._jitter = jitter
         self._record = record
-        self._halving = Halving()
         self._answered: set[str] = set()
-        self._took = 0.0
 
     # Pages.
 
@@ -152,7 +152,7 @@ class Delivery:
         while left:
             # The only stream is asked by its page: what is due waits until that is done.
             closed = self.holds.aside() - {self._link.bus.sole_hold}
-            outcomes = await self._send(left, unreadable, closed, stop)
+            outcomes = await self._sender.send(left, unreadable, closed, stop)
             sent, rest_of_page = left[: len(outcomes)], left[len(outcomes) :]
             tries += 1
             fates = all_stored(outcomes)
@@ -220,63 +220,81 @@ class Delivery:
     async def due(self, stop: anyio.Event) -> None:
         """Publish what is due, once; the next look follows at once while there is more.
 
-        Raises Stopped if the stop came before a clear answer; nothing is changed then.
+        Raises Stopped if the stop came before a clear answer; that batch is not changed then.
         """
         now = anyio.current_time()
         self.parked.looked_at(now)
         closed = self.holds.closed(now)
-        limit = min(PROBE, self._batch) if self.holds.askable(now) else self._batch
+        limit = min(PROBE, self._batch) if self.holds.askable(now) else AHEAD * self._batch
         try:
             due = await self._store.parked.due(limit, without=closed)
         except StoreBusy:
             return  # the next look comes soon
         if not due:
             return
-        unreadable = {each.event.id: each.unreadable for each in due if each.unreadable}
-        outcomes = await self._send([each.event for each in due], unreadable, closed, stop)
-        progress = await self._conclude(due[: len(outcomes)], outcomes, closed)
-        if len(outcomes) < len(due) or (progress and 2 * len(due) > limit):
+        tries = await self._try(due, closed, stop)
+        self._answered = set()
+        stored = tries.total.stored
+        if stored:
+            self.delivered += stored
+            self._record(Unparked(stored, tries.total.duplicates, tries.total.unverified))
+        self._end_holds(tries.freed - tries.held, "an event of it was stored")
+        for by in tries.freed & tries.held:
+            self.holds.progress(by, anyio.current_time())
+        if stored or tries.cut_short:
             self.parked.look_soon(now)
 
-    async def _conclude(
-        self, due: Sequence[Due], outcomes: Sequence[Outcome], closed: Collection[str]
-    ) -> bool:
-        """Settle what came of the tries; say whether anything was stored."""
-        done, total = Done(), Fates()
-        answered = self._answered | disposition.subjects_stored(
-            [each.event for each in due], outcomes
-        )
-        self._answered = set()
-        held: set[str] = set()
-        freed: set[str] = set()
+    async def _try(self, due: Sequence[Due], closed: Collection[str], stop: anyio.Event) -> Tries:
+        """Publish batch by batch, to the first that meets a hold; return when all is settled."""
+        unreadable = {each.event.id: each.unreadable for each in due if each.unreadable}
+        tries, left = Tries(), due
+        settled: anyio.Event | None = None
+        with ExitStack() as until_settled:
+            while left and not (tries.held or tries.cut_short):
+                events = [each.event for each in left[: self._batch]]
+                outcomes = await self._sender.send(events, unreadable, closed, stop)
+                done = self._conclude(left[: len(outcomes)], outcomes, closed, tries)
+                if done.unparked or done.parked:
+                    done.tips = self._reconciliation.tips()
+                    if settled is None:
+                        until_settled.enter_context(self.parked.changing())
+                    settled = self._settler.hurry(done)
+                tries.cut_short = len(outcomes) < len(events)
+                left = [e for e in left[len(events) :] if tries.fence.passes(e.event.key)]
+            if settled is not None:
+                await settled.wait()
+        return tries
+
+    def _conclude(
+        self,
+        due: Sequence[Due],
+        outcomes: Sequence[Outcome],
+        closed: Collection[str],
+        tries: Tries,
+    ) -> Done:
+        """Return what there is to settle of one batch, and add it up in ``tries``."""
+        done, total = Done(), tries.total
+        self._answered |= disposition.subjects_stored([each.event for each in due], outcomes)
         for each, outcome in zip(due, outcomes, strict=True):
             fate = disposition.puzzled(outcome)
             if isinstance(fate, Stored):
                 done.unparked.append(each.event.event_id)
+                total.stored += 1
                 total.duplicates += fate.duplicate is True
                 total.unverified += fate.unverified
-                freed.add(each.held_by)
+                tries.freed.add(each.held_by)
                 continue
-            if disposition.is_alone(each.event.subject, each.held_by, fate, answered):
+            tries.fence.close(each.event.key)
+            if disposition.is_alone(each.event.subject, each.held_by, fate, self._answered):
                 fate = Refused(NO_ANSWER)
             if isinstance(fate, Refused):
                 done.parked.append(self._refuse(each, fate))
             elif isinstance(fate, Held):
                 if fate.by in closed and fate.by not in self.holds:
                     continue  # it ended while the bus was told not to ask: due again at once
-                done.parked.append(self._hold(each, fate, closed, again=fate.by in held))
-                held.add(fate.by)
-        if done.unparked or done.parked:
-            done.tips = self._reconciliation.tips()
-            with self.parked.changing():
-                await self._settler.add_and_wait(done)
-        if done.unparked:
-            self.delivered += len(done.unparked)
-            self._record(Unparked(len(done.unparked), total.duplicates, total.unverified))
-        self._end_holds(freed - held, "an event of it was stored")
-        for by in freed & held:
-            self.holds.progress(by, anyio.current_time())
-        return bool(done.unparked)
+                done.parked.append(self._hold(each, fate, closed, again=fate.by in tries.held))
+                tries.held.add(fate.by)
+        return done
 
     def _refuse(self, each: Due, refused: Refused) -> Parking:
         parking = disposition.refused(
@@ -306,41 +324,11 @@ class Delivery:
 
     # Both.
 
-    async def _send(
-        self,
-        events: Sequence[Event],
-        unreadable: Mapping[int, str],
-        closed: Collection[str],
-        stop: anyio.Event,
-    ) -> Sequence[Outcome]:
-        """Publish the first of ``events``, as many as is wise; one outcome for each of these."""
-        if unreadable:
-            readable = next(
-                (place for place, event in enumerate(events) if event.id in unreadable), len(events)
-            )
-            if readable == 0:
-                return [Refused(f"the row can't be read: {unreadable[events[0].id]}")]
-            events = events[:readable]
-        while True:
-            suspicious = self._halving.suspicious
-            head = events[: self._halving.size(len(events))] if suspicious else events
-            began = anyio.current_time()
-            outcomes = await self._link.publish(head, self._store, closed, stop)
-            self._took = anyio.current_time() - began
-            if outcomes is not None:
-                if suspicious:
-                    self._halving.answered()
-                return outcomes
-            if self._halving.cut(len(head)):
-                self._halving.answered()
-                return [Refused(CUTS)]
-            self._record(Retried(len(head), LOST, 1, 0.0))
-
     def _held(self, held: Held, closed: Collection[str]) -> None:
         """Note a hold that an answer speaks of; told once. Nobody was asked for ``closed`` ones."""
         if held.by in closed:
             return
-        if self.holds.held(held.by, anyio.current_time(), self._jitter(), took=self._took):
+        if self.holds.held(held.by, anyio.current_time(), self._jitter(), took=self._sender.took):
             self._record(HoldBegan(held.by, held.reason))
 
     def _end_holds(self, names: Collection[str], reason: str) -> None:

@@ -16,12 +16,16 @@ import anyio
 
 from relay.core.backoff import State
 from relay.core.event import Event
-from relay.core.outcome import Outcome
+from relay.core.outcome import Outcome, Refused
+from relay.core.pace import Halving
 from relay.engine.outage import OutageBook
 from relay.errors import BusLoginRefused, BusOutage, Misconfigured, SettingsError, StreamError
-from relay.facts import BusConnected, FactSink
+from relay.facts import BusConnected, FactSink, Retried
 from relay.failpoints import reach
 from relay.ports import EventBus, Permit
+
+CUTS = "the connection to NATS ends each time this event is sent"
+LOST = "the connection to NATS was lost while they were published"
 
 _REFUSALS = (BusOutage, StreamError, SettingsError)
 """What a bus raises, and what is waited out once it has worked."""
@@ -144,6 +148,52 @@ class BusLink:
             self._record(BusConnected())
         if self._outage.lasts:
             self._outage.answered()
+
+
+class Sender:
+    """Sends events over a link for one term: fewer at a time after a lost connection.
+
+    Attributes:
+        took: s that the last answer took.
+    """
+
+    def __init__(self, link: BusLink, permit: Permit, record: FactSink) -> None:
+        """Send while ``permit`` is granted."""
+        self.took = 0.0
+        self._link = link
+        self._permit = permit
+        self._record = record
+        self._halving = Halving()
+
+    async def send(
+        self,
+        events: Sequence[Event],
+        unreadable: Mapping[int, str],
+        closed: Collection[str],
+        stop: anyio.Event,
+    ) -> Sequence[Outcome]:
+        """Publish the first of ``events``, as many as is wise; one outcome for each of these."""
+        if unreadable:
+            readable = next(
+                (place for place, event in enumerate(events) if event.id in unreadable), len(events)
+            )
+            if readable == 0:
+                return [Refused(f"the row can't be read: {unreadable[events[0].id]}")]
+            events = events[:readable]
+        while True:
+            suspicious = self._halving.suspicious
+            head = events[: self._halving.size(len(events))] if suspicious else events
+            began = anyio.current_time()
+            outcomes = await self._link.publish(head, self._permit, closed, stop)
+            self.took = anyio.current_time() - began
+            if outcomes is not None:
+                if suspicious:
+                    self._halving.answered()
+                return outcomes
+            if self._halving.cut(len(head)):
+                self._halving.answered()
+                return [Refused(CUTS)]
+            self._record(Retried(len(head), LOST, 1, 0.0))
 
 
 async def rest(seconds: float, stop: anyio.Event) -> None:

@@ -101,12 +101,15 @@ class Settler:
             self._unsettled_since = anyio.current_time()
         self._news.set()
 
+    def hurry(self, done: Done) -> anyio.Event:
+        """Merge ``done`` and have it written down at once; the event is set when it is."""
+        self.add(done)
+        self._hurry.set()
+        return self._written
+
     async def add_and_wait(self, done: Done) -> None:
         """Merge ``done`` and return when it is written down."""
-        self.add(done)
-        written = self._written
-        self._hurry.set()
-        await written.wait()
+        await self.hurry(done).wait()
 
     def is_behind(self) -> bool:
         """Say whether what is done has waited so long that nothing more may be published."""

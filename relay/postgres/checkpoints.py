@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
-from relay.core.checkpoint import Checkpoint, Setback, Tip, ring_place
+from relay.core.checkpoint import Checkpoint, Setback, Tip, replaced_by
 from relay.ports import Settlement
 from relay.postgres.pool import Pool
 from relay.postgres.reading import Position
@@ -48,20 +48,19 @@ class PostgresCheckpoints:
         self._own = own
         self._position = position
         self._retention = retention
-        self._number = 1
+        self._numbers: dict[str, int] = {}
+        self._next_at: dict[str, float] = {}
         self._top_id = 0
-        self._next_at = 0.0
         self._ring: Mapping[str, Sequence[Checkpoint]] = {}
 
     def written_with(self, done: Settlement) -> dict[str, Any]:
         """Return the parameters of ``settle`` that make checkpoints of its tips."""
         self._top_id = max(self._top_id, done.top_id)
-        now = time.monotonic()
-        if done.tips and now >= self._next_at:
-            self._number, self._next_at = self._number + 1, now + NUMBER_EVERY
         tips = [
             {
                 "stream": tip.stream,
+                "number": (number := self._number(tip.stream)),
+                "replaces": replaced_by(number),
                 "created": tip.created,
                 "seq": tip.seq,
                 "message_id": tip.message_id,
@@ -72,10 +71,16 @@ class PostgresCheckpoints:
         ]
         return {
             "tips": json.dumps(tips) if tips else "[]",
-            "number": self._number,
-            "ring": ring_place(self._number),
             "top_id": self._top_id,
         }
+
+    def _number(self, stream: str) -> int:
+        """Return the number of the checkpoint of ``stream`` that is made now."""
+        now = time.monotonic()
+        if now >= self._next_at.get(stream, 0.0):
+            self._next_at[stream] = now + NUMBER_EVERY
+            self._numbers[stream] = self._numbers.get(stream, 0) + 1
+        return self._numbers[stream]
 
     async def newest(self) -> Sequence[Tip]:
         """Return the newest tip of each stream; learn what is being repaired."""
@@ -86,7 +91,7 @@ class PostgresCheckpoints:
         for stream, created, seq, message_id, sure, after, number, top_id, *repair in rows:
             if created is not None:
                 tips.append(Tip(stream, created, seq, message_id, sure, after))
-                self._number = max(self._number, number)
+                self._numbers[stream] = number
                 self._top_id = max(self._top_id, top_id)
             if repair[0]:
                 repairing[stream] = Position(*repair[1:])

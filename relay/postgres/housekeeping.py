@@ -12,7 +12,7 @@ with it, and keep their age.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from relay.errors import TermLost
@@ -32,11 +32,17 @@ class Housekeeping:
     """Does one bounded piece at each ``tend``."""
 
     def __init__(
-        self, schema: str, parked: PostgresParked, *, now: Callable[[], float] = time.monotonic
+        self,
+        schema: str,
+        parked: PostgresParked,
+        term: Mapping[str, Any],
+        *,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin at the lowest id."""
+        """Begin at the lowest id; ``term`` says under "at" where the cursor row was last."""
         self._schema = schema
         self._parked = parked
+        self._term = term
         self._now = now
         self._clocks: tuple[Any, float] | None = None
         self._floor = 0
@@ -89,4 +95,4 @@ class Housekeeping:
         return int(deleted)
 
     async def _row(self, session: Session, name: str, **params: Any) -> tuple[Any, ...] | None:
-        return await session.row(load(f"queries/{name}", self._schema), params)
+        return await session.row(load(f"queries/{name}", self._schema), {**self._term, **params})

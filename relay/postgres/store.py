@@ -102,7 +102,7 @@ class Lease:
         self.session = session
         self.lifetime = lifetime
         self.margin = lifetime / 5
-        self.term: dict[str, Any] = {"epoch": term[0], "holder": term[1]}
+        self.term: dict[str, Any] = {"epoch": term[0], "holder": term[1], "at": None}
         self._now: Callable[[], float] = clock
         self._turn = anyio.Lock(fast_acquire=True)
         self._proof = asked
@@ -256,7 +256,7 @@ class PostgresStore:
         self._pool = pool
         self._promotions = promotions
         self._schema = schema
-        self._housekeeping = Housekeeping(schema, parked)
+        self._housekeeping = Housekeeping(schema, parked, lease.term)
         self._tending = anyio.Lock()
         self._settle = load("queries/settle", schema)
 
@@ -273,13 +273,11 @@ class PostgresStore:
         """Move the cursor and change the parked, in one transaction."""
         place = _place(done.position) | self.checkpoints.written_with(done)
         if not (done.parked or done.unparked):
-            if await self._lease.row(self._settle, place) is None:
-                raise self._lease.over()
+            self._moved(await self._lease.row(self._settle, place))
             return
         try:
             async with self._lease.transaction() as session:
-                if await session.row(self._settle, place | self._lease.term) is None:
-                    raise self._lease.over()
+                self._moved(await session.row(self._settle, place | self._lease.term))
                 await self._parked.write(session, done.parked, done.unparked)
         except psycopg.Error as error:  # of no outage's kind: the data, or a condition on it
             async with self._lease.alone() as session:
@@ -289,16 +287,22 @@ class PostgresStore:
                 what = f"to keep event {refused.event_id} (id {refused.id}) as parked"
             raise StoreOutage(f"the database refuses {what}: {error}") from error
 
+    def _moved(self, row: Row | None) -> None:
+        """Note where the cursor row is now."""
+        if row is None:
+            raise self._lease.over()
+        self._lease.term["at"] = row[1]
+
     # Beside delivery, over the pool.
 
     async def look(self, position: object | None) -> Backlog:
         """Look at what waits, exactly up to 10,000 events."""
         bounds = {"exact_up_to": BACKLOG_EXACT_UP_TO, "dead_blocks": self._dead_blocks}
-        rows = await self._rows("look", _place(position) | bounds)
+        rows = await self._rows("look", _place(position) | self._lease.term | bounds)
         if not rows:
             raise StoreOutage("the cursor row is gone")
         *backlog, epoch, holder = rows[0]
-        if {"epoch": epoch, "holder": holder} != self._lease.term:
+        if (epoch, holder) != (self.epoch, self._lease.term["holder"]):
             raise self._lease.over()
         return Backlog(*backlog)
 

@@ -4,7 +4,7 @@
 -- returns  stream, created, seq, message_id, sure, after_seq, number, top_id (of streams without a
 --          checkpoint null), repairing (boolean), and until_base, until_target, until_last_id: what
 --          was delivered when the repair began
--- reads    all checkpoints: at most 96 a stream
+-- reads    all checkpoints: about 96 a stream
 -- locks    nothing
 select coalesce(c.stream, r.stream) as stream, c.created, c.seq, c.message_id, c.sure, c.after_seq,
        c.number, c.top_id, r.stream is not null as repairing,

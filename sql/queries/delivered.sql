@@ -5,11 +5,19 @@
 -- reads    an entry of the primary key and one of the index of the parked an id
 -- locks    nothing
 select o.id,
-       exists (select from :"schema".parked as p
-                where p.id = o.id and p.event_id = o.event_id) as parked
-  from :"schema".outbox as o
- where o.id = any (%(ids)s::bigint[])
-   and exists (
+       (select true from :"schema".parked as p
+         where p.id between o.id and o.id and p.event_id = o.event_id
+         order by p.id
+         limit 1) is not null as parked
+  from unnest(%(ids)s::bigint[]) as i (id)
+ cross join lateral (
+   select e.*
+     from :"schema".outbox as e
+    where e.id between i.id and i.id
+    order by e.id
+    limit 1
+ ) as o
+ where exists (
          select
            from :"schema".repair as r
           where r.ended_at is null

@@ -17,7 +17,8 @@
 -- Whether an earlier event of the key stands before one is asked of the view fence (R-ORDER).
 --
 -- "between" and "order by key, id limit 1", for "=" and "exists" would let the planner walk any
--- other index until it meets one: of a table of a single key's events it expects that soon.
+-- other index until it meets one: of a table of a single key's events it expects that soon. The plan
+-- is made while both tables are empty, and stays. Rows found once are read again where they are.
 --
 -- An event that is due by itself, but stands behind another one of its key, is put back among those
 -- that wait, to be due when that one is gone: else the blocked, many of them, would stand before
@@ -38,7 +39,7 @@ with recursive outage (held_by) as (
    where o.held_by is not null
 ),
 head as materialized (
-  select h.id, h.event_id, h.key, h.next_attempt_at,
+  select h.id, h.place, h.key, h.next_attempt_at,
          h.key is not null
          and ((select true from :"schema".fence as f
                 where f.key between h.key and h.key and f.id < h.id and not f.dead
@@ -51,7 +52,7 @@ head as materialized (
                        limit 1) is not null) as blocked
     from outage as o
    cross join lateral (
-     (select p.id, p.event_id, p.key, p.next_attempt_at
+     (select p.id, p.ctid as place, p.key, p.next_attempt_at
         from :"schema".parked as p
        where p.dead_at is null
          and p.held_by = o.held_by
@@ -59,7 +60,7 @@ head as materialized (
        order by p.next_attempt_at, p.id
        limit greatest(%(limit_rows)s::bigint, 1000))
      union all
-     (select p.id, p.event_id, p.key, p.next_attempt_at
+     (select p.id, p.ctid as place, p.key, p.next_attempt_at
         from :"schema".parked as p
        where p.dead_at is null
          and p.held_by = o.held_by
@@ -75,23 +76,23 @@ put_back as (
      set next_attempt_at = null
     from head as h
    where h.blocked
-     and p.event_id = h.event_id
-     and p.dead_at is null
+     and p.ctid = h.place
+     and (p.dead_at is null) is true  -- so written it invites no walk along an index of the live
 ),
 first as materialized (
-  select h.id, h.event_id, h.key
+  select h.id, h.place, h.key
     from head as h
    where not h.blocked
    order by h.next_attempt_at, h.id
    limit %(limit_rows)s::bigint
 ),
 chosen as materialized (
-  select f.event_id, f.id, 1::bigint as depth from first as f where f.key is null
+  select f.place, f.id, 1::bigint as depth from first as f where f.key is null
   union all
-  select r.event_id, r.id, r.depth
+  select r.place, r.id, r.depth
     from first as f
    cross join lateral (
-     select b.event_id,
+     select b.place,
             b.id,
             row_number() over inwards as depth,
             bool_or(b.id > f.id and (
@@ -104,7 +105,7 @@ chosen as materialized (
                               where e.key = f.key and e.id > b.id_before and e.id < b.id)
             )) over inwards as stopped
        from (
-         select p.event_id, p.id, p.held_by, p.next_attempt_at,
+         select p.ctid as place, p.id, p.held_by, p.next_attempt_at,
                 lag(p.id) over (order by p.id) as id_before
            from :"schema".parked as p
           where p.key = f.key
@@ -141,8 +142,15 @@ select d.id, d.event_id::text,
            sum(b.bytes) over (order by c.depth, c.id rows unbounded preceding) - b.bytes
              as bytes_before
       from chosen as c
-      join :"schema".parked as p on p.event_id = c.event_id
-      left join :"schema".outbox as o on o.id = p.id and o.event_id = p.event_id
+      join :"schema".parked as p on p.ctid = c.place
+      left join lateral (
+        select o.*
+          from :"schema".outbox as o
+         where o.id between p.id and p.id
+           and o.event_id = p.event_id
+         order by o.id
+         limit 1
+      ) as o on true
       left join :"schema".replay as r on r.id = p.replay
      cross join lateral (
        select (

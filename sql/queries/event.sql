@@ -9,5 +9,7 @@ select o.id, o.event_id::text,
        o.subject, o.key, o.created_at, :"schema".message_headers(o.headers, o.ttl)::text,
        coalesce(o.payload_bytes, convert_to(o.payload::text, 'UTF8'))
   from :"schema".outbox as o
- where o.id = %(id)s::bigint
+ where o.id between %(id)s::bigint and %(id)s::bigint
    and o.event_id = %(event_id)s::text::uuid
+ order by o.id
+ limit 1

@@ -1,8 +1,8 @@
 -- look: what waits behind a place, learnt without counting the table.
 --
 -- takes    base, target (pg_snapshot), last_id (bigint): the place; base null for the settled one;
---          exact_up_to (bigint): count no further than this; dead_blocks (boolean): a dead event
---          blocks its key
+--          at (tid, or null): where the cursor row was last; exact_up_to (bigint): count no further
+--          than this; dead_blocks (boolean): a dead event blocks its key
 -- returns  undelivered (exact up to exact_up_to, above it the distance in ids, which counts
 --          rolled-back and settled ones in between too), lag (s, age of the oldest of them and of
 --          the parked that are not dead, by the database's clock, 0 if there is none; what is replayed
@@ -23,7 +23,10 @@ replayed as materialized (
            limit %(exact_up_to)s::bigint) as k
 ),
 settled as materialized (
-  select base, target, last_id, epoch, holder from :"schema".cursor
+  select c.base, c.target, c.last_id, c.epoch, c.holder
+    from :"schema".cursor as c
+   where c.ctid = coalesce((select k.ctid from :"schema".cursor as k where k.ctid = %(at)s::tid),
+                           (select k.ctid from :"schema".cursor as k))
 ),
 c as materialized (
   select s.base, s.target, s.last_id

@@ -1,7 +1,8 @@
 -- mark: note what is settled now, so that retention can count from there.
 --
 -- takes    retention (interval); jump (interval): by how much the clock has jumped since this relay
---          looked at it last; marks move with it, so that their age stays what it was
+--          looked at it last; marks move with it, so that their age stays what it was; at (tid, or
+--          null): where the cursor row was last
 -- returns  now (timestamptz)
 -- reads    the marks: about twenty
 -- locks    the marks it deletes and shifts
@@ -38,7 +39,9 @@ noted as (
   insert into :"schema".settled (settled_at, base)
   select c.now, k.base
     from clock as c, :"schema".cursor as k
-   where not exists (
+   where k.ctid = coalesce((select c.ctid from :"schema".cursor as c where c.ctid = %(at)s::tid),
+                           (select c.ctid from :"schema".cursor as c))
+     and not exists (
            select from usable as u where u.moved_to > c.now - %(retention)s::interval / 16
          )
       on conflict (settled_at) do nothing

@@ -10,7 +10,8 @@
 --
 -- In one transaction with settle: an event is passed over only if it is kept here. One that is
 -- parked already, and comes again out of the rows of another cluster, stays as it is. A row is an
--- event's only if both id and event_id agree.
+-- event's only if both id and event_id agree. "between" and "limit 1", for the plan that is made
+-- while the outbox is empty, and stays, would else walk all of it.
 with given as materialized (
   select o.id, o.event_id, o.subject, o.key,
          case when o.created_at between '0001-01-01 UTC'::timestamptz and '9999-12-31 UTC'::timestamptz
@@ -19,7 +20,14 @@ with given as materialized (
     from unnest(%(event_ids)s::text[], %(ids)s::bigint[], %(attempts)s::int[], %(delays)s::float8[],
                 %(dead)s::boolean[], %(held_by)s::text[], %(errors)s::text[], %(codes)s::int[])
            as t (event_id, id, attempts, delay, dead, held_by, error, code)
-    join :"schema".outbox as o on o.id = t.id and o.event_id = t.event_id::uuid
+   cross join lateral (
+     select o.*
+       from :"schema".outbox as o
+      where o.id between t.id and t.id
+        and o.event_id = t.event_id::uuid
+      order by o.id
+      limit 1
+   ) as o
 ),
 kept as (
   insert into :"schema".parked (
@@ -41,7 +49,8 @@ kept as (
   returning id, event_id
 )
 select k.id, k.event_id::text from kept as k
-union
-select p.id, p.event_id::text
+union all
+select p.id, p.event_id::text  -- the statement's snapshot has no row that it inserts
   from given as g
   join :"schema".parked as p on p.event_id = g.event_id and p.id = g.id
+ where (select count(*) from kept) < (select count(*) from given)

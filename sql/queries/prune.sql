@@ -1,6 +1,7 @@
 -- prune: delete one bounded chunk of events whose settlement is past retention (R-LOSS).
 --
--- takes    floor (bigint): the chunk begins behind this id; chunk_rows (int); retention (interval)
+-- takes    floor (bigint): the chunk begins behind this id; chunk_rows (int); retention (interval);
+--          at (tid, or null): where the cursor row was last
 -- returns  deleted (how many went), last_id (where the chunk ended, null if there was nothing),
 --          young_id (the lowest id of it that is not past retention, and began after what is), short
 --          (whether the chunk reached the table's end)
@@ -17,6 +18,8 @@ with mark as materialized (
   select s.base
     from :"schema".settled as s, :"schema".cursor as k
    where s.settled_at <= clock_timestamp() - %(retention)s::interval
+     and k.ctid = coalesce((select c.ctid from :"schema".cursor as c where c.ctid = %(at)s::tid),
+                           (select c.ctid from :"schema".cursor as c))
      and k.system_identifier = (select c.system_identifier from pg_control_system() as c)
    order by s.settled_at desc
    limit 1
@@ -25,7 +28,7 @@ replayed as materialized (
   select r.first_id, r.last_id from :"schema".replay as r where r.kept_until > clock_timestamp()
 ),
 chunk as materialized (
-  select o.id, o.xid
+  select o.id, o.xid, o.ctid as place
     from :"schema".outbox as o
    where o.id > %(floor)s::bigint
    order by o.id
@@ -33,8 +36,8 @@ chunk as materialized (
 ),
 gone as (
   delete from :"schema".outbox as o
-   where o.id = any (array(
-           select c.id
+   where o.ctid = any (array(  -- rows of a term are never updated
+           select c.place
              from chunk as c, mark as m
             where pg_visible_in_snapshot(c.xid, m.base)
               and not exists (select from :"schema".parked as p where p.id = c.id)
@@ -48,8 +51,8 @@ gone as (
   returning 1
 ),
 forgotten as (
-  delete from :"schema".unparked as u
-   where u.unparked_at <= clock_timestamp() - %(retention)s::interval
+  delete from :"schema".unparked as u  -- by their index, which clock_timestamp() can't use
+   where u.unparked_at <= statement_timestamp() - %(retention)s::interval
 )
 select (select count(*) from gone) as deleted,
        (select max(c.id) from chunk as c) as last_id,

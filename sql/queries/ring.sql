@@ -3,7 +3,7 @@
 -- takes    streams (text[]); null: of all
 -- returns  stream (null in the cursor's row, which comes always), number, created, seq, message_id,
 --          sure, after_seq, base, target (text), last_id, top_id, age (s since it was written), settled_at
--- reads    at most 96 rows a stream
+-- reads    about 96 rows a stream
 -- locks    nothing
 select null as stream, 0 as number, '' as created, 0 as seq, '' as message_id, false as sure,
        0 as after_seq, c.base::text, c.target::text, c.last_id, 0 as top_id, 0.0::float8 as age,

@@ -1,7 +1,7 @@
 -- unpark: events that were parked are stored now; kept for as long as the stream may lose them.
 --
 -- takes    event_ids (text[] of uuids)
--- returns  their keys
+-- returns  their keys, each once
 -- locks    their rows
 --
 -- The time is that of the settlement's transaction, as that of its checkpoint is.
@@ -16,4 +16,4 @@ kept as (
     from stored as s
    where s.replay is null  -- that was delivered before: what is lost of it can be replayed again
 )
-select s.key from stored as s
+select distinct s.key from stored as s

@@ -37,9 +37,9 @@ BUGS = (
     Bug(
         "a hold ends though no event of it was stored",
         DELIVER,
-        '        self._end_holds(freed - held, "an event of it was stored")\n',
-        "        if done.unparked:\n"
-        '            self._end_holds(self.holds.aside() - held, "an event of it was stored")\n',
+        '        self._end_holds(tries.freed - tries.held, "an event of it was stored")\n',
+        "        if stored:\n"
+        '            self._end_holds(self.holds.aside(), "an event of it was stored")\n',
         (MODEL,),
     ),
     Bug(
@@ -73,8 +73,8 @@ BUGS = (
     Bug(
         "all that is due asks a stream that takes nothing, and not a few",
         DELIVER,
-        "        limit = min(PROBE, self._batch) if self.holds.askable(now) else self._batch\n",
-        "        limit = self._batch\n",
+        "min(PROBE, self._batch) if self.holds.askable(now) else AHEAD * self._batch\n",
+        "AHEAD * self._batch\n",
         (HOLD_TESTS + "::test_pages_do_not_ask_a_stream_that_is_set_aside",),
     ),
     Bug(
@@ -129,7 +129,7 @@ BUGS = (
     Bug(
         "an event that alone gets no answer is tried for ever",
         DELIVER,
-        "disposition.is_alone(each.event.subject, each.held_by, fate, answered)",
+        "disposition.is_alone(each.event.subject, each.held_by, fate, self._answered)",
         "disposition.is_alone(each.event.subject, each.held_by, fate, ())",
         (HOLD_TESTS + "::test_an_event_held_alone_while_its_subject_is_stored_is_refused",),
     ),

@@ -67,8 +67,8 @@ LOSS = (
     Bug(
         "a parked row whose outbox row is gone is skipped",
         "sql/queries/due.sql",
-        '      left join :"schema".outbox as o on o.id = p.id and o.event_id = p.event_id\n',
-        '      join :"schema".outbox as o on o.id = p.id and o.event_id = p.event_id\n',
+        "      left join lateral (\n        select o.*\n",
+        "      join lateral (\n        select o.*\n",
         (PARKED + "::test_a_reference_whose_row_was_deleted_is_due_and_said_aloud",),
     ),
     Bug(
@@ -244,8 +244,8 @@ TERM = (
     Bug(
         "a relay that slept through its own death settles",
         "sql/queries/settle.sql",
-        "   where epoch = %(epoch)s::bigint\n     and holder = %(holder)s::text\n",
-        "   where %(epoch)s::bigint > 0\n     and %(holder)s::text <> ''\n",
+        "     and c.epoch = %(epoch)s::bigint\n     and c.holder = %(holder)s::text\n",
+        "     and %(epoch)s::bigint > 0\n     and %(holder)s::text <> ''\n",
         (CONTRACT, STORE),
     ),
     Bug(

@@ -1,10 +1,11 @@
 """The rules by which a stream is compared with what it once was."""
 
 import itertools
+import math
 
 import pytest
 
-from relay.core.checkpoint import RING_PLACES, RING_SLOTS, Found, Tip, Verdict, judge, ring_place
+from relay.core.checkpoint import RING_PLACES, Found, Tip, Verdict, judge, replaced_by
 
 TIP = Tip("S", "monday", 100, "relay-1", sure=True)
 UNSURE = Tip("S", "monday", 100, "relay-1", sure=False)
@@ -44,11 +45,12 @@ def test_a_stream_is_judged_by_its_creation_last_sequence_and_the_message_there(
 
 
 def test_the_ring_keeps_few_checkpoints_and_some_of_every_age() -> None:
-    ring: dict[int, int] = {}
+    ring: set[int] = set()
     for number in range(1, 100_001):
-        ring[ring_place(number)] = number
-    ages = sorted(100_000 - number for number in ring.values())
-    assert len(ages) <= RING_SLOTS * RING_PLACES
+        ring.difference_update(replaced_by(number))
+        ring.add(number)
+    ages = sorted(100_000 - number for number in ring)
+    assert len(ages) <= math.log2(100_000) * RING_PLACES
     assert ages[:5] == [0, 1, 2, 3, 4]
     # each age has a checkpoint that is at most twice as old
     assert all(older <= 2 * younger + 1 for younger, older in itertools.pairwise(ages))

@@ -45,7 +45,7 @@ class Shop:
 
     async def deliver(self, store: PostgresStore, seq: int, count: int = 1) -> Page:
         """Write, read and settle a page, whose last message is at ``seq``."""
-        store.checkpoints._next_at = 0.0  # a checkpoint of its own, however soon
+        store.checkpoints._next_at.clear()  # a checkpoint of its own, however soon
         await self.emit(count)
         page = await store.read(100)
         tip = replace(TIP, seq=seq, message_id=f"relay-{seq}", after=seq)
@@ -246,3 +246,14 @@ async def test_a_term_that_is_over_goes_nowhere(shop: Shop) -> None:
     assert await store.checkpoints.rewind({"S": held}) == []
     assert len((await store.checkpoints.ring(["S"]))["S"]) == 1
     assert await shop.ask("select count(*) from relay.repair") == [(0,)]
+
+
+async def test_each_checkpoint_has_a_key_of_its_own_and_few_stay(shop: Shop) -> None:
+    store = await shop.lead()
+    for seq in range(1, 41):
+        await shop.deliver(store, seq)
+    other = replace(TIP, stream="T", seq=7)
+    await store.settle(Settlement(None, tips=[other]))
+    rows = await shop.ask("select stream, number, ring, seq from relay.checkpoint order by 1, 2")
+    kept = [8, 12, 16, 20, 24, 26, 28, 30, 32, 33, 34, 35, 36, 37, 38, 39, 40]
+    assert rows == [*(("S", number, number, number) for number in kept), ("T", 1, 1, 7)]

@@ -91,6 +91,6 @@ def test_whether_a_key_is_blocked_costs_one_look_a_key(crowded: psycopg.Connecti
 
 
 def test_the_backlog_counts_the_parked_no_further_than_asked(crowded: psycopg.Connection) -> None:
-    place = {"base": None, "target": None, "last_id": None}
+    place = {"base": None, "target": None, "last_id": None, "at": None}
     plan = nodes(crowded, "look", exact_up_to=1000, dead_blocks=False, **place)
     assert touched([n for n in plan if "Index Name" in n], table="parked") <= 3000 + 2
