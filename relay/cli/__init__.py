@@ -19,6 +19,7 @@ from relay.cli import (
     demo,
     doctor,
     inbox,
+    measure,
     migrate,
     reconcile,
     replay,
@@ -86,6 +87,7 @@ for command in (
     reconcile.reconcile,
     replay.replay,
     adopt.adopt,
+    measure.measure,
     demo.demo,
     dashboards.dashboards,
 ):

@@ -11,6 +11,7 @@ who is right. It has a session of its own; one retry runs at a time.
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,8 +21,10 @@ import anyio
 from relay.errors import RelayError, SchemaError
 from relay.http.feed import Feed
 from relay.http.health import SCHEMA, UNKNOWN, reason_of
+from relay.http.summary import OutboxSize
 from relay.postgres.operator import DeadEvents, Found, ParkedKey, Wanted
 from relay.postgres.session import Session
+from relay.postgres.sqlfiles import load
 from relay.postgres.status import Standby, standbys, status
 
 log = logging.getLogger("relay.http")
@@ -32,6 +35,9 @@ _PAUSE: Final = 10
 
 _FRESH: Final = 10.0
 """Seconds for which a look-up counts as the present."""
+
+GROWTH_OVER: Final = 60.0
+"""Seconds over which the outbox's growth is measured; a sixth of it is enough to say something."""
 
 MOST_EVENTS: Final = 50
 _MOST_KEYS: Final = 20
@@ -52,6 +58,7 @@ class LookUp:
         standbys: of this outbox.
         dead: the first dead events.
         keys: the first keys of which events wait alive.
+        size: what the outbox takes up, and by how much it grows.
     """
 
     at: float
@@ -60,6 +67,7 @@ class LookUp:
     standbys: Sequence[Standby]
     dead: Found
     keys: Sequence[ParkedKey]
+    size: OutboxSize
 
 
 class Database:
@@ -80,6 +88,7 @@ class Database:
         self._now = now
         self._has_changed = anyio.Event()
         self._one_retry = anyio.Lock()
+        self._sizes = deque[tuple[float, int]]()
         self.last: LookUp | None = None
         self.trouble = ""
 
@@ -130,11 +139,22 @@ class Database:
         keys: Sequence[ParkedKey] = []
         if outbox["parked"] > outbox["dead"]:
             keys = await events.keys(_MOST_KEYS)
+        storage = await session.row(load("queries/storage", self._schema))
+        assert storage is not None
         at, rate = self._now(), None
         if self.last is not None and at > self.last.at:
             settled: int = outbox["delivered"] - self.last.outbox["delivered"]
             rate = max(0.0, settled / (at - self.last.at))
-        return LookUp(at, outbox, rate, standing_by, dead, keys)
+        return LookUp(at, outbox, rate, standing_by, dead, keys, self._size(at, storage[0]))
+
+    def _size(self, at: float, size: int) -> OutboxSize:
+        """Add the present size; the growth since the oldest one that still counts."""
+        self._sizes.append((at, size))
+        while self._sizes[0][0] < at - GROWTH_OVER - LOOK_EVERY:
+            self._sizes.popleft()
+        since, before = self._sizes[0]
+        known = at - since >= GROWTH_OVER / 6
+        return OutboxSize(size, (size - before) / (at - since) if known else None)
 
     async def _rest(self, seconds: float) -> None:
         with anyio.move_on_after(seconds):

@@ -135,7 +135,10 @@ class PageState:
         report = self._leader_report(look_up)
         metrics = self._relay.metrics()
         counts = {name: metrics[name] for name in ("repaired", "lost")}
-        return summarize(self._health, dead=dead, parked=parked, report=report, **counts)
+        size = look_up.size if look_up else None
+        return summarize(
+            self._health, dead=dead, parked=parked, report=report, outbox=size, **counts
+        )
 
     def _leader_report(self, look_up: LookUp | None) -> LeaderReport:
         row = look_up.outbox if look_up else {}

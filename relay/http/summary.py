@@ -35,6 +35,13 @@ class LeaderReport(NamedTuple):
     nats_is_away: bool = False
 
 
+class OutboxSize(NamedTuple):
+    """What the outbox takes up, in bytes, and its growth in bytes/s; None if not known yet."""
+
+    size: int
+    growth: float | None
+
+
 class Summary(NamedTuple):
     """A level, a headline of a few words, and whole sentences."""
 
@@ -49,19 +56,21 @@ def summarize(
     dead: int,
     parked: int = 0,
     report: LeaderReport | None = None,
+    outbox: OutboxSize | None = None,
     repaired: int = 0,
     lost: int = 0,
 ) -> Summary:
     """Sum up this relay's health, the parked events, and what a standby knows of the leader.
 
-    ``dead`` is a part of ``parked``; ``repaired`` and ``lost`` are of streams that lost messages,
-    since this relay started.
+    ``dead`` is a part of ``parked``; ``outbox`` is None if not known; ``repaired`` and ``lost`` are
+    of streams that lost messages, since this relay started.
     """
     report = report or LeaderReport()
     level, headline = _headline(health, report, dead)
     sentences = (
         *_of_relay(health),
         *_of_leader(report),
+        *_of_growth(health, report, outbox),
         *_of_events(dead, parked - dead),
         *_of_repairs(repaired, lost),
     )
@@ -149,6 +158,30 @@ def _of_leader(report: LeaderReport) -> Iterator[str]:
         yield "The leader reports that it does not reach NATS."
     elif report.lag_is_high:
         yield "The leader reports that its oldest event is too old."
+
+
+def _of_growth(health: Health, report: LeaderReport, outbox: OutboxSize | None) -> Iterator[str]:
+    """Say how long the disk will do, where events pile up."""
+    late = health.state.outages or health.state.holds or health.lag_is_high
+    if outbox is None or not (late or report.lag_is_high or report.nats_is_away):
+        return
+    takes = f"The outbox takes {in_bytes(outbox.size)}"
+    if outbox.growth is None:
+        yield f"{takes}; how fast it grows is known in some seconds."
+    elif outbox.growth <= 0:
+        yield f"{takes} and has not grown lately."
+    else:
+        a_minute, hence = outbox.growth * 60, outbox.size + outbox.growth * 3600
+        yield f"{takes} and grows by {in_bytes(a_minute)} a minute: {in_bytes(hence)} in an hour."
+
+
+def in_bytes(count: float) -> str:
+    """Write a number of bytes in decimal units, as disks are sold."""
+    units = ["B", "kB", "MB", "GB"]
+    while units and count >= 1000:  # noqa: PLR2004 - the next unit
+        del units[0]
+        count /= 1000
+    return f"{count:,.1f} {units[0] if units else 'TB'}"
 
 
 def _of_events(dead: int, alive: int) -> Iterator[str]:

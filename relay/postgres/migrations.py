@@ -151,6 +151,7 @@ async def migrate(
     schema: str,
     *,
     notify: bool | None = None,
+    roles: bool = True,
     say: Callable[[str], None] = _log.warning,
 ) -> list[str]:
     """Bring ``schema`` up to date; return what was done, a line each; nothing if it was so already.
@@ -159,6 +160,7 @@ async def migrate(
         dsn: libpq connection string of a login that owns the schema or may create it.
         schema: its name, unquoted.
         notify: whether writers ring the bell; None leaves it as it is, on in a new schema.
+        roles: whether the roles are made, which the whole cluster sees.
         say: takes what a person should know, one line each, e.g. that the roles were left out.
 
     Raises:
@@ -166,7 +168,7 @@ async def migrate(
         StoreOutage: the database is away, or stayed locked.
     """
     async with await Session.connect(dsn, "migrate") as session:
-        run = _Run(session, schema)
+        run = _Run(session, schema, roles=roles)
         session.connection.add_notice_handler(run.note)
         await patience.patiently(session, partial(run.attempt, notify), f'schema "{schema}"', _WHO)
     for line in run.notices:
@@ -219,9 +221,10 @@ class _Run:
     ``done`` says what was done, ``notices`` what a person should know, a line each.
     """
 
-    def __init__(self, session: Session, schema: str) -> None:
+    def __init__(self, session: Session, schema: str, *, roles: bool) -> None:
         self._session = session
         self._schema = schema
+        self._beside = [*names("triggers"), *(["roles"] if roles else [])]
         self.done: list[str] = []
         self.notices: list[str] = []
 
@@ -236,7 +239,7 @@ class _Run:
             if not await self._ask(_EXISTS):  # an existing one asks for a right, too
                 await self._run(_CREATE)
             await self._apply()
-            for file in [*names("triggers"), "roles"]:
+            for file in self._beside:
                 await self._file(file)
             await self._switch(notify)
 

@@ -38,6 +38,9 @@ REPLAY_CLASS: Final = 1919247484
 ADOPT_CLASS: Final = 1919247485
 """A person who adopts a table; the second integer is that table's oid."""
 
+MEASURE_CLASS: Final = 1919247486
+"""A run of `relay measure`; the second integer is ``hashtext(<its schema>)``."""
+
 _HEADER = re.compile(r"\A(--.*\n)+")
 
 

@@ -142,6 +142,31 @@ OF_DELIVERY = [
         faults={f"relay_lag_seconds{{{A}}}": level((0, 0.01), (11, 90), (20, 0.01))},
     ),
     History(
+        "nothing is delivered for fifty minutes, and the outbox grows",
+        quiet=(10, 11, 62),
+        at=40,
+        rings=[
+            Ringing(
+                "RelayEventsLate",
+                "critical",
+                "Events of orders are 30m 0s late",
+                "The oldest committed event has not been delivered for over a minute.",
+            ),
+            Ringing(
+                "RelayOutboxGrows",
+                "warning",
+                "The outbox of orders takes 23.4GB in 4 hours if this goes on",
+                "It takes 4.2GB now and grows by 80MB a minute; the oldest undelivered event is"
+                " 30m 0s old.",
+            ),
+        ],
+        faults={
+            f"relay_lag_seconds{{{A}}}": climb(10, 60, 0, 60),
+            # it grows before and afterwards as well, when events are delivered
+            f"relay_outbox_size_bytes{{{A}}}": climb(0, 150, 1e9, 80e6),
+        },
+    ),
+    History(
         "events wait and none is stored",
         quiet=(14, 17, 36),
         at=25,

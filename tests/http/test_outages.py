@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,9 @@ def test_an_idle_leader_tells_that_nats_is_away_and_that_it_is_back(
         assert {name for name, check in said["checks"].items() if not check["ok"]} == {"nats"}
         assert said["checks"]["nats"]["reason"].startswith("away for ")
         until(lambda: headline(shown) == "Outage: NATS is away", 5)
+        with shown.watching() as snapshots:
+            reasons = (" ".join(each["reasons"]) for each in islice(snapshots, 8))
+            assert any("The outbox takes" in each for each in reasons)
         assert shown.ask("/livez").status == 200, "an outage is no reason to restart"
         own_nats.start()
         until(lambda: is_ready(shown), 10)

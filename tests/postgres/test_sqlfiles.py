@@ -113,7 +113,8 @@ async def test_what_a_superuser_runs_finds_only_postgres_s_own_names(
 
 
 @pytest.mark.parametrize(
-    "name", [*RUN_BY_PEOPLE, *names("queries"), *names("adopt"), *names("export")]
+    "name",
+    [*RUN_BY_PEOPLE, *names("queries"), *names("adopt"), *names("export"), *names("measure")],
 )
 def test_every_sql_file_begins_with_what_it_is_for_and_leaves_bodies_to_psql(name: str) -> None:
     content = text(name)
