@@ -144,6 +144,11 @@ def bus_options(settings: Settings) -> "BusOptions":
         user=settings.nats_user,
         password=_secret(settings.nats_password),
         token=_secret(settings.nats_token),
+        secret_files=tuple(
+            (name.removeprefix("nats_"), str(file))
+            for name, file in settings.secret_files.items()
+            if name.startswith("nats_")
+        ),
         tls_ca=_path(settings.nats_tls_ca),
         tls_cert=_path(settings.nats_tls_cert),
         tls_key=_path(settings.nats_tls_key),
@@ -175,7 +180,7 @@ def _outbox(settings: Settings) -> Outbox:
     from relay.postgres.outbox import PostgresOutbox
 
     return PostgresOutbox(
-        _secret(settings.postgres_dsn) or "",
+        settings.conninfo,
         settings.schema_name,
         page_bytes=settings.max_batch_bytes,
         dead_blocks=settings.on_dead == "block",

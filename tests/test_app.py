@@ -114,9 +114,12 @@ def test_every_setting_of_nats_reaches_its_adapter(tmp_path: Path) -> None:
     assert bus_options(Settings(nats_token="token")).token == "token"
     seed = "SUAMK2FG4MI6UE3ACF3FK3OIQBCEIEZV7NSWFFEW63UXMRLFM2XLAXK4GY"
     assert bus_options(Settings(nats_nkey_seed=seed)).nkey_seed == seed
+    (tmp_path / "token").write_text("token\n")
+    from_file = Settings.load({}, {"RELAY_NATS_TOKEN_FILE": str(tmp_path / "token")})
+    assert bus_options(from_file).secret_files == (("token", str(tmp_path / "token")),)
     tuned = {"ack_timeout", "connect_timeout", "ping_interval", "window", "name"}
     set_above = (
-        {"urls", "user", "password", "creds", "token", "nkey_seed", "inbox_prefix"}
+        {"urls", "user", "password", "creds", "token", "nkey_seed", "inbox_prefix", "secret_files"}
         | {
             *("js_domain", "message_id_prefix", "reconcile"),
         }

@@ -22,7 +22,9 @@ from relay.settings import Settings
 if TYPE_CHECKING:
     from relay.postgres.session import Row
 
-_SETTINGS: Final = ("postgres_dsn", "inbox_schema", "log_format", "log_level")
+_SETTINGS: Final = (
+    *("postgres_dsn", "postgres_password", "inbox_schema", "log_format", "log_level"),
+)
 _MOST: Final = 100_000
 _COLUMNS: Final = (
     *("id", "consumer", "message_id", "stream", "sequence", "stored_at", "subject", "key"),

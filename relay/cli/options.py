@@ -39,7 +39,7 @@ INTERRUPTED: Final = 130
 
 _SETTINGS: Final = {setting.name: setting for setting in SETTINGS}
 
-ALWAYS: Final = ("postgres_dsn", "schema", "log_format", "log_level")
+ALWAYS: Final = ("postgres_dsn", "postgres_password", "schema", "log_format", "log_level")
 """The settings of every command that looks at the database."""
 
 NATS: Final = tuple(setting.name for setting in SETTINGS if setting.topic == "NATS")

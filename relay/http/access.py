@@ -16,10 +16,12 @@ import hmac
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Final
 
 from starlette.requests import Request
@@ -31,6 +33,9 @@ from relay.http.limits import Allowance, Budget, address_of
 PAGES: Final = (Allowance(50, 100), Allowance(20, 50))
 METRICS: Final = (Allowance(10, 20), Allowance(5, 10))
 """A second and at once; for all addresses, and for each."""
+
+LEAST: Final = 16
+"""Characters of a token, at least."""
 
 MOST_FAILURES: Final = 10
 FORGIVEN_EVERY: Final = 10.0
@@ -133,15 +138,26 @@ def is_private(host: str, own_name: str) -> bool:
 class Token:
     """Knows the token, and which addresses gave wrong ones lately."""
 
-    def __init__(self, token: str | None, now: Callable[[], float] = time.monotonic) -> None:
-        """Let nobody in if ``token`` is None."""
+    def __init__(
+        self,
+        token: str | None,
+        now: Callable[[], float] = time.monotonic,
+        file: Path | None = None,
+    ) -> None:
+        """Let nobody in if ``token`` is None; each request looks into ``file`` for a newer one."""
         self._digest = None if token is None else sha256(token.encode()).digest()
+        self._file = file
         self._wrong = Budget(*_WRONG_TOKENS, now)
 
     def refuse(self, address: str, authorization: str | None) -> Response | None:
         """Return the answer to a request without the right token; None lets it in."""
         if self._digest is None:
             return answer(403, "this page only shows: set RELAY_HTTP_TOKEN to retry from here")
+        if self._file is not None:
+            with suppress(OSError, ValueError):
+                token = self._file.read_text(encoding="utf-8").rstrip("\r\n")
+                if len(token) >= LEAST:  # one that is half written counts as not there
+                    self._digest = sha256(token.encode()).digest()
         scheme, _, given = (authorization or "").partition(" ")
         digest = sha256(given.strip().encode()).digest()  # of one length, whatever was given
         if hmac.compare_digest(digest, self._digest) and scheme.lower() == "bearer":

@@ -92,11 +92,12 @@ async def serve_page(
         own_name: the host that they listen on.
         scrape: writes the metrics; None if they are off.
     """
-    token = settings.http_token.get_secret_value() if settings.http_token else None
+    secret = settings.http_token.get_secret_value() if settings.http_token else None
+    token = Token(secret, file=settings.secret_files.get("http_token"))
     feed = Feed()
     database = Database(settings.conninfo, settings.schema_name, feed)
     state = PageState(relay, health, latency, database=database, feed=feed, settings=settings)
-    routes = Routes(health, Token(token), database.retry, scrape)
+    routes = Routes(health, token, database.retry, scrape)
     app = routes.app(Events(feed, state.greeting), own_name=own_name)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(state.run)

@@ -23,6 +23,7 @@ class BusOptions:
         urls: ``nats://`` or ``tls://`` servers of one cluster, tried in turn.
         creds: path of a credentials file (JWT and seed).
         nkey_seed: an nkey seed, or the path of a file that holds one.
+        secret_files: (option, path) of nkey_seed, password and token, read anew at each connect.
         tls_ca, tls_cert, tls_key: paths; without a CA the system's are trusted.
         inbox_prefix: where answers are sent, for accounts that may not subscribe to ``_INBOX.>``.
         stream: the only stream to publish to; None: the stream that captures the event's subject.
@@ -45,6 +46,7 @@ class BusOptions:
     user: str | None = None
     password: str | None = None
     token: str | None = None
+    secret_files: tuple[tuple[str, str], ...] = ()
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None

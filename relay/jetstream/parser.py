@@ -19,8 +19,8 @@ Control = Callable[[bytes, bytes], Awaitable[None]]
 _MSG = re.compile(rb"MSG (\S+) \d+ (?:\S+ )?(\d{1,9})\r\n")
 _HMSG = re.compile(rb"HMSG (\S+) \d+ (?:\S+ )?(\d{1,9}) (\d{1,9})\r\n")
 _DELIVERY = (
-    rb"H?MSG (\S+) \d+ (\$JS\.ACK\.(?:[^. ]+\.){1,3}?%b"
-    rb"\.\d+\.(\d+)\.(\d+)\.(\d+)\.(\d+)\S*) (\d+)(?: (\d+))?\r\n"
+    rb"H?MSG (\S+) \d+ (\$JS\.ACK\.(?:[^. ]+\.){1,3}?%b\.\d+\.(\d{1,20})\.(\d{1,20})"
+    rb"\.(\d{1,20})\.(\d{1,20})(?:\.\S*)?) (\d{1,9})(?: (\d{1,9}))?\r\n"
 )
 """Reply subject: ``$JS.ACK.[domain.account.]stream.consumer.deliveries.seq.number.ns.pending``,
 which a further token may follow."""

@@ -17,6 +17,7 @@ import ssl
 import stat
 import time
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -175,6 +176,8 @@ def _is_refusal(error: Exception, why: str) -> bool:
 
 def log_in(options: BusOptions) -> dict[str, Any]:
     """Name the log-in for nats-py. All that are set are handed on; it prefers creds, then nkey."""
+    newest: Any = {name: _secret(name, path) for name, path in options.secret_files}
+    options = replace(options, **newest)
     how: dict[str, Any] = {name: getattr(options, name) for name in ("user", "password", "token")}
     if options.creds:
         try:
@@ -188,6 +191,14 @@ def log_in(options: BusOptions) -> dict[str, Any]:
     if options.nkey_seed:
         how["nkeys_seed_str"] = _seed(options.nkey_seed)
     return {name: value for name, value in how.items() if value is not None}
+
+
+def _secret(option: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise SettingsError([f"nats {option}: {path}: {why}"]) from None
 
 
 def _seed(given: str) -> str:

@@ -19,6 +19,9 @@ silent hosts before the primary would use up any deadline: ``patience`` shares t
 ``hosts`` finds the primary among them; ``one_host`` keeps the term's other sessions with that
 server, for two servers may take writes at once.
 
+A password may change while the relay runs: where ``passfile`` says ``password:PATH`` (the password
+alone) or ``dsn:PATH`` (a connection string), that file is read anew at each connect.
+
 Source: psycopg/psycopg issues 1371 and 1435 (cancelling a session of a server that is frozen).
 """
 
@@ -26,6 +29,7 @@ import asyncio
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -119,7 +123,7 @@ async def open_connection(
     ``dsn`` is a libpq connection string or URI; what it leaves out comes from the PG* variables.
 
     Raises:
-        StoreLoginRefused: a person has to change something: login, TLS, a pooler in between.
+        StoreLoginRefused: a person has to change something: login, its file, TLS, a pooler.
         StoreOutage: the server is away, is a standby, or does not answer.
         SettingsError: ``dsn`` can't be read.
         psycopg.Error: anything else.
@@ -132,6 +136,7 @@ async def open_connection(
     ours |= {
         "application_name": f"relay {name}",
         "client_encoding": "UTF8",  # the keyword: it beats PGCLIENTENCODING
+        **_password(str(given.get("passfile") or "")),
     }
     settings = {**PINNED, **options}
     while True:
@@ -148,6 +153,19 @@ async def open_connection(
             if not unknown:
                 raise _refused(error) or error from None
             _missing.setdefault(dsn, set()).update(unknown)
+
+
+def _password(passfile: str) -> dict[str, Any]:
+    """Return the password that a file of ours holds now; nothing where ``passfile`` is libpq's."""
+    form, _, path = passfile.partition(":")
+    if form not in {"password", "dsn"}:
+        return {}
+    try:
+        text = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        return {"password": conninfo_to_dict(text)["password"] if form == "dsn" else text}
+    except (OSError, ValueError, KeyError, psycopg.ProgrammingError) as error:
+        why = getattr(error, "strerror", None) or "it holds none"
+        raise StoreLoginRefused(f"no password can be read from {path}: {why}") from None
 
 
 def host_count(given: Mapping[str, Any]) -> int:

@@ -8,6 +8,7 @@ dashes and the name with dashes. A combination that can't work is refused like a
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Self, get_args
 
@@ -50,6 +51,9 @@ class Settings(BaseModel):
     postgres_dsn: kinds.Conninfo | None = Field(
         default=None,
         description="Connection string or URI of the database; without it libpq's PG* variables.",
+    )
+    postgres_password: kinds.Secret | None = Field(
+        default=None, description="Password for Postgres, in the place of postgres_dsn's own."
     )
     schema_name: kinds.SchemaName = Field(
         default="relay", alias="schema", description="Schema that holds the outbox."
@@ -176,6 +180,7 @@ class Settings(BaseModel):
     )
 
     _warnings: tuple[str, ...] = PrivateAttr(default=())
+    _secret_files: Mapping[str, Path] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def load(
@@ -190,8 +195,7 @@ class Settings(BaseModel):
         Args:
             flags: by public name, ``config`` included; None means not given.
             environ: the process's own environment unless given.
-            check_files: a file of credentials, of a certificate or of a secret that can't be read
-                is a fault; that of the database's secret always is.
+            check_files: a file of NATS or HTTP that can't be read is a fault; Postgres' always is.
 
         Raises:
             SettingsError: every fault at once, each with the source it came from.
@@ -203,7 +207,7 @@ class Settings(BaseModel):
             os.environ if environ is None else environ,
             secrets=secrets,
             timed=[setting.name for setting in SETTINGS if setting.timed],
-            required=secrets if check_files else ["postgres_dsn"],
+            required=secrets if check_files else ["postgres_dsn", "postgres_password"],
         )
         found = list[Fault]()
         try:
@@ -217,20 +221,23 @@ class Settings(BaseModel):
         if faults:
             raise SettingsError(faults)
         settings._warnings = tuple(given.warnings())
+        settings._secret_files = given.lasting_files()
         return settings
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Lines about files that show secrets to every user of this machine.
-
-        Of the files that NATS' log-in needs, the adapter warns when it reads them.
-        """
+        """Lines about secrets' files that every user can read; the adapter names NATS' own."""
         return self._warnings
+
+    @property
+    def secret_files(self) -> Mapping[str, Path]:
+        """The files that secrets came from, by name: whoever uses a secret reads its file anew."""
+        return self._secret_files
 
     @property
     def conninfo(self) -> str:
         """The connection string in clear, for libpq alone; empty for libpq's PG* variables."""
-        return self.postgres_dsn.get_secret_value() if self.postgres_dsn else ""
+        return sources.conninfo(self.postgres_dsn, self.postgres_password, self._secret_files)
 
     @property
     def http_is_asked_for(self) -> bool:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import SecretStr
+
 from relay.settings.faults import Fault, alike, shown
 from relay.settings.kinds import at_home
 
@@ -108,6 +110,10 @@ class Gathered:
                 everybody = f"every user of this machine can read {str(file)!r}: chmod o-r"
                 yield f"{name} ({self.origin(name)}): {everybody}"
 
+    def lasting_files(self) -> dict[str, Path]:
+        """Return the secrets' files that can be read again: /dev/fd/63 and the like can't."""
+        return {name: file for name, file in self.secret_files.items() if file.is_file()}
+
     def unreadable(self) -> Iterator[Fault]:
         """Find the credentials and certificates that can't be read."""
         for name in _NAMED_FILES:
@@ -121,6 +127,29 @@ class Gathered:
                 says = f"is a file that can't be read: {_reason(error)}"
                 # What is meant as a seed may have a typing error in it: it is not shown.
                 yield Fault(name, says, None if is_seed else shown(text))
+
+
+def conninfo(dsn: SecretStr | None, password: SecretStr | None, files: Mapping[str, Path]) -> str:
+    """Put ``password`` into ``dsn``; one that came from a file as ``passfile`` that names it.
+
+    The adapter of Postgres reads ``password:PATH`` and ``dsn:PATH`` anew at each connect.
+    """
+    text = dsn.get_secret_value() if dsn else ""
+    name, form = ("postgres_password", "password") if password else ("postgres_dsn", "dsn")
+    if password is None and name not in files:
+        return text
+    import psycopg.conninfo  # noqa: PLC0415 - dear to load, and many commands end before
+
+    try:
+        own = (
+            password.get_secret_value()
+            if password
+            else psycopg.conninfo.conninfo_to_dict(text)["password"]
+        )
+        passfile = f"{form}:{files[name]}" if name in files else None
+        return psycopg.conninfo.make_conninfo(text, password=own, passfile=passfile)
+    except (KeyError, psycopg.ProgrammingError):
+        return text  # without a password, or whoever connects says what is wrong with it
 
 
 def gather(

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import anyio
 import psycopg
@@ -25,6 +24,7 @@ from tests.doctor.examining import (
     states,
 )
 from tests.jetstream.credentials import Certificates
+from tests.postgres.tls import encrypt
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -142,24 +142,6 @@ async def test_a_server_that_freezes_in_the_middle_is_one_fault(
     expect(found, "parked", FAULT, "no answer within 3.0 s", "frozen, overloaded")
     later = ["dead", "transactions", "vacuum", "cluster", "subjects"]
     assert list(states(found, SKIPPED)) == later, shown(found)
-
-
-def encrypt(server: devstack.Postgres, certificates: Certificates) -> None:
-    """Switch TLS on, with files that the server's own user may read."""
-    with psycopg.connect(server.dsn, autocommit=True) as person:
-        (data,) = person.execute("show data_directory").fetchone() or ("",)
-        for name in ("server.pem", "server.key"):
-            copy = Path(data) / name
-            copy.write_bytes((certificates.folder / name).read_bytes())
-            copy.chmod(0o600)
-            os.chown(copy, Path(data).stat().st_uid, -1)
-        try:
-            person.execute("alter system set ssl = on")
-        except psycopg.errors.InvalidParameterValue as error:
-            pytest.skip(f"{error}: Debian's has TLS")
-        person.execute("alter system set ssl_cert_file = 'server.pem'")
-        person.execute("alter system set ssl_key_file = 'server.key'")
-        person.execute("select pg_reload_conf()")
 
 
 async def test_tls_that_is_not_as_asked_is_named(

@@ -4,18 +4,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from typing import Any
 
-import anyio
-import anyio.from_thread
 import pytest
 
-from relay.facts import BusConnected, TermBegan
 from relay.http import limits
-from relay.http.access import METRICS, PAGES, Token
-from relay.http.feed import MOST_WATCHERS, Events, Feed
-from relay.http.health import Health
+from relay.http.access import METRICS, PAGES
+from relay.http.feed import MOST_WATCHERS
 from relay.http.limits import (
     MOST_CONNECTIONS,
     TURNS_A_SECOND,
@@ -24,11 +20,8 @@ from relay.http.limits import (
     Budget,
     Turns,
 )
-from relay.http.routes import Routes
-from relay.http.service import listen
-from relay.settings.kinds import Address
-from relay.state import RelayState
 from tests.http.asking import TOKEN, has_ended
+from tests.http.site import site
 from tests.http.test_parts import Clock
 
 pytestmark = pytest.mark.timeout(60)
@@ -75,23 +68,8 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A site without a database behind it, of which every deadline is a tenth."""
     monkeypatch.setattr(limits, "ASK_WITHIN", 1.0)
     monkeypatch.setattr(limits, "ANSWER_WITHIN", 2.0)
-    with _serving() as found:
+    with site() as found:
         yield found
-
-
-@contextmanager
-def _serving() -> Iterator[int]:
-    health, feed = Health(RelayState()), Feed()
-    for fact in (TermBegan("me", 1), BusConnected()):
-        health.state.record(fact)
-    never: Any = None
-    routes = Routes(health, Token(TOKEN), never, lambda: (b"relay_lag 0\n", "text/plain"))
-    sockets = listen(Address("127.0.0.1", 0))
-    app = routes.app(Events(feed, lambda: b"data: hello\n\n"), own_name="127.0.0.1")
-    with anyio.from_thread.start_blocking_portal("asyncio", {"use_uvloop": True}) as portal:
-        serving = portal.start_task_soon(limits.serve, app, sockets)
-        yield sockets[0].getsockname()[1]
-        serving.cancel()
 
 
 def connected(port: int) -> socket.socket:

@@ -59,6 +59,20 @@ def test_without_a_token_nobody_is_let_in() -> None:
         assert status(Token(None), given) == 403
 
 
+def test_the_token_s_file_is_looked_into_at_each_request(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    token = Token(TOKEN, file=file)
+    assert status(token, f"Bearer {TOKEN}") == 200
+    newer = TOKEN[::-1]
+    file.write_text(f"{newer}\n")
+    assert status(token, f"Bearer {TOKEN}") == 401
+    assert status(token, f"Bearer {newer}") == 200
+    for half_written in ("", "short", "\n" * 20):
+        file.write_text(half_written)
+        assert status(token, f"Bearer {half_written.strip()}") == 401
+        assert status(token, f"Bearer {newer}") == 200
+
+
 def test_who_guesses_has_to_wait_and_others_need_not() -> None:
     clock = Clock()
     token = Token(TOKEN, clock)

@@ -18,8 +18,8 @@ class Certificates:
         self.client_cert = str(folder / "client.pem")
         self.client_key = str(folder / "client.key")
 
-    def server_config(self, more=""):
-        cert, key = self.folder / "server.pem", self.folder / "server.key"
+    def server_config(self, more="", leaf="server"):
+        cert, key = self.folder / f"{leaf}.pem", self.folder / f"{leaf}.key"
         return f'tls {{ cert_file: "{cert}", key_file: "{key}", {more} }}'
 
     def openssl(self, *arguments):
@@ -33,7 +33,7 @@ class Certificates:
         )
         return str(self.folder / f"{ca}.pem")
 
-    def make_leaf(self, leaf, extension):
+    def make_leaf(self, leaf, extension, days="2"):
         (self.folder / f"{leaf}.ext").write_text(extension)
         self.openssl(
             *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={leaf}"),
@@ -41,7 +41,7 @@ class Certificates:
         )
         self.openssl(
             *("x509", "-req", "-in", f"{leaf}.csr", "-CA", "ca.pem", "-CAkey", "ca.key"),
-            *("-CAcreateserial", "-days", "2", "-extfile", f"{leaf}.ext", "-out", f"{leaf}.pem"),
+            *("-CAcreateserial", "-days", days, "-extfile", f"{leaf}.ext", "-out", f"{leaf}.pem"),
         )
 
 

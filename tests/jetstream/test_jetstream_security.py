@@ -7,7 +7,7 @@ import nkeys
 import pytest
 
 from relay import devstack
-from relay.errors import BusLoginRefused, BusOutage
+from relay.errors import BusLoginRefused, BusOutage, SettingsError
 from relay.jetstream import BusOptions, servers
 from tests.jetstream.credentials import make_nkey, make_operator
 
@@ -96,3 +96,53 @@ async def test_secret_files_that_everybody_may_read_are_warned_of_once_each(
                 await bus.connect()
         told = [each.getMessage() for each in caplog.records if "may read" in each.getMessage()]
         assert len(told) == (3 if mode & 0o004 else 0)
+
+
+@pytest.mark.parametrize("option", ["token", "password", "nkey_seed"])
+async def test_a_secret_that_is_changed_while_we_run_is_read_anew_from_its_file(
+    open_bus, tmp_path, option
+):
+    file = tmp_path / "secret"
+    seeds = [make_nkey(nkeys.PREFIX_BYTE_USER, letter) for letter in (b"u", b"v")]
+    if option == "nkey_seed":
+        secrets = [seed for seed, _ in seeds]
+        rules = [f"authorization {{ users: [ {{ nkey: {public} }} ] }}" for _, public in seeds]
+    else:
+        secrets = ["first s3cret", "second s3cret"]
+        who = 'user: "ann", ' if option == "password" else ""
+        rules = [f'authorization {{ {who}{option}: "{secret}" }}' for secret in secrets]
+    user = {"user": "ann"} if option == "password" else {}
+    file.write_text(secrets[0])
+    with devstack.nats_server(rules[0]) as server:
+        files = ((option, str(file)),)
+        async with open_bus(server.url, secret_files=files, **user) as bus:
+            await bus.connect()
+            server.stop()
+            server._config.write_text(rules[1])
+            server.start()
+            await bus.close()
+            with pytest.raises(BusLoginRefused, match="Authorization Violation"):
+                await bus.connect()
+            file.write_text(f"{secrets[1]}\n")
+            await bus.connect()
+            await bus.close()
+            file.unlink()
+            with pytest.raises(SettingsError, match=f"nats {option}: {file}: No such file") as gone:
+                await bus.connect()
+            assert "s3cret" not in str(gone.value)
+
+
+async def test_a_certificate_that_has_expired_is_refused_by_either_side(open_bus, certificates):
+    certificates.make_leaf("expired", "subjectAltName=IP:127.0.0.1", days="-1")
+    old = {"leaf": "expired"}
+    with devstack.nats_server(certificates.server_config(**old)) as server:
+        async with open_bus(server.url, tls_ca=certificates.ca) as bus:
+            with pytest.raises(BusLoginRefused, match="certificate has expired"):
+                await bus.connect()
+    verify = f'ca_file: "{certificates.ca}", verify: true'
+    with devstack.nats_server(certificates.server_config(verify)) as server:
+        mine = {"tls_cert": str(certificates.folder / "expired.pem")}
+        mine["tls_key"] = str(certificates.folder / "expired.key")
+        async with open_bus(server.url, tls_ca=certificates.ca, **mine) as bus:
+            with pytest.raises(BusOutage):
+                await bus.connect()

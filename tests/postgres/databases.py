@@ -106,3 +106,16 @@ def rings(dsn: str) -> object:
     return execute(
         dsn, "select tgenabled::text = 'O' from pg_trigger where tgname = 'relay_notify'"
     )[0][0]
+
+
+@contextmanager
+def rules_before(person: psycopg.Connection, rules: str) -> Iterator[None]:
+    """Put ``rules`` before those of pg_hba.conf for the length of the block."""
+    (path,) = person.execute("show hba_file").fetchone() or ("",)
+    file = Path(path)
+    before = file.read_text(encoding="utf-8")
+    file.write_text(rules + before, encoding="utf-8")
+    person.execute("select pg_reload_conf()")
+    yield
+    file.write_text(before, encoding="utf-8")
+    person.execute("select pg_reload_conf()")

@@ -10,6 +10,8 @@ from psycopg.conninfo import make_conninfo
 from relay import devstack
 from relay.errors import StoreLoginRefused, StoreOutage
 from relay.postgres.session import Session
+from relay.settings import Settings
+from tests.postgres.databases import rules_before
 
 pytestmark = pytest.mark.anyio
 
@@ -26,14 +28,8 @@ def guarded(postgres_server: devstack.Postgres) -> Iterator[str]:
         person.execute("create role login_with_password login password 'right'")
         person.execute("create role login_rejected login")
         person.execute("create role login_not_allowed nologin")
-        (path,) = person.execute("show hba_file").fetchone() or ("",)
-        rules = Path(path)
-        before = rules.read_text(encoding="utf-8")
-        rules.write_text(RULES + before, encoding="utf-8")
-        person.execute("select pg_reload_conf()")
-        yield postgres_server.dsn
-        rules.write_text(before, encoding="utf-8")
-        person.execute("select pg_reload_conf()")
+        with rules_before(person, RULES):
+            yield postgres_server.dsn
         for role in ("with_password", "rejected", "not_allowed"):
             person.execute(f"drop role login_{role}")
 
@@ -67,3 +63,38 @@ async def test_an_absent_server_is_no_refused_login(guarded: str) -> None:
     with pytest.raises(StoreOutage) as outage:
         await Session.connect(make_conninfo(guarded, port="1"), "tester")
     assert not isinstance(outage.value, StoreLoginRefused)
+
+
+@pytest.mark.parametrize("form", ["PASSWORD", "DSN"])
+async def test_a_password_that_is_changed_while_we_run_is_read_anew_from_its_file(
+    guarded: str, tmp_path: Path, form: str
+) -> None:
+    """And from nowhere else: the connection string in the settings stays as it is."""
+    login = make_conninfo(guarded, user="login_with_password", password="right")
+    file, environ = tmp_path / "secret", {"RELAY_POSTGRES_DSN": login}
+
+    def say(password: str) -> None:
+        whole = make_conninfo(login, password=password, application_name="x")
+        file.write_text(f"{password if form == 'PASSWORD' else whole}\n")
+
+    say("right")
+    environ = {f"RELAY_POSTGRES_{form}_FILE": str(file)} | (environ if form == "PASSWORD" else {})
+    settings = Settings.load({}, environ)
+    async with await Session.connect(settings.conninfo, "tester"):
+        pass
+    with psycopg.connect(guarded, autocommit=True) as person:
+        person.execute("alter role login_with_password password 'newer: a b''c\\'")
+        with pytest.raises(StoreLoginRefused, match="password authentication failed"):
+            await Session.connect(settings.conninfo, "tester")
+        say("newer: a b'c\\")
+        async with await Session.connect(settings.conninfo, "tester"):
+            pass
+        file.write_text("")
+        with pytest.raises(StoreLoginRefused, match="password"):
+            await Session.connect(settings.conninfo, "tester")
+        file.unlink()
+        with pytest.raises(
+            StoreLoginRefused, match=f"no password can be read from {file}: No such"
+        ):
+            await Session.connect(settings.conninfo, "tester")
+        person.execute("alter role login_with_password password 'right'")

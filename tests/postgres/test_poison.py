@@ -8,13 +8,19 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from psycopg import errors, sql
 
 from relay import devstack
+from relay.core.event import Event
+from relay.core.subjects import fault_of
+from relay.jetstream.frames import frame_of, line_fault
 from relay.postgres.sqlfiles import text
 from tests.postgres.poison import CREATED_AT, GOOD, HARMLESS, ONE_OF, POISON, YEARS
 
@@ -230,3 +236,34 @@ def test_no_search_path_of_a_producer_s_gets_poison_past_the_rules(
 def test_every_rule_is_tried_here() -> None:
     rules = set(re.findall(r"rule := '(\w+)'", text("functions/publishable")))
     assert rules == {YEARS, *(name for _, name in POISON)}
+
+
+NASTY = st.text(st.sampled_from('a.*>$ \r\n\t\x7f\u00ad\u2028äü😀:-_/{}"\\'), max_size=12)
+TEXT = NASTY | st.text(max_size=8) | st.sampled_from(["orders.placed", "relay-1", "Nats-Msg-Id"])
+HEADERS = st.none() | st.dictionaries(TEXT, TEXT, max_size=3)
+
+
+def test_what_goes_in_by_any_text_can_be_framed_for_nats(one_dsn: str) -> None:
+    """R-FATE: whatever the adapter would refuse is refused at the door already."""
+    taken, connection = 0, psycopg.connect(one_dsn, autocommit=True)
+
+    @settings(max_examples=150, deadline=None)
+    @given(TEXT, st.none() | TEXT, st.none() | TEXT, HEADERS)
+    def write(subject: str, key: str | None, own_id: str | None, headers: Any) -> None:
+        nonlocal taken
+        row = {"subject": subject, "key": key, "idempotency_key": own_id}
+        row["headers"] = headers and json.dumps(headers)
+        try:
+            with connection.transaction(force_rollback=True):
+                by_insert(connection, GOOD | row)
+        except (psycopg.Error, UnicodeEncodeError):
+            return
+        taken += 1
+        assert fault_of(subject) is None
+        assert line_fault(subject, "_INBOX.x") is None
+        event = Event(1, "e", own_id or "relay-e", subject, key, datetime.now(UTC), headers, b"{}")
+        assert isinstance(frame_of(event, "_INBOX.x", 1 << 20), bytes)
+
+    with connection:
+        write()
+    assert taken > 10

@@ -6,6 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from relay.errors import SettingsError
 from relay.settings import Settings
@@ -14,6 +15,7 @@ from tests.settings.faults import CANARY, faults
 
 SECRETS = {
     "postgres_dsn": f"host=h password={CANARY}",
+    "postgres_password": CANARY,
     "nats_nkey_seed": CANARY,
     "nats_password": CANARY,
     "nats_token": CANARY,
@@ -107,7 +109,9 @@ def test_a_secret_that_everybody_can_read_is_a_warning(name, secret_file, toml):
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_is_not_in_anything_that_is_printed(name):
-    settings = Settings(**{name: SECRETS[name]}, **({"nats_user": "u"} if "pass" in name else {}))
+    settings = Settings(
+        **{name: SECRETS[name]}, **({"nats_user": "u"} if name == "nats_password" else {})
+    )
     shown = [repr(settings), str(settings), repr(settings.model_dump())]
     shown += [settings.model_dump_json(), repr(settings.model_dump(mode="json"))]
     shown += [repr(list(settings)), f"{vars(settings)}"]
@@ -138,6 +142,32 @@ def test_a_secret_under_a_misspelt_key_of_the_file_is_not_shown(toml):
     [fault] = faults({"config": toml(f'nats_pasword = "{CANARY}"\n')}, {})
     assert "did you mean nats_password?" in fault
     assert CANARY not in fault
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    ["host=h dbname=d", "postgresql://u@h/d", "postgresql://u:old@h/d", "password='o l d'", ""],
+)
+def test_postgres_password_stands_in_the_place_of_the_connection_string_s_own(dsn, secret_file):
+    named = {"RELAY_POSTGRES_DSN": dsn, "RELAY_POSTGRES_PASSWORD": f" '\\{CANARY}"}
+    found = conninfo_to_dict(Settings.load({}, named).conninfo)
+    assert found == conninfo_to_dict(dsn) | {"password": f" '\\{CANARY}"}
+
+
+def test_a_connection_string_in_a_file_without_a_password_is_handed_on_as_it_is(secret_file):
+    for dsn in ("host=h dbname=d", "postgresql://u@h/d", "postgresql://u@h/d?nonsense=1"):
+        named = {"RELAY_POSTGRES_DSN_FILE": secret_file(dsn)}
+        assert Settings.load({}, named).conninfo == dsn
+
+
+def test_a_secret_that_can_be_read_once_is_read_once():
+    reading, writing = os.pipe()
+    os.write(writing, CANARY.encode())
+    os.close(writing)
+    settings = Settings.load({}, {"RELAY_NATS_TOKEN_FILE": f"/dev/fd/{reading}"})
+    assert settings.nats_token.get_secret_value() == CANARY
+    assert settings.secret_files == {}
+    os.close(reading)
 
 
 def test_a_secret_loses_the_line_feed_that_its_file_ended_in():

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 
 import pytest
 from hypothesis import given
@@ -148,3 +149,57 @@ def test_any_environment_is_taken_or_refused_by_lines_of_faults(environ):
         return
     assert found
     assert not any("\n" in fault for fault in found)
+
+
+TOML_VALUES = st.sampled_from(
+    [
+        *(
+            "1",
+            "-1",
+            "1.5",
+            "nan",
+            "1e999",
+            "true",
+            '""',
+            '"x"',
+            '"5s"',
+            "[]",
+            '["a", 1]',
+            "{a = 1}",
+        ),
+        *(
+            "1979-05-27",
+            '"\\n"',
+            '"\\u0000"',
+            f'"{CANARY}@h"',
+            "0x10",
+            "[[1]]",
+            '"SU\\n"',
+            "9" * 5000,
+        ),
+    ]
+)
+
+
+@given(
+    st.text(max_size=30)
+    | st.dictionaries(
+        st.sampled_from([row[1][2:].replace("-", "_") for row in Settings.table()])
+        | st.sampled_from(["nats_token_file", "postgres_dsn_file", "nats", '"x y"']),
+        TOML_VALUES,
+        max_size=4,
+    ).map(lambda given: "\n".join(f"{name} = {value}" for name, value in given.items()))
+)
+def test_any_file_is_taken_or_refused_by_lines_of_faults(content):
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="replace") as file:
+        file.write(content)
+        file.flush()
+        try:
+            Settings.load({"config": file.name}, {})
+        except SettingsError as error:
+            found = error.faults
+        else:
+            return
+    assert found
+    assert not any("\n" in fault for fault in found)
+    assert CANARY not in "".join(found)
