@@ -122,10 +122,12 @@ class Restarts:
         self._stack.callback(relay.end)
         return relay
 
-    def kills(self, times: int, chance: random.Random) -> dict[str, Any]:
-        outstanding = 0
+    def kills(self, times: int, minutes: float, chance: random.Random) -> dict[str, Any]:
+        done = outstanding = 0
+        over = time.monotonic() + 60 * minutes
         with Load(self._dsn, producers=3):
-            for _ in range(times):
+            while done < times and time.monotonic() < over:
+                done += 1
                 relay, before = self.start(), delivered(self._dsn)
                 until(lambda before=before: delivered(self._dsn) > before, PATIENCE)
                 threading.Event().wait(chance.uniform(0.0, 1.0))
@@ -136,7 +138,7 @@ class Restarts:
         self._settled(relay)
         code, found, report = audit(self._dsn, self._url, STREAM, "--grace", "0s")
         return {
-            "kills": times,
+            "kills": done,
             "outstanding": outstanding,
             "events": report["matched"],
             "findings": sorted({kind for kind, *_ in found}),
@@ -209,6 +211,7 @@ class Restarts:
 def main(
     *,
     kills: Annotated[int, typer.Option(min=0)] = 200,
+    minutes: Annotated[float, typer.Option(help="Kill no longer.")] = 60.0,
     starts: Annotated[int, typer.Option(min=0)] = 50,
     tail: Annotated[int, typer.Option(min=0, help="Needs Linux.")] = 1_000_000,
     windowed: Annotated[bool, typer.Option("--windowed", help="Without fast ingest.")] = False,
@@ -228,7 +231,7 @@ def main(
         streams.make(server.url, STREAM, "orders.>", **shape)
         restarts = Restarts(pg.dsn, server.url, Path(folder), stack)
         if kills:
-            found["killed"] = restarts.kills(kills, random.Random(chosen))
+            found["killed"] = restarts.kills(kills, minutes, random.Random(chosen))
         if starts:
             found["started"] = restarts.starts(starts)
         if tail:
