@@ -31,7 +31,7 @@ LOSS = (
     ),
     Bug(
         "a row that can't be read is skipped",
-        DELIVER,
+        "relay/engine/link.py",
         '                return [Refused(f"the row can\'t be read: {unreadable[events[0].id]}")]\n',
         "                return [Stored()]\n",
         (MODEL,),

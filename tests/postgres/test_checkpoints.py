@@ -153,7 +153,7 @@ async def test_a_late_committer_with_a_low_id_comes_again_as_well(shop: Shop) ->
         await late.commit()
     page = await store.read(100)
     assert [event.id for event in page.events] == [1]
-    store.checkpoints._next_at = 0.0
+    store.checkpoints._next_at.clear()
     await store.settle(Settlement(page.position, tips=[replace(TIP, seq=2)], top_id=1))
     await go_back(store, 1)
     await store.close()
@@ -175,7 +175,7 @@ async def test_two_streams_that_are_behind_go_back_to_the_earlier_place(shop: Sh
     store = await shop.lead()
     await shop.deliver(store, 1)
     early = Checkpoint(replace(TIP, stream="T", seq=1))
-    store.checkpoints._next_at = 0.0
+    store.checkpoints._next_at.clear()
     await store.settle(Settlement(None, tips=[early.tip]))
     for seq in (2, 3):
         await shop.deliver(store, seq)
@@ -196,7 +196,7 @@ async def test_what_left_the_parked_is_parked_again_and_due(shop: Shop) -> None:
     (event,) = page.events
     refused = Parking(event.id, event.event_id, 1, 0.0, error="too large")
     await store.settle(Settlement(page.position, [refused]))
-    store.checkpoints._next_at = 0.0
+    store.checkpoints._next_at.clear()
     tip = replace(TIP, seq=2)
     await store.settle(Settlement(None, unparked=[event.event_id], tips=[tip]))
     await store.tend(60.0)
