@@ -132,8 +132,9 @@ def main(  # noqa: PLR0917 - a command line
     events: Annotated[int, typer.Option()] = 0,
     samples: Annotated[bool, typer.Option()] = False,
     delays: Annotated[bool, typer.Option()] = False,
+    retention: Annotated[str, typer.Option()] = "1h",
 ) -> None:
-    settings = Settings(postgres_dsn=dsn, nats_url=nats_url, stream=stream, retention="1h")
+    settings = Settings(postgres_dsn=dsn, nats_url=nats_url, stream=stream, retention=retention)
     uvloop = {"use_uvloop": True}
     with exported(serving=False):
         freeze()
