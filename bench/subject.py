@@ -141,12 +141,13 @@ def main(  # noqa: PLR0917 - a command line
     samples: Annotated[bool, typer.Option()] = False,
     delays: Annotated[bool, typer.Option()] = False,
     http: Annotated[int, typer.Option()] = 0,
+    retention: Annotated[str, typer.Option()] = "1h",
 ) -> None:
     settings = Settings(
         postgres_dsn=dsn,
         nats_url=nats_url,
         stream=None if stream == "-" else stream,
-        retention="1h",
+        retention=retention,
         http=f"127.0.0.1:{http}" if http else "off",
     )
     uvloop = {"use_uvloop": True}

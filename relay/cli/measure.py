@@ -90,16 +90,17 @@ async def _measured(settings: Settings, seconds: float, payload: str) -> dict[st
     from relay.postgres.measure import Bystander, made
     from relay.postgres.session import Session
 
-    dsn = settings.conninfo
-    with progress_bar("measuring") as progress:
-        async with made(dsn) as scratch, await Session.connect(dsn, "bystander") as beside:
-            bystander = Bystander(beside)
+    dsn, found = settings.conninfo, dict[str, Any]()
+    async with await Session.connect(dsn, "bystander") as session:
+        bystander = Bystander(session)
+        with progress_bar("measuring") as progress:
             await bystander.begin()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(bystander.watch)
-                found = await _phases(settings, scratch, seconds, payload, progress)
+                async with made(dsn) as scratch:
+                    found = await _phases(settings, scratch, seconds, payload, progress)
                 tasks.cancel_scope.cancel()
-            return found | _others(bystander)
+    return found | _others(bystander)
 
 
 async def _phases(
