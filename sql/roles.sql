@@ -73,6 +73,7 @@ begin
             or r.oid = (select n.nspowner from pg_namespace as n where n.oid = home))
        and r.rolname not in (owner, 'pg_database_owner')
        and not pg_has_role(r.rolname, owner, 'usage')
+       and not pg_has_role(owner, r.rolname, 'member')  -- a rename that is taken back: no circle
   loop
     begin
       execute format('grant %I to %I', owner, thing.rolname);

@@ -46,12 +46,12 @@ STAGES: Final = (
     (
         "login",
         r"password authentication failed",
-        "alter role {user} password '…', or mend the password in RELAY_POSTGRES_DSN or its _FILE",
+        "alter role {user} password '…', or mend RELAY_POSTGRES_DSN or _PASSWORD, or its _FILE",
     ),
     (
         "login",
-        r"no password supplied",
-        "give a password: in RELAY_POSTGRES_DSN_FILE, PGPASSWORD or PGPASSFILE",
+        r"no password (supplied|can be read)",
+        "give one: in RELAY_POSTGRES_PASSWORD_FILE, RELAY_POSTGRES_DSN_FILE or PGPASSFILE",
     ),
     (
         "login",

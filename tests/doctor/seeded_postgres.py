@@ -42,6 +42,15 @@ REFUSED = [
         user="postgres",
     ),
     Case(
+        "no file of the password",
+        "login",
+        FAULT,
+        "no password can be read from /nowhere: No such file",
+        "RELAY_POSTGRES_PASSWORD_FILE",
+        dsn={"passfile": "password:/nowhere"},
+        user="postgres",
+    ),
+    Case(
         "no such role",
         "login",
         FAULT,

@@ -293,6 +293,10 @@ async def test_a_renamed_schema_is_refused_until_it_is_migrated(
         assert len(list(relay.notifies(timeout=20, stop_after=1))) == 1
     execute(database, f"select * from {new}.status, {new}.pending")
 
+    execute(database, f"alter schema {new} rename to {old}")
+    assert applied(await migrations.migrate(database, old)) == APPLIED[:1]
+    execute(database, f"set role {old}_producer; select {old}.emit('a.b', '1')")
+
 
 async def test_a_trigger_that_was_dropped_by_hand_is_put_back(outbox_dsn: str) -> None:
     for name in ("relay_notify", "refuse_truncate"):
