@@ -10,10 +10,10 @@
 -- returns  stream, seq, after_id, up_to_id, gone_from, gone_to of each stream; no row if another term
 --          has begun
 -- reads    an entry of the primary key behind top_id; the unparked since the checkpoint
--- locks    the cursor row, the checkpoints' rows
+-- locks    the cursor row, the checkpoints' rows, the marks
 --
--- What was published since is new again. A relay that dies now, or while it publishes, goes on from
--- here. Parked events that were stored since are parked again, and due.
+-- What was published since is new again, and so is its retention. A relay that dies now, or while it
+-- publishes, goes on from here. Parked events that were stored since are parked again, and due.
 with was as materialized (
   select c.base, c.target, c.last_id,
          coalesce((select max(k.top_id) from :"schema".checkpoint as k), 0) as up_to_id,
@@ -40,6 +40,11 @@ forgotten as (
    using unnest(%(forget_streams)s::text[], %(forget_numbers)s::bigint[]) as f (stream, number)
    where k.stream = f.stream
      and k.number = f.number
+     and exists (select from back)
+),
+unmarked as (
+  delete from :"schema".settled as s
+   where pg_snapshot_xmax(s.base) >= pg_snapshot_xmax(%(base)s::pg_snapshot)
      and exists (select from back)
 ),
 unknown as (

@@ -221,6 +221,27 @@ async def test_rows_past_their_retention_are_named(shop: Shop) -> None:
     assert (setback.gone_from, setback.gone_to) == (2, 3)
 
 
+async def test_what_is_to_be_published_again_outlives_its_retention_however_long_that_takes(
+    shop: Shop,
+) -> None:
+    """NATS is away again, say. It was settled longer ago than the retention, and is new again."""
+    store = await shop.lead()
+    for seq in (1, 2, 3):
+        await shop.deliver(store, seq)
+    await store.tend(60.0)
+    await go_back(store, 1)
+    await store.close()
+    await shop.ask("update relay.settled set settled_at = now() - '1 hour'::interval returning 1")
+    store = await shop.lead()
+    assert [await store.tend(60.0) for _ in range(2)] == [0, 0]
+    page = await store.read(100)
+    assert [event.id for event in page.events] == [2, 3]
+    await store.settle(Settlement(page.position, tips=[replace(TIP, seq=3)], top_id=3))
+    assert await store.tend(60.0) == 0  # its retention begins anew
+    await shop.ask("update relay.settled set settled_at = now() - '1 hour'::interval returning 1")
+    assert await store.tend(60.0) > 0
+
+
 async def test_of_checkpoints_of_another_cluster_stays_the_one_before_its_rows(shop: Shop) -> None:
     store = await shop.lead()
     for seq in (1, 2, 3, 4):
