@@ -1,8 +1,8 @@
 -- rewind: go back to what streams still hold, in one step, and end the term (R-LOSS).
 --
 -- takes    epoch, holder: the term that does it; epoch null: a person does, whoever leads
---          base, target, last_id: where to read on; top_id (bigint), since (timestamptz): of the checkpoint
---          this is; pruned (boolean): rows behind it may have been
+--          base, target, last_id: where to read on; top_id (bigint), since (timestamptz), back_to
+--          (text) and back_number (bigint), its stream and number: of the checkpoint this is; pruned (boolean): rows behind it may have been
 --          deleted; streams (text[]), seqs (bigint[]), side by side: what has lost messages, and up
 --          to where each still holds them; forget_streams (text[]), forget_numbers (bigint[]): the
 --          checkpoints that are not true any more; bare_streams, bare_created (text[]): streams that
@@ -64,7 +64,13 @@ parked_again as (
          u.event_id, u.id, u.key, u.subject, u.created_at, u.retries, clock_timestamp(),
          'its stream has lost it: to be published again'
     from :"schema".unparked as u
-   where (%(since)s::timestamptz is null or u.unparked_at > %(since)s::timestamptz)
+   where (%(since)s::timestamptz is null
+          or u.unparked_at > %(since)s::timestamptz
+          -- the clock was set back: transaction ids tell, for as long as they are not used anew
+          or age(u.xmin) < (select age(k.xmin)
+                              from :"schema".checkpoint as k
+                             where k.stream = %(back_to)s::text
+                               and k.number = %(back_number)s::bigint))
      and exists (select from back)
    order by u.event_id, u.unparked_at desc
       on conflict (event_id) do nothing
