@@ -7,6 +7,7 @@ raises these three and no other.
 """
 
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
@@ -109,6 +110,12 @@ _CONFIG: Final[dict[str, type]] = {
     **dict.fromkeys(("max_msg_size", "num_replicas", "duplicate_window"), int),
     **dict.fromkeys(("mirror", "metadata"), dict),
 }
+LARGEST: Final = (1 << 63) - 1
+"""What Postgres keeps, of a sequence that begins where its stream's ``first_seq`` says."""
+
+_FILTER: Final = re.compile(r"[^\x00\ud800-\udfff]{1,255}")
+"""What can take an event's subject, of at most 255 bytes; the server takes any other one, too."""
+
 _STATE: Final = ("messages", "bytes", "first_seq", "last_seq", "consumer_count")
 
 
@@ -123,9 +130,11 @@ def read_stream_info(answer: object) -> StreamInfo | None:
     }
     subjects, state, domain = config.get("subjects"), answer.get("state"), answer.get("domain", "")
     if isinstance(subjects, list):
-        kept["subjects"] = [each for each in subjects if isinstance(each, str)]
+        kept["subjects"] = [
+            each for each in subjects if isinstance(each, str) and _FILTER.fullmatch(each)
+        ]
     state = state if isinstance(state, dict) else {}
-    figures = {field: whole(state.get(field)) or 0 for field in _STATE}
+    figures = {field: min(whole(state.get(field)) or 0, LARGEST) for field in _STATE}
     texts = [each if isinstance(each, str) else "" for each in (domain, answer.get("created"))]
     return StreamInfo(name, kept, figures, *texts)
 

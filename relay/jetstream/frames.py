@@ -51,6 +51,9 @@ def instant(moment: datetime) -> str:
     )
 
 
+_NO_ID = "the message id is empty: JetStream could not tell a repeat"
+_NO_PAYLOAD = "the event has no payload"  # a row of before the outbox's rules
+
 _FIXED = len("NATS/1.0\r\nNats-Msg-Id: \r\nRelay-Event-Id: \r\nRelay-Created-At: \r\n\r\n")
 
 
@@ -75,8 +78,8 @@ def frame_of(event: Event, reply: str, max_bytes: int, no_ttl: str = "") -> byte
         ids += "".join(own.values())
     if "\n" in ids or "\r" in ids or "\0" in ids:
         return Refused("a header, the key or the message id holds CR, LF or NUL")
-    if not message_id:
-        return Refused("the message id is empty: JetStream could not tell a repeat")
+    if not message_id or payload is None:
+        return Refused(_NO_PAYLOAD if message_id else _NO_ID)
     length = _FIXED + len(message_id) + len(event_id) + len(at) + len(more)
     size = length + len(payload)
     frame = (

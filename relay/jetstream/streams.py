@@ -20,7 +20,7 @@ from relay.core.event import Event
 from relay.core.outcome import Held, Outcome, Stored
 from relay.core.subjects import matches
 from relay.jetstream.answers import BatchAck, Expected, out
-from relay.jetstream.api import WINDOWED, StreamInfo
+from relay.jetstream.api import LARGEST, WINDOWED, StreamInfo
 from relay.jetstream.weaknesses import Weakness, weaknesses
 
 log = logging.getLogger(__name__)
@@ -35,9 +35,6 @@ TTL_UNSEEN = (
     "the event has a ttl, and whether its stream keeps it (allow_msg_ttl, nats-server 2.11 and"
     " later) can't be seen: allow $JS.API.INFO, $JS.API.STREAM.LIST and $JS.API.STREAM.INFO.*"
 )
-
-_LARGEST_SEQ = (1 << 63) - 1
-"""What Postgres keeps."""
 
 _PATIENCE_AFTER_SILENCE = 0.8
 """s. Other streams' events wait as long as a try of a stream that was silent."""
@@ -87,7 +84,7 @@ class Stream:
     def stored_at(self, seq: int, message_id: str, *, sure: bool) -> None:
         """Note a message that was stored."""
         if self.newest is None or seq > self.newest[0]:
-            self.newest = min(seq, _LARGEST_SEQ), message_id, sure
+            self.newest = min(seq, LARGEST), message_id, sure
             self.moved.add(self)
 
     def batch_stored(self, ack: BatchAck, message_id: str) -> None:

@@ -178,6 +178,8 @@ async def rewind(
         "last_id": position.last_id,
         "top_id": back.top_id,
         "since": back.at,
+        "back_to": back.tip.stream,
+        "back_number": back.number,
         "pruned": back.position is None or back.age > retention,
         "streams": list(held),
         "seqs": [each.tip.seq for each in held.values()],

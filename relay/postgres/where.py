@@ -17,7 +17,7 @@ from relay.postgres.sqlfiles import load
 
 _DEADLINE: Final = 60.0
 _LARGEST_ID: Final = (1 << 63) - 1
-_OWN_ID: Final = re.compile(r"relay-([0-9a-f-]{36})(?:-\d+)?")
+_OWN_ID: Final = re.compile(r"relay-([0-9a-f-]{36})(?:-r\d+)?(?:-\d+)?")
 _TRACE: Final = re.compile(r"(?:[0-9a-f]{2}-)?([0-9a-f]{32})(?:-[0-9a-f]{16}(?:-[0-9a-f]{2}.*)?)?")
 
 NAMES: Final = ("id", "event_id", "idempotency_key", "key", "trace")

@@ -59,7 +59,7 @@ begin
   insert into parked (
     event_id, id, key, subject, created_at, retries, next_attempt_at, last_error, replay
   )
-  select o.event_id, o.id, o.key, o.subject,
+  select o.event_id, o.id, left(o.key, 500), o.subject,
          case when o.created_at between '0001-01-01 UTC'::timestamptz and '9999-12-31 UTC'::timestamptz
               then o.created_at else clock_timestamp() end,
          case when this.same_id then (

@@ -12,8 +12,8 @@
 -- 22. Its own error says more than Postgres's, which would quote the row: no payload belongs in a
 -- log.
 --
--- Runs with the producer's rights and search_path, so every name and operator is qualified. (A SET
--- clause would cost as much as the rules.)
+-- Runs with the producer's rights and settings, so every name and operator is qualified, and a
+-- literal with a backslash is an E'' one. (A SET clause would cost as much as the rules.)
 --
 -- A relay that writes a new xid into rows of another cluster writes nothing that it could mend.
 -- With the setting relay.restamp on, a login that may delete from the outbox passes whatever the
@@ -37,7 +37,7 @@ declare
   rule pg_catalog.text;
   why  pg_catalog.text;
 begin
-  if pg_catalog.regexp_like(subject, '^[A-Za-z0-9-][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*$')
+  if pg_catalog.regexp_like(subject, '^[A-Za-z0-9-][A-Za-z0-9_-]*(?:[.][A-Za-z0-9_-]+)*$')
      and pg_catalog.octet_length(subject) operator(pg_catalog.<=) 255
      and (key is null
           or pg_catalog.regexp_like(key, '^[!-~]+$')
@@ -68,7 +68,7 @@ begin
              and pg_catalog.octet_length(headers::pg_catalog.text) operator(pg_catalog.<=) 32768
              and not pg_catalog.jsonb_path_exists(
                headers,
-               'strict $.keyvalue() ? (
+               E'strict $.keyvalue() ? (
                   @.value.type() != "string"
                   || !(@.key like_regex "^[!#$%&''*+.^_`|~0-9A-MO-QS-Za-mo-qs-z-][!#$%&''*+.^_`|~0-9A-Za-z-]*$")
                   || @.value like_regex "[\\u0001-\\u001f\\u007f-\\u009f\\u2028\\u2029]")'))
@@ -86,18 +86,18 @@ begin
   if pg_catalog.octet_length(subject) operator(pg_catalog.>) 255 then
     rule := 'outbox_subject_is_at_most_255_bytes';
     why  := 'a subject has at most 255 bytes';
-  elsif pg_catalog.regexp_like(subject, '(^|\.)(\.|$)') then
+  elsif pg_catalog.regexp_like(subject, '(^|[.])([.]|$)') then
     rule := 'outbox_subject_has_no_empty_token';
     why  := 'a subject is made of tokens with one dot between them, and none at its ends';
   elsif pg_catalog.regexp_like(subject, '[*>]') then
     rule := 'outbox_subject_has_no_wildcard';
     why  := 'an event is published to one literal subject, without * and >';
-  elsif pg_catalog.regexp_like(subject, '^(\$|_INBOX)') then
+  elsif pg_catalog.regexp_like(subject, '^([$]|_INBOX)') then
     rule := 'outbox_subject_does_not_begin_with_dollar_or_inbox';
     why  := 'subjects that begin with $ or _INBOX belong to NATS itself';
   elsif pg_catalog.regexp_like(
     subject,
-    '[\u0001-\u0020\u007f-\u00a0\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]'
+    E'[\u0001-\u0020\u007f-\u00a0\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]'
   ) then
     rule := 'outbox_subject_has_no_space_or_control_character';
     why  := 'a subject has no spaces, control characters or invisible ones';
@@ -111,7 +111,7 @@ begin
     why  := 'key has 1 to 255 bytes, or is null';
   elsif pg_catalog.regexp_like(
     key,
-    '[\u0001-\u001f\u007f-\u009f\u2028\u2029]|^[\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]|[\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]$'
+    E'[\u0001-\u001f\u007f-\u009f\u2028\u2029]|^[\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]|[\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]$'
   ) then
     rule := 'outbox_key_has_no_control_character_or_outer_space';
     why  := 'key has no control characters, and no space at either end';
@@ -122,7 +122,7 @@ begin
     why  := 'idempotency_key has 1 to 255 bytes, or is null';
   elsif pg_catalog.regexp_like(
     idempotency_key,
-    '[\u0001-\u001f\u007f-\u009f\u2028\u2029]|^[\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]|[\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]$'
+    E'[\u0001-\u001f\u007f-\u009f\u2028\u2029]|^[\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]|[\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]$'
   ) then
     rule := 'outbox_idempotency_key_has_no_control_character_or_outer_space';
     why  := 'idempotency_key has no control characters, and no space at either end';
@@ -151,7 +151,7 @@ begin
     rule := 'outbox_header_names_do_not_begin_with_nats_or_relay';
     why  := 'headers whose names begin with Nats- or Relay- belong to the server and the relay';
   elsif pg_catalog.jsonb_path_exists(
-    headers, 'strict $.* ? (@ like_regex "[\\u0001-\\u001f\\u007f-\\u009f\\u2028\\u2029]")'
+    headers, E'strict $.* ? (@ like_regex "[\\u0001-\\u001f\\u007f-\\u009f\\u2028\\u2029]")'
   ) then
     rule := 'outbox_header_values_have_no_control_character';
     why  := 'a header''s value has no control characters or line breaks';

@@ -6,11 +6,12 @@
 --          event_ids (text[] of uuids): null asks for nothing; limit_rows (bigint)
 -- returns  at most limit_rows rows in the order of id; is_gone says that the outbox has the event's
 --          row no more; waits_for is the parked event of the same key that has to go first; total
---          counts every match; as_of is the clock
+--          counts every match; as_of is the clock, or when the last of them died: it may have been set
+--          back since
 -- reads    the parked once over; for the rows returned the index (key, id), and the outbox by id
 -- locks    nothing
 with matching as materialized (
-  select p.id, p.event_id
+  select p.id, p.event_id, p.dead_at
     from :"schema".parked as p
    where (p.dead_at is not null or %(parked)s::boolean and p.replay is null)
      and (%(ids)s::bigint[] is null
@@ -42,7 +43,7 @@ select p.id, p.event_id::text, p.subject, p.key, p.attempts, p.retries, p.create
        end as waits_for,
        o.id is null as is_gone,
        (select count(*) from matching) as total,
-       clock_timestamp() as as_of
+       greatest(clock_timestamp(), (select max(m.dead_at) from matching as m)) as as_of
   from (
     select m.event_id from matching as m order by m.id, m.event_id limit %(limit_rows)s::bigint
   ) as shown

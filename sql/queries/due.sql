@@ -135,8 +135,8 @@ select d.id, d.event_id::text,
        end::float8 as age,
        d.gone, d.replay
   from (
-    select p.id, p.event_id, p.subject, p.key, p.attempts, p.retries, p.held_by, p.first_refused_at,
-           p.replay, r.same_id,
+    select p.id, p.event_id, p.subject, coalesce(o.key, p.key) as key, p.attempts, p.retries,
+           p.held_by, p.first_refused_at, p.replay, r.same_id,
            o.id is null as gone, coalesce(o.created_at, p.created_at) as created_at,
            o.idempotency_key, o.headers, o.ttl, o.payload, o.payload_bytes,
            sum(b.bytes) over (order by c.depth, c.id rows unbounded preceding) - b.bytes

@@ -108,10 +108,11 @@ select case
            or (select count(*) from further) < %(exact_up_to)s::bigint
               and (select c.target is not null from c)
          then (select count(*) from waiting)
-         else greatest(
-           %(exact_up_to)s::bigint,
-           (select max(o.id) from :"schema".outbox as o) - (select min(w.id) from waiting as w) + 1
-         )
+         else greatest(%(exact_up_to)s::bigint, least(
+           (select max(o.id)::numeric from :"schema".outbox as o)
+           - (select min(w.id) from waiting as w) + 1,
+           9223372036854775807
+         )::bigint)
        end as undelivered,
        greatest(coalesce(extract(epoch from clock.now - least(
          (select min(w.created_at) from waiting as w where isfinite(w.created_at)),

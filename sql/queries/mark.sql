@@ -5,7 +5,8 @@
 --          null): where the cursor row was last
 -- returns  now (timestamptz)
 -- reads    the marks: about twenty
--- locks    the marks it deletes and shifts
+-- locks    the marks it deletes and shifts; when the clock was put forward, what left the parked and
+--          the checkpoints, which keep their age, too
 --
 -- A mark is due after a sixteenth of the retention. One that is newer than the clock is of a time
 -- that has not come: it goes, and retention begins again for what it stood for. Of those past
@@ -34,6 +35,18 @@ moved as (
     from usable as u
    where u.settled_at = s.settled_at
      and u.moved_to <> u.settled_at
+),
+kept as (
+  update :"schema".unparked as u
+     set unparked_at = least(u.unparked_at + %(jump)s::interval, c.now)
+    from clock as c
+   where %(jump)s::interval > '0'
+),
+checked as (
+  update :"schema".checkpoint as k
+     set settled_at = least(k.settled_at + %(jump)s::interval, c.now)
+    from clock as c
+   where %(jump)s::interval > '0'
 ),
 noted as (
   insert into :"schema".settled (settled_at, base)

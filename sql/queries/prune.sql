@@ -10,12 +10,13 @@
 -- locks    the deleted rows, which nobody else touches
 --
 -- Only what the newest mark past retention sees may go: a late committer can sit at a low id, not
--- yet read, and a window under way is not behind the base before its end. And nothing to which a
+-- yet read, and a window under way is not behind the base before its end. Nor what the cursor does
+-- not see now: it has gone back where a stream lost messages. And nothing to which a
 -- parked event refers: an anti-join costs 0.4 us a row, a foreign key 15. What left the parked stays
 -- for the retention, too: its settlement was later than its place says. Nor what a replay under way
 -- has still to mark.
 with mark as materialized (
-  select s.base
+  select s.base, k.base as now_base
     from :"schema".settled as s, :"schema".cursor as k
    where s.settled_at <= clock_timestamp() - %(retention)s::interval
      and k.ctid = coalesce((select c.ctid from :"schema".cursor as c where c.ctid = %(at)s::tid),
@@ -40,6 +41,7 @@ gone as (
            select c.place
              from chunk as c, mark as m
             where pg_visible_in_snapshot(c.xid, m.base)
+              and pg_visible_in_snapshot(c.xid, m.now_base)
               and not exists (select from :"schema".parked as p where p.id = c.id)
               and not exists (
                     select from :"schema".unparked as u

@@ -1,8 +1,8 @@
 -- rewind: go back to what streams still hold, in one step, and end the term (R-LOSS).
 --
 -- takes    epoch, holder: the term that does it; epoch null: a person does, whoever leads
---          base, target, last_id: where to read on; top_id (bigint), since (timestamptz): of the checkpoint
---          this is; pruned (boolean): rows behind it may have been
+--          base, target, last_id: where to read on; top_id (bigint), since (timestamptz), back_to
+--          (text) and back_number (bigint), its stream and number: of the checkpoint this is; pruned (boolean): rows behind it may have been
 --          deleted; streams (text[]), seqs (bigint[]), side by side: what has lost messages, and up
 --          to where each still holds them; forget_streams (text[]), forget_numbers (bigint[]): the
 --          checkpoints that are not true any more; bare_streams, bare_created (text[]): streams that
@@ -10,10 +10,10 @@
 -- returns  stream, seq, after_id, up_to_id, gone_from, gone_to of each stream; no row if another term
 --          has begun
 -- reads    an entry of the primary key behind top_id; the unparked since the checkpoint
--- locks    the cursor row, the checkpoints' rows
+-- locks    the cursor row, the checkpoints' rows, the marks
 --
--- What was published since is new again. A relay that dies now, or while it publishes, goes on from
--- here. Parked events that were stored since are parked again, and due.
+-- What was published since is new again, and so is its retention. A relay that dies now, or while it
+-- publishes, goes on from here. Parked events that were stored since are parked again, and due.
 with was as materialized (
   select c.base, c.target, c.last_id,
          coalesce((select max(k.top_id) from :"schema".checkpoint as k), 0) as up_to_id,
@@ -42,6 +42,11 @@ forgotten as (
      and k.number = f.number
      and exists (select from back)
 ),
+unmarked as (
+  delete from :"schema".settled as s
+   where pg_snapshot_xmax(s.base) >= pg_snapshot_xmax(%(base)s::pg_snapshot)
+     and exists (select from back)
+),
 unknown as (
   insert into :"schema".checkpoint (
     stream, ring, number, created, seq, message_id, sure, after_seq, base, last_id, top_id
@@ -59,7 +64,13 @@ parked_again as (
          u.event_id, u.id, u.key, u.subject, u.created_at, u.retries, clock_timestamp(),
          'its stream has lost it: to be published again'
     from :"schema".unparked as u
-   where (%(since)s::timestamptz is null or u.unparked_at > %(since)s::timestamptz)
+   where (%(since)s::timestamptz is null
+          or u.unparked_at > %(since)s::timestamptz
+          -- the clock was set back: transaction ids tell, for as long as they are not used anew
+          or age(u.xmin) < (select age(k.xmin)
+                              from :"schema".checkpoint as k
+                             where k.stream = %(back_to)s::text
+                               and k.number = %(back_number)s::bigint))
      and exists (select from back)
    order by u.event_id, u.unparked_at desc
       on conflict (event_id) do nothing

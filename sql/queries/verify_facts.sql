@@ -14,7 +14,7 @@ with outbox as (
 ),
 sequence as (
   select s.seqcache, s.seqincrement, s.seqcycle,
-         case when v.is_called then v.last_value + s.seqincrement else v.last_value end as next_id,
+         case when v.is_called then v.last_value::numeric + s.seqincrement else v.last_value end as next_id,
          s.seqrelid::regclass::text as name
     from pg_sequence as s, :"schema".outbox_id_seq as v
    where s.seqrelid = (quote_ident(:'schema') || '.outbox_id_seq')::regclass

@@ -68,7 +68,11 @@ waiting as materialized (
    where not pg_visible_in_snapshot(o.xid, c.base)
 ),
 backlog as (
-  select least(count(distinct w.id), 10000) as events, min(w.created_at) as oldest_created_at
+  select least(count(distinct w.id), 10000) as events,
+         -- of what can be read: an owner may have written anything
+         min(w.created_at) filter (where w.created_at
+           between '0001-01-01 UTC'::timestamptz and '9999-12-31 UTC'::timestamptz)
+           as oldest_created_at
     from waiting as w
 ),
 replayed as materialized (

@@ -311,6 +311,7 @@ async def test_poison_is_refused_here_even_if_it_passed_the_door(world, make_eve
             make_event(f"{name}.a", headers={"a": "b\r\nc: d"}),
             make_event(f"{name}.a", headers={"a: b\r\nc": "d"}),
             make_event(f"{name}.a", headers={"a": 1}),
+            make_event(f"{name}.a", payload=None),  # as a row is that has none of both
             make_event(f"{name}.*"),
             make_event(f"{name}..a"),
             make_event("$JS.API.STREAM.PURGE." + name),

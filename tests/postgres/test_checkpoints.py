@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -209,6 +210,50 @@ async def test_what_left_the_parked_is_parked_again_and_due(shop: Shop) -> None:
     assert (await store.checkpoints.delivered([event.id])).get(event.id, True) is True
 
 
+async def test_what_left_the_parked_comes_again_though_the_clock_was_set_back_before_it(
+    shop: Shop,
+) -> None:
+    store = await shop.lead()
+    await shop.emit(2)
+    page = await store.read(100)
+    refused = [Parking(each.id, each.event_id, 1, 0.0, error="no") for each in page.events]
+    await store.settle(Settlement(page.position, refused))
+    for seq, event in enumerate(page.events, 1):
+        store.checkpoints._next_at = 0.0
+        tip = replace(TIP, seq=seq)
+        await store.settle(Settlement(None, unparked=[event.event_id], tips=[tip]))
+    await shop.ask(
+        "update relay.unparked set unparked_at = unparked_at - '1 h'::interval where id = 2"
+        " returning id"
+    )
+    await go_back(store, 1)
+    assert await shop.ask("select id from relay.parked") == [(2,)]
+
+
+async def test_what_left_the_parked_keeps_its_age_when_the_clock_is_put_forward(shop: Shop) -> None:
+    """The clock can't be set for a test: all that has a time moves the other way."""
+    store = await shop.lead()
+    await shop.emit(1)
+    page = await store.read(100)
+    (event,) = page.events
+    refused = Parking(event.id, event.event_id, 1, 0.0, error="no")
+    await store.settle(Settlement(page.position, [refused]))
+    await store.settle(Settlement(None, unparked=[event.event_id], tips=[TIP]))
+    await store.tend(900.0)
+    wall, here = store._housekeeping._clocks or (None, 0.0)
+    assert wall is not None
+    for table, column in (("settled",) * 2, ("unparked",) * 2, ("checkpoint", "settled")):
+        await shop.ask(
+            f"update relay.{table} set {column}_at = {column}_at - '1 h'::interval returning 1"
+        )
+    store._housekeeping._clocks = wall - timedelta(hours=1), here
+    assert [await store.tend(900.0) for _ in range(2)] == [0, 0]
+    young = "now() - unparked_at < '1 min'"
+    assert await shop.ask(f"select {young} from relay.unparked") == [(True,)]
+    (ring,) = (await store.checkpoints.ring(["S"])).values()
+    assert ring[0].age < 60
+
+
 async def test_rows_past_their_retention_are_named(shop: Shop) -> None:
     shop.outbox._retention = 0.0
     store = await shop.lead()
@@ -219,6 +264,27 @@ async def test_rows_past_their_retention_are_named(shop: Shop) -> None:
     (setback,) = await store.checkpoints.rewind({"S": ring[-1]})
     assert (setback.after_id, setback.up_to_id) == (1, 5)
     assert (setback.gone_from, setback.gone_to) == (2, 3)
+
+
+async def test_what_is_to_be_published_again_outlives_its_retention_however_long_that_takes(
+    shop: Shop,
+) -> None:
+    """NATS is away again, say. It was settled longer ago than the retention, and is new again."""
+    store = await shop.lead()
+    for seq in (1, 2, 3):
+        await shop.deliver(store, seq)
+    await store.tend(60.0)
+    await go_back(store, 1)
+    await store.close()
+    await shop.ask("update relay.settled set settled_at = now() - '1 hour'::interval returning 1")
+    store = await shop.lead()
+    assert [await store.tend(60.0) for _ in range(2)] == [0, 0]
+    page = await store.read(100)
+    assert [event.id for event in page.events] == [2, 3]
+    await store.settle(Settlement(page.position, tips=[replace(TIP, seq=3)], top_id=3))
+    assert await store.tend(60.0) == 0  # its retention begins anew
+    await shop.ask("update relay.settled set settled_at = now() - '1 hour'::interval returning 1")
+    assert await store.tend(60.0) > 0
 
 
 async def test_of_checkpoints_of_another_cluster_stays_the_one_before_its_rows(shop: Shop) -> None:

@@ -40,6 +40,17 @@ async def test_two_events_of_one_id_are_decided_on_one_by_one(
     assert (left.error, left.is_gone) == ("too large", True)
 
 
+async def test_what_died_before_the_clock_was_set_back_is_decided_on_all_the_same(
+    dead_events: DeadEvents, look: psycopg.Connection
+) -> None:
+    park(look, 1, age=-3600.0)
+    found = await dead_events.find(Wanted(), 100)
+    assert found.as_of is not None
+    done: list[int] = []
+    await dead_events.decide("retry", found.events, by="anna", as_of=found.as_of, done=done.extend)
+    assert done == [1]
+
+
 async def test_a_retry_makes_an_event_due_under_a_new_message_id_and_keeps_its_errors(
     dead_events: DeadEvents, look: psycopg.Connection
 ) -> None:

@@ -1,5 +1,6 @@
 """The parked: what only Postgres can get wrong."""
 
+import secrets
 from typing import Any
 
 import psycopg
@@ -244,6 +245,21 @@ async def test_a_parked_row_that_cannot_be_decoded_is_its_own_fate(
     assert [bool(each.unreadable) for each in due] == [False, True, False]
     assert [each.event.event_id for each in due] == [event.event_id for event in page.events]
     assert (due[0].event, due[2].event) == (page.events[0], page.events[2])
+
+
+async def test_an_event_whose_key_no_index_takes_is_parked_like_any_other(
+    store: PostgresStore, producer: psycopg.Connection
+) -> None:
+    # R-FATE
+    producer.execute("alter table relay.outbox drop constraint outbox_publishable")
+    key = "".join(secrets.token_hex(16) for _ in range(256))
+    emit(producer, 2, key)
+    page = await store.read(3)
+    first, second = page.events
+    await store.settle(Settlement(page.position, [retried(first), disposition.behind(second)]))
+    due = await store.parked.due(10)
+    assert [each.event.event_id for each in due] == [first.event_id, second.event_id]
+    assert await store.parked.blocked([first.key or ""]) == {first.key}
 
 
 async def test_every_refusal_is_kept_but_no_more_than_fifty(

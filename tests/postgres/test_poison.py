@@ -101,6 +101,21 @@ def test_what_can_be_published_goes_in_untouched(
     assert (headers and json.loads(headers)) == (expected["headers"] and json.loads(row["headers"]))
 
 
+def test_the_rules_mean_the_same_however_a_producer_s_session_reads_backslashes(
+    connection: psycopg.Connection[Any], postgres_server: devstack.Postgres
+) -> None:
+    """R-FATE"""
+    dsn = postgres_server.dsn_of(connection.info.dbname)
+    with psycopg.connect(dsn, options="-c standard_conforming_strings=off") as other:
+        for poison, name in POISON:
+            with pytest.raises(errors.CheckViolation) as refusal, other.transaction():
+                by_insert(other, GOOD | poison)
+            assert refusal.value.diag.constraint_name == name, poison
+        for row in HARMLESS:
+            by_insert(other, GOOD | row)
+        other.rollback()
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("content", ["", "{", "{'a': 1}", "NaN", '{"a": 1} x', '"\x01"'])
 def test_a_payload_that_is_not_json_is_refused(

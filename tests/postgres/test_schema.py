@@ -244,6 +244,18 @@ def test_the_lag_is_that_of_the_oldest_undelivered_event_whoever_it_waits_behind
     )
 
 
+@pytest.mark.parametrize("instant", ["infinity", "-infinity", "10000-01-01", "0044-03-15 BC"])
+def test_status_goes_by_the_instants_that_can_be_read(
+    connection: psycopg.Connection[Any], instant: str
+) -> None:
+    write(connection, 2)
+    with connection.transaction(force_rollback=True):
+        connection.execute("alter table relay.outbox drop constraint outbox_publishable")
+        connection.execute("update relay.outbox set created_at = %s where id = 1", (instant,))
+        row = status(connection)
+    assert (row["backlog"], 0 <= row["lag_seconds"] < 60) == (2, True)
+
+
 def test_what_an_earlier_term_said_of_itself_is_not_shown(
     connection: psycopg.Connection[Any],
 ) -> None:

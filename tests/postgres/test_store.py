@@ -141,6 +141,21 @@ async def test_retention_goes_in_bounded_chunks_and_past_what_it_must_keep(
     assert len(await ids(producer)) == PRUNE_CHUNK_ROWS
 
 
+async def test_a_row_that_can_t_be_deleted_is_told_and_ends_nothing(
+    store: PostgresStore, producer: psycopg.AsyncConnection
+) -> None:
+    """Somebody's own table refers to it; housekeeping is told of, and tried again."""
+    # R-FATE
+    await producer.execute(INSERT, (b"x", 2))
+    await deliver_all(store)
+    await producer.execute("create table audit (event bigint references relay.outbox (id))")
+    await producer.execute("insert into audit values (1)")
+    with pytest.raises(StoreOutage, match="audit"):
+        await store.tend(0.0)
+    await producer.execute("drop table audit")
+    assert await store.tend(0.0) == 2
+
+
 @pytest.mark.parametrize("hours", [1, -1, 24 * 365])
 async def test_a_jump_of_the_server_s_clock_shortens_no_retention(
     store: PostgresStore, producer: psycopg.AsyncConnection, hours: int

@@ -8,7 +8,10 @@ import psycopg
 import pytest
 
 from relay.errors import SchemaError
+from relay.ports import Settlement
 from relay.postgres import migrations
+from relay.postgres.outbox import PostgresOutbox
+from relay.postgres.reading import FEW
 from relay.postgres.session import Session
 from tests.postgres.databases import execute
 
@@ -183,6 +186,30 @@ async def test_a_sequence_behind_dead_events_is_a_warning(
     ((_, level, message),) = caplog.record_tuples
     assert level == logging.WARNING
     assert "the sequence relay.outbox_id_seq is at 1, but a dead event has id 5" in message
+
+
+async def test_ids_at_both_ends_are_ids(outbox_dsn: str) -> None:
+    """An owner gave them, and the sequence is used up: what is there is delivered. R-FATE"""
+    ends = 1 - (1 << 63), (1 << 63) - 1
+    write = "insert into relay.outbox (id, subject, payload) overriding system value values {}"
+    many = (
+        "insert into relay.outbox (subject, payload) select 'a.b', '{}' from generate_series(0, %s)"
+    )
+    with psycopg.connect(outbox_dsn, autocommit=True) as owner:
+        owner.execute(write.format("(%s, 'a.b', '{}'), (%s, 'a.b', '{}')"), ends)
+        owner.execute(many, (FEW,))
+        owner.execute("select setval('relay.outbox_id_seq', %s)", (ends[1],))
+    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=8 << 20)
+    store = await outbox.campaign("tester")
+    assert store is not None
+    assert (await store.look(None)).undelivered == ends[1]
+    found = []
+    while (page := await store.read(2000)).position is not None:
+        found += [event.id for event in page.events]
+        await store.settle(Settlement(page.position))
+    assert found == [ends[0], *range(1, FEW + 2), ends[1]]
+    await store.close()
+    await outbox.close()
 
 
 async def test_verifying_takes_three_round_trips_and_changes_nothing(

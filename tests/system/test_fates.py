@@ -1,5 +1,6 @@
 """R-FATE, R-ORDER: one event's fault is one event's fate, and nothing of its key passes it."""
 
+import secrets
 import threading
 
 import psycopg
@@ -92,6 +93,25 @@ def test_what_was_captured_once_is_held_over_a_restart_without_its_stream(
     streams.make(url, "ORDERS", "orders.>")
     until(lambda: streams.held(url, "ORDERS") == 5, 20)
     assert [message.event_id for message in streams.read(url, "ORDERS")] == ids
+    assert relay.terminate() == 0
+
+
+def test_streams_that_the_database_can_t_remember_as_they_are_stop_nothing(
+    one_dsn: str, own_nats: devstack.NatsServer, start: Start
+) -> None:
+    """The server takes any of these filters, and any first sequence."""
+    url = own_nats.url
+    streams.make(url, "NUL", "nul.\0.*")
+    streams.make(url, "LONG", f"long.{secrets.token_hex(2000)}")
+    streams.make(url, "LATE", "late.>", first_seq=(1 << 63) + 5)
+    streams.make(url, "ORDERS", "orders.>")
+    relay = start(one_dsn, url, **ANY_STREAM)
+    for _ in range(2):
+        for subject in ("orders.a", "late.a"):
+            emit(one_dsn, subject, "k")
+        until(lambda: alone(one_dsn, "select count(*) from relay.pending") == 0, 20)
+    assert (streams.held(url, "ORDERS"), streams.held(url, "LATE")) == (2, 2)
+    assert alone(one_dsn, "select count(*) from relay.checkpoint where stream = 'LATE'") > 0
     assert relay.terminate() == 0
 
 
