@@ -6,7 +6,6 @@ What a power cut leaves is an older copy of the store, put back while the server
 import asyncio
 import os
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import psycopg
 import pytest
 
 from relay import devstack
+from tests import warm
 from tests.system import streams
 from tests.system.harness import (
     STREAM,
@@ -183,7 +183,7 @@ def test_report_only_says_so_and_a_person_has_it_published_again(
     until(lambda: delivered(one_dsn) == 3, 20)
     assert len(streams.read(own_nats.url, STREAM)) == 2
     until(lambda: alone(one_dsn, "select count(*) from relay.pending") == 0, 20)
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "relay", "reconcile"],
         env={
             "PATH": os.environ["PATH"],
@@ -191,9 +191,6 @@ def test_report_only_says_so_and_a_person_has_it_published_again(
             "RELAY_POSTGRES_DSN": one_dsn,
             "RELAY_NATS_URL": own_nats.url,
         },
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "EVENTS: has lost messages behind sequence 1" in done.stdout
