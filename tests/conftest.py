@@ -27,6 +27,7 @@ import pytest
 
 from relay import devstack
 from relay.postgres import migrations
+from tests import warm
 
 # A shell starts what runs in the background so, and `nohup` everything. Every child would inherit
 # it, and nothing that a test signals would hear it.
@@ -58,6 +59,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "postgres_server" in getattr(item, "fixturenames", ()):
             item.add_marker("postgres")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_starts() -> Iterator[None]:
+    """Let relays that tests start be forks: see ``tests/warm.py``."""
+    warm.turn_on()
+    yield
+    warm.turn_off()
 
 
 @pytest.fixture(scope="session")

@@ -1,49 +1,60 @@
 """The command line: which commands there are, and nothing that decides anything.
 
-Their flags, exit codes and help: ``relay.cli.options``. A command's module imports what it needs
-when it runs, so ``--help`` imports neither database nor broker.
+Their flags, exit codes and help: ``relay.cli.options``. Only the module of the command that is
+named is imported, and it imports what it needs when it runs, so ``--help`` imports neither database
+nor broker.
 """
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Collection
+from importlib import import_module
+from typing import Annotated, Any, Final
 
 import typer
 
 from relay import __version__, logs
-from relay.cli import (
-    adopt,
-    audit,
-    dashboards,
-    dead_events,
-    demo,
-    doctor,
-    inbox,
-    measure,
-    migrate,
-    reconcile,
-    replay,
-    run,
-    status,
-    tail,
-    where,
-)
 from relay.cli.options import Command, Group, asked_log_format, exit_codes
 
-app = typer.Typer(
-    name="relay",
-    cls=Group,
-    help="Committed Postgres outbox rows reach NATS JetStream, in order per key, once.",
-    epilog="Each setting is a flag, an environment variable (--poll-interval is"
-    " RELAY_POLL_INTERVAL) or a key of a TOML file (poll_interval); the first of these counts.\n\n"
-    "Examples:\n\n"
-    "  relay demo                        Watch it work on throw-away servers.\n"
-    "  relay migrate && relay run        Make the schema, then deliver events.\n"
-    "  relay status --watch              See how far it is, once a second.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,  # it prints local variables, and those hold secrets
-    context_settings={"help_option_names": ["-h", "--help"]},
+COMMANDS: Final = (
+    *("migrate", "run", "status", "where", "doctor", "audit", "tail", "reconcile", "replay"),
+    *("adopt", "measure", "demo", "dashboards"),
 )
+GROUPS: Final = {"dead": "dead_events", "inbox": "inbox"}
+"""The module of each."""
+
+
+def make(names: Collection[str] = (*COMMANDS, *GROUPS)) -> typer.Typer:
+    """Return the command line with the commands ``names``."""
+    made = typer.Typer(
+        name="relay",
+        cls=Group,
+        help="Committed Postgres outbox rows reach NATS JetStream, in order per key, once.",
+        epilog="Each setting is a flag, an environment variable (--poll-interval is"
+        " RELAY_POLL_INTERVAL) or a key of a TOML file (poll_interval); the first of these counts."
+        "\n\nExamples:\n\n"
+        "  relay demo                        Watch it work on throw-away servers.\n"
+        "  relay migrate && relay run        Make the schema, then deliver events.\n"
+        "  relay status --watch              See how far it is, once a second.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,  # it prints local variables, and those hold secrets
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(_relay)
+    for name in COMMANDS:
+        if name in names:
+            made.command(cls=Command)(getattr(import_module(f"relay.cli.{name}"), name))
+    for name, module in GROUPS.items():
+        if name in names:
+            made.add_typer(getattr(import_module(f"relay.cli.{module}"), name))
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    """Make the whole command line when it is looked at."""
+    if name == "app":
+        return make()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main() -> None:
@@ -54,6 +65,8 @@ def main() -> None:
         rich_utils.FORCE_TERMINAL = None  # Typer takes these for a terminal with colours
     log_format = asked_log_format(sys.argv[1:])
     with exit_codes(log_format):
+        named = sys.argv[1:2]
+        app = make(named) if {*named} & {*COMMANDS, *GROUPS} else make()
         # Typer shows wrong usage itself, as text.
         sys.exit(app(standalone_mode=not logs.is_json(log_format, sys.stderr)))
 
@@ -64,7 +77,6 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _relay(
     _version: Annotated[
         bool,
@@ -74,23 +86,3 @@ def _relay(
     ] = False,
 ) -> None:
     pass
-
-
-for command in (
-    migrate.migrate,
-    run.run,
-    status.status,
-    where.where,
-    doctor.doctor,
-    audit.audit,
-    tail.tail,
-    reconcile.reconcile,
-    replay.replay,
-    adopt.adopt,
-    measure.measure,
-    demo.demo,
-    dashboards.dashboards,
-):
-    app.command(cls=Command)(command)
-app.add_typer(dead_events.dead)
-app.add_typer(inbox.inbox)

@@ -8,7 +8,6 @@ The expectation is made of that in the plainest way, not by the oracle.
 import asyncio
 import json
 import random
-import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import nats
 import psycopg
 from nats.js import JetStreamContext
 
+from tests import warm
 from tests.system.harness import ROOT
 
 Fault = tuple[str, str, int | None]
@@ -194,13 +194,10 @@ async def write_to_ours(dsn: str, *, writers: int, transactions: int) -> None:
 
 def audit(dsn: str, url: str, stream: str, *args: str) -> tuple[int, set[Fault], dict[str, Any]]:
     """Run the command; its exit code, its findings, its report."""
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "relay", "audit", "--json", "--stream", stream, *args],
         env={"PATH": "", "PYTHONPATH": str(ROOT), "RELAY_POSTGRES_DSN": dsn, "RELAY_NATS_URL": url},
-        capture_output=True,
-        text=True,
         timeout=120,
-        check=False,
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines, done.stderr

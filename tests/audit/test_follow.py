@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from relay import devstack
+from tests import warm
 from tests.audit.seeded import COLUMNS, TABLE
 from tests.system.harness import ROOT, until
 
@@ -28,7 +29,7 @@ class Followed:
 
     def __init__(self, dsn: str, url: str) -> None:
         self.lines: list[dict[str, Any]] = []
-        self.process = subprocess.Popen(
+        self.process = warm.Popen(
             [
                 *(sys.executable, "-m", "relay", "audit", "--follow", "--every", "100ms"),
                 *("--json", "--stream", STREAM, *COLUMNS),

@@ -14,6 +14,7 @@ import nats
 import pytest
 
 from relay import devstack
+from tests import warm
 from tests.audit.conftest import Ask
 from tests.system.harness import ROOT, STREAM, until
 
@@ -89,7 +90,7 @@ async def test_what_is_no_use_is_refused(js: Any, ask: Ask) -> None:
 
 @pytest.fixture
 def tail(own_nats: devstack.NatsServer) -> Iterator["subprocess.Popen[str]"]:
-    with subprocess.Popen(
+    with warm.Popen(
         [sys.executable, "-m", "relay", "tail", "-n", "2"],
         env={
             "PATH": os.environ["PATH"],

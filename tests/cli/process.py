@@ -2,19 +2,16 @@
 
 import json
 import os
-import subprocess
 import sys
+
+from tests import warm
 
 
 def relay(*args, **environ):
     kept = {name: text for name, text in os.environ.items() if not name.startswith("RELAY_")}
-    return subprocess.run(
+    return warm.run(
         [sys.executable, "-m", "relay", *args],
         env={**kept, "COLUMNS": "200", "NO_COLOR": "1", **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
     )
 
 

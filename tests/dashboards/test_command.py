@@ -1,7 +1,6 @@
 """`relay dashboards`, as its own process; and what a wheel brings along."""
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from relay import dashboards
+from tests.cli.process import relay
 
 ROOT = Path(__file__).parents[2]
 NAMES = [
@@ -21,21 +21,9 @@ NAMES = [
 ]
 
 
-def relay(*args: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("RELAY_")}
-    return subprocess.run(
-        [sys.executable, "-m", "relay", "dashboards", *args],
-        env={**kept, "COLUMNS": "200", "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def test_it_makes_the_folder_and_writes_every_file_and_says_which(tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
-    done = relay("--out", str(out))
+    done = relay("dashboards", "--out", str(out))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [f"wrote {out / name}" for name in NAMES]
     assert {each.name: each.read_bytes() for each in out.iterdir()} == dashboards.shipped()
@@ -43,12 +31,12 @@ def test_it_makes_the_folder_and_writes_every_file_and_says_which(tmp_path: Path
 
 
 def test_what_is_there_and_the_same_stays_as_it_is(tmp_path: Path) -> None:
-    relay("--out", str(tmp_path))
+    relay("dashboards", "--out", str(tmp_path))
     (tmp_path / "prometheus.yaml").unlink()
     before = {
         name: (tmp_path / name).stat().st_mtime_ns for name in NAMES if name != "prometheus.yaml"
     }
-    done = relay("--out", str(tmp_path))
+    done = relay("dashboards", "--out", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
         *("unchanged", "unchanged", "unchanged", "wrote", "unchanged")
@@ -58,7 +46,7 @@ def test_what_is_there_and_the_same_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_somebody_s_own_changes_are_overwritten_by_force_only(tmp_path: Path) -> None:
     (tmp_path / "prometheus-alerts.yaml").write_text("mine")
-    done = relay("--out", str(tmp_path))
+    done = relay("dashboards", "--out", str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"relay: {tmp_path}/prometheus-alerts.yaml is there and is different\n"
@@ -66,7 +54,7 @@ def test_somebody_s_own_changes_are_overwritten_by_force_only(tmp_path: Path) ->
     )
     assert [each.name for each in tmp_path.iterdir()] == ["prometheus-alerts.yaml"]
     assert (tmp_path / "prometheus-alerts.yaml").read_text() == "mine"
-    assert relay("--out", str(tmp_path), "--force").returncode == 0
+    assert relay("dashboards", "--out", str(tmp_path), "--force").returncode == 0
     content = (tmp_path / "prometheus-alerts.yaml").read_bytes()
     assert content == dashboards.shipped()[dashboards.ALERTS]
 
@@ -74,7 +62,7 @@ def test_somebody_s_own_changes_are_overwritten_by_force_only(tmp_path: Path) ->
 def test_a_folder_that_can_not_be_written_is_one_line_and_exit_1(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        done = relay("--out", str(out))
+        done = relay("dashboards", "--out", str(out))
         assert (done.returncode, done.stdout) == (1, "")
         assert len(done.stderr.splitlines()) == 1
         assert f"{tmp_path}/file" in done.stderr
@@ -83,7 +71,7 @@ def test_a_folder_that_can_not_be_written_is_one_line_and_exit_1(tmp_path: Path)
 
 @pytest.mark.parametrize("args", [[], ["--out"], ["--nonsense"]])
 def test_wrong_usage_exits_with_2(args: list[str]) -> None:
-    assert relay(*args).returncode == 2
+    assert relay("dashboards", *args).returncode == 2
 
 
 def test_the_wheel_brings_the_files(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from relay import devstack
 from relay.http.health import LEASE
+from tests import warm
 from tests.http.asking import Served, emit, listening, port_of, serving, settled
 from tests.system.harness import RelayProcess, connected, until
 
@@ -330,7 +331,7 @@ def spoken_by_a_relay(
 def migrate(dsn: str) -> int:
     command = [sys.executable, "-m", "relay", "migrate"]
     environ = {**os.environ, "RELAY_POSTGRES_DSN": dsn}
-    return subprocess.run(command, env=environ, capture_output=True, check=False).returncode
+    return warm.run(command, env=environ).returncode
 
 
 def delete_stream(server: devstack.NatsServer) -> None:

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from relay import devstack, logs
 from relay.cli.watch import _draw
+from tests import warm
 from tests.http.asking import park, serving
 from tests.system.harness import connected
 
@@ -42,7 +43,7 @@ def environ(dsn: str) -> dict[str, str]:
 def piped(dsn: str, *args: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "relay", "status", "--watch", *args]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, env=environ(dsn), text=True, **pipes) as process:
+    with warm.Popen(command, env=environ(dsn), text=True, **pipes) as process:
         try:
             yield process
         finally:
@@ -81,12 +82,7 @@ def test_in_a_pipe_it_writes_a_line_a_second_until_it_is_interrupted(
 def test_an_outage_is_shown_and_waited_for(tmp_path: Path) -> None:
     with devstack.postgres(settings={"fsync": "off"}) as server:
         dsn = server.create_database("shop")
-        done = subprocess.run(
-            [sys.executable, "-m", "relay", "migrate"],
-            env=environ(dsn),
-            check=False,
-            capture_output=True,
-        )
+        done = warm.run([sys.executable, "-m", "relay", "migrate"], env=environ(dsn))
         assert done.returncode == 0
         with piped(dsn) as process:
             line_with(process, "leader none, epoch 0")

@@ -61,6 +61,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.writers = [Writer(self.dsn) for _ in range(3)]
+        self.look = psycopg.connect(self.dsn, autocommit=True)
         self.step = 0
         self.key_of: dict[int, str | None] = {}
         self.written_at: dict[int, int] = {}
@@ -71,10 +72,9 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def empty_outbox(self) -> None:
-        with psycopg.connect(self.dsn, autocommit=True) as admin:
-            admin.execute("delete from relay.parked")
-            admin.execute("truncate relay.outbox, relay.settled")
-            admin.execute("update relay.cursor set base = '1:1:', target = null, last_id = 0")
+        self.look.execute("delete from relay.parked")
+        self.look.execute("truncate relay.outbox, relay.settled")
+        self.look.execute("update relay.cursor set base = '1:1:', target = null, last_id = 0")
         self.outbox = self.outbox_class(self.dsn, "relay", page_bytes=PAGE_BYTES)
         self.store = self.runner.run(self._lead())
 
@@ -207,15 +207,14 @@ class Machine(RuleBasedStateMachine):
     def nothing_unsettled_is_pruned(self) -> None:
         waiting = sorted(set(self.committed_at) - self.settled)
         if waiting:
-            with psycopg.connect(self.dsn) as look:
-                found = look.execute(
-                    "select count(*) from relay.outbox where id = any(%s)", (waiting,)
-                ).fetchone()
+            found = self.look.execute(
+                "select count(*) from relay.outbox where id = any(%s)", (waiting,)
+            ).fetchone()
             assert found == (len(waiting),)
 
     def teardown(self) -> None:
-        for w in self.writers:
-            w.connection.close()
+        for connection in (self.look, *(w.connection for w in self.writers)):
+            connection.close()
         with contextlib.suppress(AttributeError):
             self.runner.run(self.store.close())
             self.runner.run(self.outbox.close())

@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import random
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -15,6 +14,7 @@ from psycopg.conninfo import make_conninfo
 from relay.core.subjects import matches
 from relay.errors import SchemaError, SettingsError
 from relay.postgres.operator import DeadEvents, Wanted, regex_of
+from tests import warm
 from tests.postgres.dead_events import decide, ids, park, row
 
 pytestmark = pytest.mark.anyio
@@ -249,7 +249,9 @@ def test_an_instant_that_python_cannot_hold_is_shown_as_text(
     def relay(*arguments: str) -> str:
         run = [sys.executable, "-m", "relay", "dead", *arguments]
         variables = os.environ | {"RELAY_POSTGRES_DSN": outbox_dsn}
-        return subprocess.run(run, env=variables, check=True, capture_output=True, text=True).stdout
+        done = warm.run(run, env=variables)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     shown = {event["id"]: event["created_at"] for event in json.loads(relay("list", "--json"))}
     assert shown == {id_: text for id_, (_, text) in OUT_OF_RANGE.items()}

@@ -9,7 +9,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ import psycopg
 
 from relay.audit.oracle import Committed, Findings, compare, digest
 from relay.audit.stream import read_stream
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 STREAM = "EVENTS"
@@ -60,7 +60,7 @@ class RelayProcess:
         self.log = log
         module = "tests.failpoints" if "failpoints" in settings else "relay"
         with log.open("ab") as out:
-            self.process = subprocess.Popen(
+            self.process = warm.Popen(
                 [*within, sys.executable, "-m", module, "run"],
                 env=environment,
                 stdout=out,
@@ -258,9 +258,10 @@ async def verdict(load: Load, nats_url: str, name: str = STREAM) -> Findings:
 
 
 def until(fact: Callable[[], bool], seconds: float) -> None:
-    """Ask again and again; fail after ``seconds``."""
+    """Ask again and again, less and less often; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
-    pause = threading.Event()
+    pause, pauses = threading.Event(), 0.02
     while not fact():
         assert time.monotonic() < deadline, f"still not so after {seconds} s: {fact}"
-        pause.wait(0.02)
+        pause.wait(pauses)
+        pauses = min(1.3 * pauses, 0.1)  # most facts cost a new session of Postgres

@@ -17,6 +17,7 @@ from nats.js.api import StreamConfig
 from relay import devstack
 from relay.audit.oracle import StreamMessage
 from relay.audit.stream import read_stream
+from tests import warm
 from tests.system.harness import STREAM, RelayProcess, alone, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -55,17 +56,13 @@ def emit(dsn: str, *events: tuple[str, str, bytes]) -> dict[str, str]:
 
 
 def dead(dsn: str, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return warm.run(
         [sys.executable, "-m", "relay", "dead", *args],
         env={
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "RELAY_POSTGRES_DSN": dsn,
         },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
     )
 
 

@@ -1,7 +1,6 @@
 """R-ONCE: whose message an id is, and that nobody's is swallowed for the sake of another's."""
 
 import os
-import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from relay import devstack
+from tests import warm
 from tests.system import streams
 from tests.system.harness import STREAM, Start, alone, connected, emit, until
 
@@ -102,16 +102,13 @@ def test_a_retried_event_meets_no_other_ones_key(
     else:
         streams.publish(url, "orders.other", message_id=key)
     streams.change(url, STREAM, max_msg_size=-1)
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "relay", "dead", "retry", "--all", "--yes"],
         env={
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "RELAY_POSTGRES_DSN": one_dsn,
         },
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     until(lambda: streams.held(url, STREAM) == 2, 20)

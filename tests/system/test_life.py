@@ -1,7 +1,6 @@
 """A relay's life as its operator sees it: start, stand by, take over, stop, refuse, report."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from relay import devstack
 from relay.audit.oracle import digest
 from relay.audit.stream import read_stream
+from tests import warm
 from tests.system.harness import STREAM, Load, RelayProcess, connected, delivered, until, verdict
 
 pytestmark = pytest.mark.anyio
@@ -152,7 +152,7 @@ async def capture(url: str, subjects: list[str]) -> None:
 
 
 def ask_status(dsn: str, nats_url: str) -> dict[str, object]:
-    answer = subprocess.run(
+    answer = warm.run(
         [sys.executable, "-m", "relay", "status", "--json"],
         env={
             "PYTHONPATH": str(Path(__file__).parents[2]),
@@ -160,9 +160,6 @@ def ask_status(dsn: str, nats_url: str) -> dict[str, object]:
             "RELAY_NATS_URL": nats_url,
             "RELAY_STREAM": STREAM,
         },
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert answer.returncode == 0, answer.stderr
     return json.loads(answer.stdout)

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -11,6 +10,7 @@ import psycopg
 import pytest
 
 from relay import devstack
+from tests import warm
 from tests.system import streams
 from tests.system.harness import (
     STREAM,
@@ -164,7 +164,7 @@ def test_report_only_says_so_and_a_person_has_it_published_again(
     until(lambda: delivered(one_dsn) == 3, 20)
     assert len(streams.read(own_nats.url, STREAM)) == 2
     until(lambda: alone(one_dsn, "select count(*) from relay.pending") == 0, 20)
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "relay", "reconcile"],
         env={
             "PATH": os.environ["PATH"],
@@ -172,9 +172,6 @@ def test_report_only_says_so_and_a_person_has_it_published_again(
             "RELAY_POSTGRES_DSN": one_dsn,
             "RELAY_NATS_URL": own_nats.url,
         },
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "EVENTS: has lost messages behind sequence 1" in done.stdout

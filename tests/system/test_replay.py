@@ -22,6 +22,7 @@ import pytest
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from relay import devstack
+from tests import warm
 from tests.system import streams
 from tests.system.harness import STREAM, Start, delivered, until
 
@@ -73,7 +74,7 @@ def read(url: str) -> list[Message]:
 
 
 def command(dsn: str, url: str, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return warm.Popen(
         [sys.executable, "-m", "relay", *args],
         env={
             "PATH": os.environ["PATH"],

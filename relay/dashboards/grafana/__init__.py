@@ -2,7 +2,7 @@
 
     promql      expressions, made from the instruments: a name that is not there can't be written
     panels      panels as Grafana's JSON wants them
-    now ... jetstream    the rows, one a file, in the order in which a person reads them
+    now, rows   the rows, in the order in which a person reads them
     sqlboard    the second dashboard, which asks Postgres itself
     board       puts them together, with variables and annotations
 

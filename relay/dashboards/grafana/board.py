@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from relay.dashboards.grafana import delivery, faults, jetstream, now, postgres, sqlboard
+from relay.dashboards.grafana import now, rows, sqlboard
 from relay.dashboards.grafana.panels import DATASOURCE, POSTGRES, Panel
 from relay.otel import instruments as i
 from relay.otel.instruments import series
@@ -16,11 +16,11 @@ SCHEMA: Final = 39
 
 def board() -> dict[str, Any]:
     """Return the dashboard of the relays' metrics as Grafana's JSON model."""
-    rows = (now, delivery, faults, postgres, jetstream)
+    made = now.panels(), rows.delivery(), rows.faults(), rows.postgres(), rows.jetstream()
     return _board(
         "relay-outbox",
         "Relay: Postgres outbox to NATS JetStream",
-        [panel for each in rows for panel in each.panels()],
+        [panel for row in made for panel in row],
         variables=[_source("Prometheus", "prometheus"), *_variables()],
         annotations=[_terms()],
     )
