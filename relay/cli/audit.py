@@ -18,7 +18,7 @@ import anyio
 import typer
 
 from relay.cli.options import ALWAYS, NATS, Json, progress_bar, with_settings
-from relay.cli.text import plain, seconds
+from relay.cli.text import instant, plain, seconds
 from relay.errors import LoginRefused, Outage, SettingsError
 from relay.settings import Settings
 
@@ -272,7 +272,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     rows, messages = report["rows"], report["messages"]
     yield "stream", f"{report['stream']}, sequences {messages['first']} to {messages['last']}"
     yield "outbox", f"{rows['count']:,} rows, {rows['first']} to {rows['last']}"
-    yield "judged", f"written since {report['since']}, as of {report['until']}"
+    since, until = (instant(report[name]) or "no message yet" for name in ("since", "until"))
+    yield "judged", f"written since {since}, as of {until}"
     yield "stored", f"{report['matched']:,} events"
     for label, name in (("not yet", "not_yet"), ("not judged", "not_judged")):
         if report[name]:

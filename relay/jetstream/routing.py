@@ -306,7 +306,7 @@ class Routing:
             )
             return Refused(reason, fault=Fault.UNCAPTURED)
         remedy = "create one or set RELAY_STREAM_CREATE"
-        if self._options.stream_create:
+        if self._options.stream:  # no other is published to
             remedy = f"create stream {self._options.stream} with it, or add it to its subjects"
         return Refused(f"no stream captures {subject}: {remedy}", fault=Fault.UNCAPTURED)
 

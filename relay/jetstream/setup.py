@@ -150,7 +150,7 @@ async def _find(api: Api, stream: str, timeout: float) -> StreamInfo | None:  # 
 
 def _missing(options: BusOptions, stream: str) -> str:
     if options.stream_create:
-        return f"there is no stream {stream}, and RELAY_STREAM_CREATE has not made it: create it"
+        return f"there is no stream {stream} yet: RELAY_STREAM_CREATE makes it when a relay starts"
     return f"there is no stream {stream}: create it, or set RELAY_STREAM_CREATE"
 
 

@@ -147,6 +147,8 @@ async def test_a_subject_that_no_stream_captures_is_named(accounts: devstack.Nat
     subjects = [f"{stream}.a", "nobody.takes.this"]
     found = await examine_nats(**login(accounts), subjects=subjects)
     expect(found, "captured", FAULT, "no stream captures nobody.takes.this", "create one")
+    found = await examine_nats(**login(accounts, stream=stream), subjects=subjects)
+    expect(found, "captured", FAULT, "no stream captures nobody", "with it|add it to its subjects")
 
 
 async def test_a_subject_of_another_stream_is_named(accounts: devstack.NatsServer) -> None:
