@@ -25,6 +25,7 @@ MOST_SINGLY: Final = 50_000
 
 _SILENCE: Final = 4.0
 _ASK: Final = 2.0
+_UUID_LENGTH: Final = 36
 _EVENT_ID: Final = b"\r\nRelay-Event-Id: "
 _MESSAGE_ID: Final = b"\r\nNats-Msg-Id: "
 
@@ -47,6 +48,8 @@ class Tail:
 
     def add(self, seq: int, event_id: bytes, message_id: bytes) -> None:
         """Take a message of ours; one whose id is no UUID is none."""
+        if len(event_id) != _UUID_LENGTH:  # the header is anybody's, and may have 64 KiB
+            return
         try:
             self.event_ids.add(int(event_id.replace(b"-", b""), 16))
         except ValueError:

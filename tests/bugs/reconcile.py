@@ -35,6 +35,13 @@ BUGS: tuple[Bug, ...] = (
         (RULES,),
     ),
     Bug(
+        "what a repair has still to publish is deleted by what was settled once",
+        "sql/queries/prune.sql",
+        "              and pg_visible_in_snapshot(c.xid, m.now_base)\n",
+        "",
+        (STORE,),
+    ),
+    Bug(
         "nobody reads what stands behind the checkpoint",
         RECONCILE,
         "        if last_seq <= after:\n            return\n",

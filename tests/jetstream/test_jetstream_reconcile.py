@@ -10,6 +10,7 @@ from relay import devstack
 from relay.core.checkpoint import Checkpoint, Tip
 from relay.core.outcome import Stored
 from relay.errors import StreamBehind
+from relay.jetstream.tail import Tail
 from tests.jetstream.helpers import all_stored, back_after_outage, delivered, taken
 
 pytestmark = pytest.mark.anyio
@@ -121,6 +122,16 @@ async def test_what_stands_behind_the_checkpoint_is_not_sent_again(nats_server, 
             assert tip.after == tip.seq
         ids = [ids[0] for _, *ids, _, _ in await seen.messages(name) if ids]
     assert len(ids) == len(set(ids)) == 120
+
+
+async def test_a_message_whose_event_id_is_no_uuid_is_none_of_ours():
+    """Anybody may write that header: what a look at a stream keeps is bounded. R-BOUND"""
+    tail = Tail(0)
+    for event_id in (b"f" * 60_000, b"7", b"", b"x" * 36):
+        tail.add(1, event_id, b"m")
+    assert (tail.event_ids, tail.last) == (set(), None)
+    tail.add(2, b"0190c8f0-0000-7000-8000-000000000000", b"m")
+    assert (len(tail.event_ids), tail.last) == (1, (2, "m"))
 
 
 @pytest.mark.parametrize("retention", ["workqueue", "interest"])
