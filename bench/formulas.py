@@ -38,10 +38,9 @@ class Load:
         names: bytes of subject, key, idempotency key and headers together.
         retention: s.
         naptime: Postgres' autovacuum_naptime, s.
-        checkpoints: whether one comes within the retention: a page that is first changed behind it
-            is written to the WAL as a whole.
+        checkpoint: from one checkpoint to the next, s.
         window: the stream's duplicate window, s.
-        vacuumed_at: the table's autovacuum_vacuum_threshold, dead rows.
+        vacuumed_every: s, where it was seen; 0 where it follows from the rate.
     """
 
     rate: float
@@ -49,9 +48,9 @@ class Load:
     names: int = 17
     retention: float = 900.0
     naptime: float = 60.0
-    checkpoints: bool = True
+    checkpoint: float = 300.0
     window: float = 120.0
-    vacuumed_at: int = VACUUMED_AT
+    vacuumed_every: float = 0.0
 
 
 def rows(load: Load) -> float:
@@ -68,21 +67,33 @@ def row_bytes(load: Load) -> float:
     return taken
 
 
+def vacuumed_every(load: Load) -> float:
+    """Return the s from one vacuum of the outbox to the next."""
+    return load.vacuumed_every or VACUUMED_AT / load.rate + load.naptime / 2
+
+
 def disk_bytes(load: Load) -> float:
     """Return what the outbox takes; dead rows wait for vacuum."""
-    dead = load.vacuumed_at + load.rate * load.naptime / 2
-    return row_bytes(load) * (rows(load) + dead)
+    return row_bytes(load) * (rows(load) + load.rate * vacuumed_every(load))
+
+
+def images(load: Load) -> float:
+    """Return how often a page is written to the WAL as a whole: first changed behind a checkpoint.
+
+    When its rows are deleted, if a checkpoint came within the retention; with data checksums also
+    when vacuum marks it visible, and when vacuum clears it, if one came in between.
+    """
+    deleted = min(1.0, load.retention / load.checkpoint)
+    vacuumed = min(1.0, vacuumed_every(load) / 2 / load.checkpoint)
+    return deleted + 2 * vacuumed
 
 
 def wal_bytes(load: Load) -> float:
     """Return bytes of WAL a second, those of the producers' INSERT and commit included."""
-    held = load.names + load.payload
-    each: float = WAL_INSERT + WAL_COMMIT + WAL_DELETE + held
+    each = WAL_INSERT + WAL_COMMIT + WAL_DELETE + load.names + load.payload
     if load.payload + load.names > TOASTED_FROM:
         each += math.ceil(load.payload / CHUNK) * (PER_CHUNK + WAL_DELETE)
-    if load.checkpoints:
-        each += row_bytes(load)
-    return load.rate * each + WAL_RELAY
+    return load.rate * (each + images(load) * row_bytes(load)) + WAL_RELAY
 
 
 def window_bytes(load: Load) -> float:

@@ -55,7 +55,7 @@ def measure(
     Commits with and without the outbox's trigger and checks, WAL an event, and how fast a relay
     here could read and settle. Needs a login that may create a schema; asks first.
     """
-    events = WAITING + int(seconds * 200)
+    events = WAITING + int(seconds * 1_000)
     mb = events * (payload_bytes * 2 + 600) / 1e6
     what = _WHAT.format(events=events, size=payload_bytes, mb=mb, seconds=seconds)
     if not yes:
