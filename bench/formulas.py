@@ -11,6 +11,9 @@ TENDED = 10.0
 VACUUMED_AT = 20_000
 """Dead rows at which the outbox is vacuumed: autovacuum_vacuum_threshold of the table."""
 
+DEAD = 1.3
+"""Of the rows that die from one vacuum to the next: more die while it is at work."""
+
 ROW, TOAST_ROW, TOASTED_FROM = 155, 70, 1_950
 CHUNK, PER_CHUNK = 1_996, 80
 """Bytes: of a row and its two indexes, besides what it holds; of a row whose payload stands apart,
@@ -59,22 +62,29 @@ def rows(load: Load) -> float:
     return load.rate * seconds
 
 
+def chunks(load: Load) -> int:
+    """Return in how many pieces a payload stands apart from its row; 0 if it does not."""
+    return math.ceil(load.payload / CHUNK) if load.payload + load.names > TOASTED_FROM else 0
+
+
 def row_bytes(load: Load) -> float:
     """Return what an event takes in the table and its indexes."""
     taken: float = ROW + load.names + load.payload
-    if load.payload + load.names > TOASTED_FROM:
-        taken += TOAST_ROW + math.ceil(load.payload / CHUNK) * PER_CHUNK
-    return taken
+    return taken + TOAST_ROW + chunks(load) * PER_CHUNK if chunks(load) else taken
 
 
-def vacuumed_every(load: Load) -> float:
-    """Return the s from one vacuum of the outbox to the next."""
-    return load.vacuumed_every or VACUUMED_AT / load.rate + load.naptime / 2
+def vacuumed_every(load: Load, rows_each: int = 1) -> float:
+    """Return the s from one vacuum to the next of a table with so many rows an event."""
+    return load.vacuumed_every or VACUUMED_AT / load.rate / rows_each + load.naptime / 2
 
 
 def disk_bytes(load: Load) -> float:
-    """Return what the outbox takes; dead rows wait for vacuum."""
-    return row_bytes(load) * (rows(load) + load.rate * vacuumed_every(load))
+    """Return what the outbox takes; dead rows wait for vacuum, payloads apart for their own."""
+    apart = load.payload if chunks(load) else 0
+    dead = load.rate * vacuumed_every(load) * DEAD
+    dead_apart = load.rate * vacuumed_every(load, max(1, chunks(load))) * DEAD
+    held = row_bytes(load) * rows(load)
+    return held + (row_bytes(load) - apart) * dead + apart * dead_apart
 
 
 def images(load: Load) -> float:
@@ -91,8 +101,7 @@ def images(load: Load) -> float:
 def wal_bytes(load: Load) -> float:
     """Return bytes of WAL a second, those of the producers' INSERT and commit included."""
     each = WAL_INSERT + WAL_COMMIT + WAL_DELETE + load.names + load.payload
-    if load.payload + load.names > TOASTED_FROM:
-        each += math.ceil(load.payload / CHUNK) * (PER_CHUNK + WAL_DELETE)
+    each += chunks(load) * (PER_CHUNK + WAL_DELETE)
     return load.rate * (each + images(load) * row_bytes(load)) + WAL_RELAY
 
 

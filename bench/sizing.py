@@ -18,7 +18,6 @@ import json
 import re
 import socket
 import statistics
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -46,7 +45,7 @@ from bench.formulas import (
 from bench.meter import metered
 from bench.ours import Ours
 from bench.peers.base import payload
-from bench.processes import output_of, python
+from bench.processes import python, running
 from bench.relaying import relaying
 from bench.stack import Stack, stack
 from relay import devstack
@@ -136,13 +135,8 @@ def producing(dsn: str, load: Load, seconds: float) -> Iterator[None]:
     if not load.rate:
         yield
         return
-    command = python("bench.openloop", dsn, statement, round(load.rate), seconds)
-    thread = threading.Thread(target=output_of, args=(command, seconds + 120))
-    thread.start()
-    try:
+    with running(python("bench.openloop", dsn, statement, round(load.rate), seconds)):
         yield
-    finally:
-        thread.join()
 
 
 def _number(look: psycopg.Connection, query: str) -> float:
@@ -211,9 +205,7 @@ def _cpu(servers: Stack, rate: int, seconds: float) -> tuple[float, float]:
         time.sleep(2)
         # the sessions are those that are there before the producers come
         with metered(servers, relay, dsn) as taken, producing(dsn, Load(rate, 256), seconds):
-            began = time.monotonic()
-            time.sleep(0 if rate else seconds)
-        seconds = time.monotonic() - began
+            time.sleep(seconds)
         return _number(look, _EVENTS) / seconds, (taken.worker + taken.sessions) / seconds
 
 
