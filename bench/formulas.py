@@ -11,6 +11,9 @@ TENDED = 10.0
 VACUUMED_AT = 20_000
 """Dead rows at which the outbox is vacuumed: autovacuum_vacuum_threshold of the table."""
 
+DEAD = 1.3
+"""Of the rows that die from one vacuum to the next: more die while it is at work."""
+
 ROW, TOAST_ROW, TOASTED_FROM = 155, 70, 1_950
 CHUNK, PER_CHUNK = 1_996, 80
 """Bytes: of a row and its two indexes, besides what it holds; of a row whose payload stands apart,
@@ -38,10 +41,9 @@ class Load:
         names: bytes of subject, key, idempotency key and headers together.
         retention: s.
         naptime: Postgres' autovacuum_naptime, s.
-        checkpoints: whether one comes within the retention: a page that is first changed behind it
-            is written to the WAL as a whole.
+        checkpoint: from one checkpoint to the next, s.
         window: the stream's duplicate window, s.
-        vacuumed_at: the table's autovacuum_vacuum_threshold, dead rows.
+        vacuumed_every: s, where it was seen; 0 where it follows from the rate.
     """
 
     rate: float
@@ -49,9 +51,9 @@ class Load:
     names: int = 17
     retention: float = 900.0
     naptime: float = 60.0
-    checkpoints: bool = True
+    checkpoint: float = 300.0
     window: float = 120.0
-    vacuumed_at: int = VACUUMED_AT
+    vacuumed_every: float = 0.0
 
 
 def rows(load: Load) -> float:
@@ -60,29 +62,47 @@ def rows(load: Load) -> float:
     return load.rate * seconds
 
 
+def chunks(load: Load) -> int:
+    """Return in how many pieces a payload stands apart from its row; 0 if it does not."""
+    return math.ceil(load.payload / CHUNK) if load.payload + load.names > TOASTED_FROM else 0
+
+
 def row_bytes(load: Load) -> float:
     """Return what an event takes in the table and its indexes."""
     taken: float = ROW + load.names + load.payload
-    if load.payload + load.names > TOASTED_FROM:
-        taken += TOAST_ROW + math.ceil(load.payload / CHUNK) * PER_CHUNK
-    return taken
+    return taken + TOAST_ROW + chunks(load) * PER_CHUNK if chunks(load) else taken
+
+
+def vacuumed_every(load: Load, rows_each: int = 1) -> float:
+    """Return the s from one vacuum to the next of a table with so many rows an event."""
+    return load.vacuumed_every or VACUUMED_AT / load.rate / rows_each + load.naptime / 2
 
 
 def disk_bytes(load: Load) -> float:
-    """Return what the outbox takes; dead rows wait for vacuum."""
-    dead = load.vacuumed_at + load.rate * load.naptime / 2
-    return row_bytes(load) * (rows(load) + dead)
+    """Return what the outbox takes; dead rows wait for vacuum, payloads apart for their own."""
+    apart = load.payload if chunks(load) else 0
+    dead = load.rate * vacuumed_every(load) * DEAD
+    dead_apart = load.rate * vacuumed_every(load, max(1, chunks(load))) * DEAD
+    held = row_bytes(load) * rows(load)
+    return held + (row_bytes(load) - apart) * dead + apart * dead_apart
+
+
+def images(load: Load) -> float:
+    """Return how often a page is written to the WAL as a whole: first changed behind a checkpoint.
+
+    When its rows are deleted, if a checkpoint came within the retention; with data checksums also
+    when vacuum marks it visible, and when vacuum clears it, if one came in between.
+    """
+    deleted = min(1.0, load.retention / load.checkpoint)
+    vacuumed = min(1.0, vacuumed_every(load) / 2 / load.checkpoint)
+    return deleted + 2 * vacuumed
 
 
 def wal_bytes(load: Load) -> float:
     """Return bytes of WAL a second, those of the producers' INSERT and commit included."""
-    held = load.names + load.payload
-    each: float = WAL_INSERT + WAL_COMMIT + WAL_DELETE + held
-    if load.payload + load.names > TOASTED_FROM:
-        each += math.ceil(load.payload / CHUNK) * (PER_CHUNK + WAL_DELETE)
-    if load.checkpoints:
-        each += row_bytes(load)
-    return load.rate * each + WAL_RELAY
+    each = WAL_INSERT + WAL_COMMIT + WAL_DELETE + load.names + load.payload
+    each += chunks(load) * (PER_CHUNK + WAL_DELETE)
+    return load.rate * (each + images(load) * row_bytes(load)) + WAL_RELAY
 
 
 def window_bytes(load: Load) -> float:

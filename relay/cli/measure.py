@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 ONE_BY_ONE: Final = 500
 WAITING: Final = 20_000
 """Events that are written one by one and counted, and that are drained, those included: as in
-``bench.counts``."""
+``bench.counts``. Of large ones fewer are drained: all are in memory."""
+
+_DRAINED_BYTES: Final = 64 << 20
 
 _RETAIN: Final = 3_600.0
 """Seconds: nothing is deleted meanwhile."""
@@ -45,7 +47,7 @@ def measure(
         float, typer.Option("--seconds", min=2, max=600, help="For how long, about.")
     ] = 10,
     payload_bytes: Annotated[
-        int, typer.Option("--payload-bytes", min=40, max=1_000_000, help="Of each event.")
+        int, typer.Option("--payload-bytes", min=40, max=100_000, help="Of each event.")
     ] = 256,
     yes: Yes = False,
     json_: Json = False,
@@ -55,7 +57,7 @@ def measure(
     Commits with and without the outbox's trigger and checks, WAL an event, and how fast a relay
     here could read and settle. Needs a login that may create a schema; asks first.
     """
-    events = WAITING + int(seconds * 200)
+    events = _waiting(payload_bytes) + int(seconds * 1_000)
     mb = events * (payload_bytes * 2 + 600) / 1e6
     what = _WHAT.format(events=events, size=payload_bytes, mb=mb, seconds=seconds)
     if not yes:
@@ -115,10 +117,11 @@ async def _phases(
     outbox = await scratch.inserted(payload, ONE_BY_ONE, seconds)
     bare = await scratch.inserted(payload, ONE_BY_ONE, seconds / 8, table="bare")
     progress(2, 5)
-    await scratch.fill(payload, WAITING - outbox.events)
+    waiting = _waiting(len(payload))
+    await scratch.fill(payload, waiting - outbox.events)
     progress(3, 5)
     ours = {"schema_name": scratch.schema, "retention": _RETAIN}
-    drain = await _drain(settings.model_copy(update=ours))
+    drain = await _drain(settings.model_copy(update=ours), waiting)
     progress(4, 5)
     commits = await scratch.commits(payload, seconds * 0.4)
     database, version, _ = scratch.database
@@ -134,15 +137,15 @@ async def _phases(
         "us_per_event": {
             "insert": round(outbox.seconds * 1e6, 1),
             "insert_bare": round(bare.seconds * 1e6, 1),
-            "drain": round(drain["seconds"] / WAITING * 1e6, 1),
-            "drain_cpu": round(drain["cpu_seconds"] / WAITING * 1e6, 1),
+            "drain": round(drain["seconds"] / waiting * 1e6, 1),
+            "drain_cpu": round(drain["cpu_seconds"] / waiting * 1e6, 1),
         },
         "commits_per_second": round(len(commits["outbox"]) / sum(commits["outbox"])),
-        "drain_per_second": round(WAITING / drain["seconds"]),
+        "drain_per_second": round(waiting / drain["seconds"]),
     }
 
 
-async def _drain(settings: Settings) -> dict[str, float]:
+async def _drain(settings: Settings, waiting: int) -> dict[str, float]:
     """Let a relay take all that waits to a list in memory."""
     from relay.app import Relay
     from relay.facts import PageDelivered, TermBegan
@@ -159,7 +162,7 @@ async def _drain(settings: Settings) -> dict[str, float]:
             delivered += fact.delivered
             seen["seconds"] = time.monotonic() - began[0]
             seen["cpu_seconds"] = time.process_time() - began[1]
-        if delivered >= WAITING:
+        if delivered >= waiting:
             relay.stop()
 
     quiet = logging.getLogger("relay")
@@ -171,6 +174,11 @@ async def _drain(settings: Settings) -> dict[str, float]:
     finally:
         quiet.setLevel(level)
     return seen
+
+
+def _waiting(size: int) -> int:
+    """Return how many events of ``size`` bytes are drained."""
+    return max(2 * ONE_BY_ONE, min(WAITING, _DRAINED_BYTES // size))
 
 
 def payload_of(size: int) -> str:

@@ -55,6 +55,7 @@ insert into :"schema".:"table" (subject, key, payload)
 select 'orders.placed', 'k', :payload::json from generate_series(1, :rows)"""
 
 _CHUNK: Final = 1_000
+_CHUNK_BYTES: Final = 4 << 20
 _EVERY: Final = 0.05
 _SAMPLES: Final = 20
 """Of the bystander: before, and the last ones."""
@@ -110,9 +111,10 @@ class Scratch:
         return Inserted(fmean(wal), median(took), len(took))
 
     async def fill(self, payload: str, events: int) -> None:
-        """Write ``events``, a thousand a commit."""
-        for written in range(0, events, _CHUNK):
-            rows = min(_CHUNK, events - written)
+        """Write ``events``, a thousand a commit, or 4 MiB."""
+        chunk = max(1, min(_CHUNK, _CHUNK_BYTES // len(payload)))
+        for written in range(0, events, chunk):
+            rows = min(chunk, events - written)
             await self.session.execute(self._insert("outbox", payload, rows))
 
     async def commits(self, payload: str, seconds: float) -> dict[str, list[float]]:

@@ -43,7 +43,7 @@ def test_what_is_held_longer_written_more_or_stands_apart_takes_more() -> None:
     load = Load(100, 500)
     for more in ({"rate": 101}, {"payload": 501}, {"names": 18}, {"retention": 901}):
         assert disk_bytes(replace(load, **more)) > disk_bytes(load)
-    assert wal_bytes(replace(load, checkpoints=False)) < wal_bytes(load)
+    assert wal_bytes(replace(load, checkpoint=3_600)) < wal_bytes(load)
     apart = formulas.TOASTED_FROM
     assert row_bytes(replace(load, payload=apart)) > row_bytes(load) + apart - 500
 
