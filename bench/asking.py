@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 CLIENTS = 50
 PROBE_EVERY, PROBE_WITHIN = 0.1, 10.0
@@ -75,8 +75,9 @@ async def answer(
 
 
 async def probe(port: int, asked: Asked) -> None:
-    """Probe from the first answer on, until nobody listens any more."""
-    loop, number = asyncio.get_running_loop(), 0
+    """Probe until nobody listens any more; what counts is between the first 200 and the last."""
+    loop, number, ready = asyncio.get_running_loop(), 0, False
+    failed: list[str] = []
     while True:
         began = loop.time()
         try:
@@ -87,7 +88,7 @@ async def probe(port: int, asked: Asked) -> None:
                 finally:
                     writer.close()
         except TimeoutError:
-            asked.failed.append("no answer")
+            failed.append("no answer")
         except (OSError, asyncio.IncompleteReadError):
             if asked.probes:
                 return
@@ -98,8 +99,11 @@ async def probe(port: int, asked: Asked) -> None:
             asked.slowest = max(asked.slowest, took)
             if status == 200:
                 asked.probes += 1
+                if number % 2:
+                    asked.failed += failed if ready else []
+                    ready, failed = True, []
             else:
-                asked.failed.append(f"{PROBES[number % 2]}: {status}")
+                failed.append(f"{PROBES[number % 2]}: {status}")
         number += 1
         await asyncio.sleep(PROBE_EVERY)
 
@@ -114,7 +118,7 @@ async def main(port: int, path: str) -> None:
     await stop.wait()
     for task in tasks:
         task.cancel()
-    print(json.dumps(asdict(asked)), flush=True)
+    print(json.dumps(vars(asked)), flush=True)
 
 
 if __name__ == "__main__":

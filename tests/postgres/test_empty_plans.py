@@ -8,7 +8,6 @@ import re
 from typing import Any
 
 import psycopg
-import pytest
 
 from relay.postgres.reading import PLANS
 from relay.postgres.sqlfiles import load
@@ -38,6 +37,7 @@ def scans(connection: psycopg.Connection, name: str) -> list[dict[str, Any]]:
     connection.execute(f"prepare planned as {text}".encode())
     nulls = ", ".join("null" for _ in params)
     row = connection.execute(f"explain (format json) execute planned({nulls})".encode()).fetchone()
+    connection.execute("deallocate planned")
     assert row is not None
     found, waiting = list[dict[str, Any]](), [row[0][0]["Plan"]]
     while waiting:
@@ -48,19 +48,18 @@ def scans(connection: psycopg.Connection, name: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("name", BOUNDED)
-def test_a_plan_that_is_made_for_empty_tables_walks_none_of_them(
-    outbox_dsn: str, name: str
-) -> None:
+def test_a_plan_that_is_made_for_empty_tables_walks_none_of_them(outbox_dsn: str) -> None:
     options = " ".join(f"-c {name}={value}" for name, value in PLANS.items())
     with psycopg.connect(outbox_dsn, options=options) as connection:
-        found = scans(connection, name)
-    assert found
-    for node in found:
-        index = node.get("Index Name", "")
-        if node["Relation Name"] in BOUNDED[name] or index == "parked_due":  # the first of each
-            continue
-        # Without a condition on its first column an index is walked from end to end.
-        condition = node.get("Index Cond", node.get("TID Cond"))
-        assert condition, node
-        assert {"outbox_xid_id": "xid", "outbox_pkey": "id"}.get(index, "") in condition, node
+        for name, small in BOUNDED.items():
+            found = scans(connection, name)
+            assert found
+            for node in found:
+                index = node.get("Index Name", "")
+                if node["Relation Name"] in small or index == "parked_due":  # the first of each
+                    continue
+                # Without a condition on its first column an index is walked from end to end.
+                condition = node.get("Index Cond", node.get("TID Cond"))
+                assert condition, (name, node)
+                leads = {"outbox_xid_id": "xid", "outbox_pkey": "id"}
+                assert leads.get(index, "") in condition, (name, node)
