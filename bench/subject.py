@@ -133,7 +133,8 @@ def main(  # noqa: PLR0917 - a command line
     samples: Annotated[bool, typer.Option()] = False,
     delays: Annotated[bool, typer.Option()] = False,
 ) -> None:
-    settings = Settings(postgres_dsn=dsn, nats_url=nats_url, stream=stream, retention="1h")
+    flags = {"postgres_dsn": dsn, "nats_url": nats_url, "stream": stream, "retention": "1h"}
+    settings = Settings.load(flags)  # and RELAY_* of the environment, as of the counts' poll
     uvloop = {"use_uvloop": True}
     with exported(serving=False):
         freeze()
