@@ -4,8 +4,8 @@ How many statements, bytes of WAL, dead rows, messages and notifications an even
 on every machine, so these gate where the clock can't. The servers' own statistics say them, and of
 an INSERT its EXPLAIN, by the code of ``relay measure``, at a fixed load: 20,000 waiting events are
 drained; 500 are committed one by one, at most 100 a second, each when the one before is stored,
-while the bell is on and the poll is a minute; then 400 commits of 20 events each keep the relay
-awake.
+while the bell is on and the poll is a minute; then nothing comes for 4 seconds; then commits of 20
+events each, of which the first 100 do not count, keep the relay awake.
 
 What the relay says once a second whatever comes (its heartbeats, looks and trial commits) is
 counted by the second, for a slow machine takes more seconds for the same events. Where commits are
@@ -47,9 +47,12 @@ WAITING, ONE_BY_ONE = 20_000, 500
 APART = 0.01
 """Seconds from one lone commit to the next, at least: the bell stays on below 500 events/s."""
 
-BULKS, BULK_ROWS = 400, 20
+REST = 4.0
+"""Seconds."""
+
+BULKS, BULK_ROWS = 300, 20
 WARM = 100
-"""The first commits of these, by which the relay comes to know the rate."""
+"""Commits before these, by which the relay comes to know the rate."""
 
 POLL_SELDOM = {"RELAY_POLL_INTERVAL": "60s"}
 POSTGRES = {
@@ -95,6 +98,12 @@ COUNTS = (
     Count("draining: WAL bytes of the relay per second", share=0.5, slack=1000),
     Count("draining: messages to NATS per event", share=0.002),
     Count("draining: dead rows of the outbox per event"),
+    Count("at rest: reads per second", slack=12),
+    Count("at rest: settlements per second", slack=0.5),
+    Count("at rest: other statements per second", share=0.2, slack=1),
+    Count("at rest: WAL bytes of the relay per second", share=0.5, slack=100),
+    Count("at rest: messages to NATS per second", slack=1),
+    Count("one by one: notifications per event"),
     Count("one by one: reads per event", slack=1.4),
     Count("one by one: settlements per second", share=0.2, slack=0.5),
     Count("one by one: other statements per second", share=0.2, slack=1),
@@ -103,6 +112,9 @@ COUNTS = (
     Count("one by one: dead rows of the outbox per event"),
     Count("WAL bytes per settlement", share=0.25),
     Count("notifications per 1,000 commits while awake", slack=100),
+    Count("awake: settlements per second", slack=1),
+    Count("awake: other statements per second", share=0.2, slack=5),
+    Count("awake: messages to NATS per event", slack=0.05),
 )
 
 
@@ -147,7 +159,8 @@ class Counter:
         found |= self._drain()
         with relaying(self._servers, self._dsn, self._stream, variables=POLL_SELDOM):
             found |= self._one_by_one()
-            found["notifications per 1,000 commits while awake"] = self._notifications()
+            found |= self._at_rest()
+            found |= self._awake()
         return {count.name: round(found[count.name], 3) for count in COUNTS}
 
     async def _explained(self) -> float:
@@ -182,6 +195,7 @@ class Counter:
             asyncio.run(self._commit_one_by_one(ONE_BY_ONE))
             seen.seconds = time.monotonic() - began
         return {
+            "one by one: notifications per event": seen.rings / ONE_BY_ONE,
             "one by one: reads per event": seen.reads / ONE_BY_ONE,
             "one by one: settlements per second": seen.per_second(seen.settlements),
             "one by one: other statements per second": seen.per_second(seen.others),
@@ -201,25 +215,46 @@ class Counter:
                 await stored.next_msg(10)
                 await asyncio.sleep(max(0.0, next_at - time.monotonic()))
 
-    def _notifications(self) -> float:
+    def _at_rest(self) -> dict[str, float]:
+        with self._seen() as seen:
+            time.sleep(REST)
+            seen.seconds = REST
+        return {
+            "at rest: reads per second": seen.per_second(seen.reads),
+            "at rest: settlements per second": seen.per_second(seen.settlements),
+            "at rest: other statements per second": seen.per_second(seen.others),
+            "at rest: WAL bytes of the relay per second": seen.per_second(seen.wal_bytes),
+            "at rest: messages to NATS per second": seen.per_second(seen.messages),
+        }
+
+    def _awake(self) -> dict[str, float]:
         rows = f"(select 'k', {payload('1')} from generate_series(1, {BULK_ROWS}))"
         insert = Ours().events_from(rows).encode()
-        with psycopg.connect(self._dsn, autocommit=True) as listener:
-            for number in range(BULKS):
-                if number == WARM:
-                    listener.execute('listen "relay.outbox"')
+        for _ in range(WARM):
+            self._connection.execute(insert)
+        with self._seen() as seen:
+            began = time.monotonic()
+            for _ in range(BULKS):
                 self._connection.execute(insert)
-            # The relay's own trial commits are heard as well, and ring nobody.
-            rung = sum(1 for each in listener.notifies(timeout=0.2) if not each.payload)
-        return rung * 1000 / (BULKS - WARM)
+            seen.seconds = time.monotonic() - began
+        return {
+            "notifications per 1,000 commits while awake": seen.rings / BULKS * 1000,
+            "awake: settlements per second": seen.per_second(seen.settlements),
+            "awake: other statements per second": seen.per_second(seen.others),
+            "awake: messages to NATS per event": seen.messages / (BULKS * BULK_ROWS),
+        }
 
     @contextmanager
     def _seen(self) -> "Iterator[Seen]":
         """Reset the statistics, and read them after the block."""
         seen = Seen()
-        self._connection.execute("select pg_stat_statements_reset()")
-        before = asyncio.run(incoming(self._servers.nats.url))
-        yield seen
+        with psycopg.connect(self._dsn, autocommit=True) as listener:
+            listener.execute('listen "relay.outbox"')
+            self._connection.execute("select pg_stat_statements_reset()")
+            before = asyncio.run(incoming(self._servers.nats.url))
+            yield seen
+            # The relay's own trial commits are heard as well, and ring nobody.
+            seen.rings = sum(1 for each in listener.notifies(timeout=0.2) if not each.payload)
         seen.messages = asyncio.run(incoming(self._servers.nats.url)) - before
         row = self._connection.execute(
             f"""
@@ -256,6 +291,7 @@ class Seen:
     settled_bytes: float = 0
     messages: float = 0
     dead_rows: float = 0
+    rings: int = 0
 
     def per_second(self, count: float) -> float:
         """Return ``count`` by the second, of a load that took one at least."""

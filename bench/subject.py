@@ -143,13 +143,14 @@ def main(  # noqa: PLR0917 - a command line
     http: Annotated[int, typer.Option()] = 0,
     retention: Annotated[str, typer.Option()] = "1h",
 ) -> None:
-    settings = Settings(
-        postgres_dsn=dsn,
-        nats_url=nats_url,
-        stream=None if stream == "-" else stream,
-        retention=retention,
-        http=f"127.0.0.1:{http}" if http else "off",
-    )
+    flags = {
+        "postgres_dsn": dsn,
+        "nats_url": nats_url,
+        "stream": None if stream == "-" else stream,
+        "retention": retention,
+        "http": f"127.0.0.1:{http}" if http else "off",
+    }
+    settings = Settings.load(flags)  # and RELAY_* of the environment, as of the counts' poll
     uvloop = {"use_uvloop": True}
     with exported(serving=bool(http)) as scrape:
         freeze()

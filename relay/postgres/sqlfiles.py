@@ -76,7 +76,7 @@ def read_all() -> None:
 def load(name: str, schema: str) -> sql.Composed:
     """Return the file, e.g. ``queries/page``, without its header and with the schema's name."""
     composed = compose(_HEADER.sub("", text(name)), schema)
-    return sql.Composed([sql.SQL(composed.as_string())])  # quoted once
+    return sql.Composed([sql.SQL(composed.as_string())])  # quoted once, not at each statement
 
 
 def compose(

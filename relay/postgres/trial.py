@@ -6,7 +6,8 @@ then, as producers do by default, and takes the time, by the server's clock: wha
 this process add holds nobody up. What takes too long is cancelled, for others wait behind it.
 
 A commit of nothing but a NOTIFY waits for that lock, but neither flushes nor waits for a standby.
-So a *whole* trial writes a logical message as well, which replication slots ignore.
+So a *whole* trial writes a logical message as well, which replication slots ignore; one that is not
+tells only whether that lock is held.
 """
 
 from collections import deque
@@ -31,15 +32,13 @@ MEDIAN_OF: Final = 5
 SHORTEST: Final = 1e-5
 """Seconds: less than this is the clock's noise."""
 
-_TRIAL: Final = sql.SQL(
-    "begin; set local synchronous_commit to default;"
+_NOTIFY: Final = sql.SQL("select pg_catalog.pg_notify({}, {})")
+_WHOLE: Final = sql.SQL(
+    "begin; set local synchronous_commit to default; {};"
     " select extract(epoch from pg_catalog.clock_timestamp())::float8,"
-    " pg_catalog.pg_notify({}, {}){}; commit;"
+    " pg_catalog.pg_logical_emit_message(true, 'relay', 'trial commit'); commit;"
     " select extract(epoch from pg_catalog.clock_timestamp())::float8"
 )
-_WRITE: Final = sql.SQL(
-    ", pg_catalog.pg_logical_emit_message(true, 'relay', 'trial commit')"
-).format()
 
 
 class Trial:
@@ -64,9 +63,8 @@ class Trial:
         self._began: float | None = None
         self._works = False
         self._took = deque[float](maxlen=MEDIAN_OF)
-        names = sql.Literal(channel), sql.Literal(payload)
-        self._whole = _TRIAL.format(*names, _WRITE)
-        self._notify = _TRIAL.format(*names, sql.SQL(""))
+        self._notify = _NOTIFY.format(sql.Literal(channel), sql.Literal(payload))
+        self._whole = _WHOLE.format(self._notify)
 
     @property
     def seconds(self) -> float | None:
@@ -114,8 +112,8 @@ class Trial:
             try:
                 cursor = await connection.execute(trial, prepare=False)
                 async for result in cursor.results():
-                    if result.description:
-                        times.extend(row[0] for row in await result.fetchall())
+                    if result.description and (row := await result.fetchone()) and row[0]:
+                        times.append(row[0])  # pg_notify's own answer is empty
             except psycopg.Error as error:
                 failure = error
             done.set()
@@ -137,5 +135,5 @@ class Trial:
                 return None
         if failure is not None:
             raise failure
-        took = times[1] - times[0]
+        took = times[1] - times[0] if times else 0.0
         return None if took > TOO_LONG else took

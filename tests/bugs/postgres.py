@@ -251,10 +251,10 @@ TERM = (
     Bug(
         "a statement waits for ever",
         "relay/postgres/session.py",
-        "            with anyio.fail_after(deadline):\n"
-        "                cursor = self.connection.cursor(binary=True)\n",
-        "            with anyio.fail_after(deadline * 1000):\n"
-        "                cursor = self.connection.cursor(binary=True)\n",
+        "            with anyio.move_on_after(deadline):\n"
+        "                cursor = cursor or self.connection.cursor(binary=True)\n",
+        "            with anyio.move_on_after(deadline * 1000):\n"
+        "                cursor = cursor or self.connection.cursor(binary=True)\n",
         (STORE + "::test_a_statement_without_an_answer_is_an_outage_within_its_deadline",),
     ),
 )

@@ -25,6 +25,7 @@ def test_little_is_read_at_half_its_distance_and_nothing_at_the_poll() -> None:
     assert Pace(0).pause(POLL) == POLL
     assert Pace(100).pause(POLL) == 0.005
     assert Pace(1_000).pause(POLL) == PAUSE_LEAST
+    assert Pace(5_000).pause(POLL) < 0.004  # or half of all wait for longer than the rest takes
     assert Pace(BUSIEST).pause(POLL) == PAUSE_MOST
 
 

@@ -112,6 +112,18 @@ async def test_the_bell_is_on_while_rings_take_no_more_than_a_fifth_of_all_time(
     assert source.on is on
 
 
+@pytest.mark.parametrize(("rate", "on"), [(500, True), (550, True), (650, False)])
+async def test_a_bell_that_is_off_goes_on_again_at_the_rates_that_are_its_own(
+    rate: int, on: bool
+) -> None:
+    source, clock = Instant(10), Clock()
+    bell = Bell(source, poll_interval=POLL, idle=lambda: None, record=[].append, now=clock)
+    await fed(bell, clock, 1_000)
+    assert not source.on
+    await fed(bell, clock, rate)
+    assert source.on is on
+
+
 async def test_a_source_that_can_be_armed_again_is_armed_soon() -> None:
     source, clock = Instant(10), Clock()
     source.ring_seconds = None

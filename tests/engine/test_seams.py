@@ -32,6 +32,20 @@ class Slow(MemoryBus):
         return await super().publish(events, permit, closed=closed)
 
 
+async def test_a_leader_at_rest_reports_nothing_though_it_polls(world: World) -> None:
+    async def work() -> None:
+        world.outbox.emit("a.b", b"1")
+        await until(lambda: world.outbox.reported is not None)
+        await anyio.sleep(5)
+        reported = world.outbox.reported
+        await anyio.sleep(300)
+        assert world.outbox.reported is reported
+        world.outbox.emit("a.b", b"2")
+        await until(lambda: world.outbox.reported is not reported)
+
+    await running(world, work)
+
+
 async def test_a_hold_that_is_over_while_its_events_are_on_their_way_is_asked_again() -> None:
     bus = Slow()
     world = World(MemoryOutbox(), bus)
