@@ -5,6 +5,7 @@ from tests.bugs.bug import Bug
 RULES = "tests/core/test_checkpoint.py"
 ENGINE = "tests/engine/test_reconcile.py"
 STREAMS = "tests/jetstream/test_jetstream_reconcile.py"
+TAILS = "tests/jetstream/test_jetstream_tails.py"
 STORE = "tests/postgres/test_checkpoints.py"
 
 CORE = "relay/core/checkpoint.py"
@@ -110,6 +111,36 @@ BUGS: tuple[Bug, ...] = (
         "            setbacks = await self._checkpoints.rewind(held)\n",
         "            setbacks = await self._checkpoints.rewind(held) if not held else ()\n",
         (ENGINE,),
+    ),
+    Bug(
+        "events are published to a stream before its first checkpoint is settled",
+        "relay/engine/reconcile.py",
+        "            await self._settler.add_and_wait(Done(tips=tips))\n",
+        "            self._settler.add(Done(tips=tips))\n",
+        (ENGINE,),
+    ),
+    Bug(
+        "a look that failed is made after it was decided what to send",
+        "relay/jetstream/bus.py",
+        "        routes = await self.reconciling.look_first(routes)\n        call =",
+        "        if self.reconciling.active:\n"
+        "            routes = await self.reconciling.look_first(routes)\n        call =",
+        (TAILS,),
+    ),
+    Bug(
+        "a replica that lags behind is believed to have the stream's end",
+        "relay/jetstream/tail.py",
+        "            await _read_singly(api, stream, tail, min(end, tail.reached + MOST_SINGLY))\n"
+        "            break\n    tail.complete",
+        "            break\n    tail.complete",
+        (TAILS,),
+    ),
+    Bug(
+        "what has no answer is sent again after the duplicate window",
+        "relay/jetstream/bus.py",
+        "            stream.unanswered_since = began\n",
+        "            stream.unanswered_since = None\n",
+        (TAILS,),
     ),
     Bug(
         "a repair is over with its first page",

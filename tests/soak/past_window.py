@@ -176,7 +176,7 @@ class Restarts:
         emit(self._dsn, "orders.placed", "k")
         stored, began = streams.held(self._url, STREAM), time.monotonic()
         relay = self.start()
-        until(lambda: streams.held(self._url, STREAM) > stored, PATIENCE)
+        until(lambda: streams.held(self._url, STREAM) > stored, 10 * PATIENCE)
         took = time.monotonic() - began
         above = self._settled(relay) - idle
         copies = streams.held(self._url, STREAM) - stored - 1
@@ -190,7 +190,7 @@ class Restarts:
 
     def _settled(self, relay: RelayProcess) -> int:
         """Stop a relay once nothing waits; the most memory that it had, in MiB."""
-        until(lambda: alone(self._dsn, NOTHING_WAITS), PATIENCE)
+        until(lambda: alone(self._dsn, NOTHING_WAITS), 10 * PATIENCE)
         status = Path(f"/proc/{relay.process.pid}/status").read_text(encoding="ascii")
         assert relay.terminate() == 0
         return int(status.partition("VmHWM:")[2].split()[0]) // 1024
