@@ -32,6 +32,13 @@ def test_it_writes_and_exits_like_a_fresh_one(tmp_path: Path, args: list[str], c
     assert (forked.returncode, forked.stdout, forked.stderr) == (code, fresh.stdout, fresh.stderr)
 
 
+def test_a_test_s_own_environment_is_no_reason_for_a_fresh_one() -> None:
+    env = {**os.environ, **AWAY}
+    with warm.Popen([*RELAY, "status", "--watch"], env=env, stderr=subprocess.DEVNULL) as process:
+        assert b"tests.warm" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        process.kill()
+
+
 def test_it_is_a_child_of_the_test_with_a_folder_and_streams_of_its_own(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         process = warm.Popen(
