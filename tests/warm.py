@@ -46,6 +46,10 @@ IMPORTED: Final = (
 MODULES: Final = {"relay", "tests.failpoints"}
 AT_START: Final = ("LANG", "LC_", "OTEL_", "PSYCOPG_", "PYTHON")
 """The variables that are read once, by the interpreter or by what is imported, begin so."""
+USUAL: Final = {name: value for name, value in os.environ.items() if name.startswith(AT_START)} | {
+    "PYTHONPATH": str(ROOT)
+}
+"""Those of the warm process."""
 APPLIED_BETWEEN: Final = ("preexec_fn", "pass_fds", "shell", "start_new_session", "user", "group")
 REQUEST_BYTES: Final = 1 << 17
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -63,7 +67,7 @@ class Warm:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.warm", str(theirs.fileno())],
                 cwd=ROOT,
-                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+                env={"PATH": os.environ["PATH"], **USUAL},
                 pass_fds=[theirs.fileno()],
             )
 
@@ -143,13 +147,12 @@ def turn_off() -> None:
 
 
 def _can_be_forked(given: Mapping[str, Any], env: Mapping[str, str]) -> bool:
-    usual = {"PYTHONPATH": str(ROOT)}
     return (
         isinstance(given["args"], list)
         and given["args"][:2] == [sys.executable, "-m"]
         and given["args"][2] in MODULES
         and not any(given.get(option) for option in APPLIED_BETWEEN)
-        and all(usual.get(name) == env[name] for name in env if name.startswith(AT_START))
+        and all(USUAL.get(name) == env[name] for name in env if name.startswith(AT_START))
     )
 
 
