@@ -79,9 +79,8 @@ class PostgresBell:
         self._outbox = outbox
         self._channel = f"{outbox.schema}.outbox"
         self._token = f"trial {secrets.token_hex(8)}"
-        self._trial = Trial(
-            outbox.pool, self._channel, self._token, now=now, too_long=self._cant_ring
-        )
+        names = self._channel, self._token
+        self._trial = Trial(outbox.pool, *names, now=now, too_long=self._cant_ring)
         self._now, self._jitter = now, jitter
         self._rung = anyio.Event()  # what the caller waits for
         self._cause = Wake.POLL
@@ -94,9 +93,8 @@ class PostgresBell:
         self._held: int | None = None
         self._leaving = self._refused = self._enabled = False
         self._heard = anyio.Event()
-        self._trial_again = HEARTBEAT
+        self._trial_again, self._rings_since_trial = HEARTBEAT, False
         self._trials = Backoff(base=TRIAL_RETRY_FIRST, cap=RETRY_MOST)
-        self._rings_since_trial = False
         self._retry = Backoff(base=RETRY_FIRST, cap=RETRY_MOST)
         self._complaint = self._intruder = self._named = ""
         self._looked_at = float("-inf")
@@ -326,8 +324,7 @@ class PostgresBell:
 
     async def _name_intruder(self, listener: Session) -> None:
         """Say once who else holds the bell's lock; writers only ask, and are gone."""
-        now = self._now()
-        if now < self._looked_at + HEARTBEAT:
+        if (now := self._now()) < self._looked_at + HEARTBEAT:
             return
         self._looked_at = now
         rows = await listener.rows(self._query("lease_holder"), {"lock_class": BELL_CLASS})

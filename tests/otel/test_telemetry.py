@@ -27,12 +27,12 @@ from relay.ports import Backlog, EventBus, OutboxStore, Page, ParkedEvents, Repo
 pytestmark = pytest.mark.anyio
 
 
+STREAMS = {"orders": "ORDERS", "users": "USERS"}
+
+
 def event(number, subject="orders.placed", age=0.0):
     created_at = datetime.now(UTC) - timedelta(seconds=age)
     return Event(number, str(number), f"m{number}", subject, None, created_at, None, b"x")
-
-
-STREAMS = {"orders": "ORDERS", "users": "USERS"}
 
 
 def stream_of(event):
