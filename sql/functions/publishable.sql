@@ -71,7 +71,7 @@ begin
                E'strict $.keyvalue() ? (
                   @.value.type() != "string"
                   || !(@.key like_regex "^[!#$%&''*+.^_`|~0-9A-MO-QS-Za-mo-qs-z-][!#$%&''*+.^_`|~0-9A-Za-z-]*$")
-                  || @.value like_regex "[\\u0001-\\u001f\\u007f-\\u009f\\u2028\\u2029]")'))
+                  || @.value like_regex "[\\\\u0001-\\\\u001f\\\\u007f-\\\\u009f\\\\u2028\\\\u2029]")'))
      and (ttl is null
           or pg_catalog.mod(pg_catalog.extract('epoch', ttl), 1) operator(pg_catalog.=) 0
              and pg_catalog.extract('epoch', ttl) operator(pg_catalog.>=) 1
@@ -97,7 +97,7 @@ begin
     why  := 'subjects that begin with $ or _INBOX belong to NATS itself';
   elsif pg_catalog.regexp_like(
     subject,
-    E'[\u0001-\u0020\u007f-\u00a0\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]'
+    E'[\\u0001-\\u0020\\u007f-\\u00a0\\u1680\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f\\u3000\\ufeff]'
   ) then
     rule := 'outbox_subject_has_no_space_or_control_character';
     why  := 'a subject has no spaces, control characters or invisible ones';
@@ -111,7 +111,7 @@ begin
     why  := 'key has 1 to 255 bytes, or is null';
   elsif pg_catalog.regexp_like(
     key,
-    E'[\u0001-\u001f\u007f-\u009f\u2028\u2029]|^[\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]|[\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]$'
+    E'[\\u0001-\\u001f\\u007f-\\u009f\\u2028\\u2029]|^[\\u0020\\u00a0\\u1680\\u2000-\\u200a\\u202f\\u205f\\u3000]|[\\u0020\\u00a0\\u1680\\u2000-\\u200a\\u202f\\u205f\\u3000]$'
   ) then
     rule := 'outbox_key_has_no_control_character_or_outer_space';
     why  := 'key has no control characters, and no space at either end';
@@ -122,7 +122,7 @@ begin
     why  := 'idempotency_key has 1 to 255 bytes, or is null';
   elsif pg_catalog.regexp_like(
     idempotency_key,
-    E'[\u0001-\u001f\u007f-\u009f\u2028\u2029]|^[\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]|[\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]$'
+    E'[\\u0001-\\u001f\\u007f-\\u009f\\u2028\\u2029]|^[\\u0020\\u00a0\\u1680\\u2000-\\u200a\\u202f\\u205f\\u3000]|[\\u0020\\u00a0\\u1680\\u2000-\\u200a\\u202f\\u205f\\u3000]$'
   ) then
     rule := 'outbox_idempotency_key_has_no_control_character_or_outer_space';
     why  := 'idempotency_key has no control characters, and no space at either end';
@@ -151,7 +151,7 @@ begin
     rule := 'outbox_header_names_do_not_begin_with_nats_or_relay';
     why  := 'headers whose names begin with Nats- or Relay- belong to the server and the relay';
   elsif pg_catalog.jsonb_path_exists(
-    headers, E'strict $.* ? (@ like_regex "[\\u0001-\\u001f\\u007f-\\u009f\\u2028\\u2029]")'
+    headers, E'strict $.* ? (@ like_regex "[\\\\u0001-\\\\u001f\\\\u007f-\\\\u009f\\\\u2028\\\\u2029]")'
   ) then
     rule := 'outbox_header_values_have_no_control_character';
     why  := 'a header''s value has no control characters or line breaks';

@@ -219,7 +219,7 @@ async def test_what_left_the_parked_comes_again_though_the_clock_was_set_back_be
     refused = [Parking(each.id, each.event_id, 1, 0.0, error="no") for each in page.events]
     await store.settle(Settlement(page.position, refused))
     for seq, event in enumerate(page.events, 1):
-        store.checkpoints._next_at = 0.0
+        store.checkpoints._next_at.clear()
         tip = replace(TIP, seq=seq)
         await store.settle(Settlement(None, unparked=[event.event_id], tips=[tip]))
     await shop.ask(
