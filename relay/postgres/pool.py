@@ -10,7 +10,6 @@ session ends nothing by itself; whoever waits for a session gets a StoreOutage.
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
@@ -28,9 +27,6 @@ WAIT: Final = 3.0
 """Seconds to wait for a session: less than every deadline of the callers."""
 
 CHECK_DEADLINE: Final = 2.0
-CHECKED_FOR: Final = 0.5
-"""Seconds for which a check holds: one is enough for statements that follow each other."""
-
 IDLE: Final = 60.0
 CLOSE_DEADLINE: Final = 0.5
 
@@ -45,8 +41,6 @@ producers have by default. What housekeeping loses in a crash of the server is d
 
 class PooledConnection(Connection):
     """A connection that the pool opens in our way."""
-
-    checked_at = float("-inf")
 
     @classmethod
     async def connect(cls, conninfo: str = "", **given: Any) -> Self:
@@ -138,12 +132,9 @@ class Pool:
 
 async def _check(connection: PooledConnection) -> None:
     """Refuse a session that is dead, or whose server takes no writes any more."""
-    if time.monotonic() < connection.checked_at + CHECKED_FOR:
-        return
     if await _asked(connection, _READ_ONLY) is not False:
         connection.pgconn.finish()
         raise psycopg.OperationalError("the server takes no writes here")
-    connection.checked_at = time.monotonic()
 
 
 async def _asked(connection: Connection, question: str) -> Any:
