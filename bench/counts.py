@@ -114,7 +114,6 @@ COUNTS = (
     Count("notifications per 1,000 commits while awake", slack=100),
     Count("awake: settlements per second", slack=1),
     Count("awake: other statements per second", share=0.2, slack=5),
-    Count("awake: messages to NATS per event", slack=0.05),
 )
 
 
@@ -241,7 +240,6 @@ class Counter:
             "notifications per 1,000 commits while awake": seen.rings / BULKS * 1000,
             "awake: settlements per second": seen.per_second(seen.settlements),
             "awake: other statements per second": seen.per_second(seen.others),
-            "awake: messages to NATS per event": seen.messages / (BULKS * BULK_ROWS),
         }
 
     @contextmanager

@@ -24,6 +24,7 @@ Fault = tuple[str, str, int | None]
 """What, the event's id, the message's sequence; a lost event has none."""
 
 TABLE = """
+drop table if exists incumbent;
 create table incumbent (
   id bigint generated always as identity primary key, key text, body text not null,
   written_at timestamptz not null default clock_timestamp(), sent_at timestamptz

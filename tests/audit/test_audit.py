@@ -42,13 +42,17 @@ def run_of(dsn: str, url: str, loop: Loop, *, workers: int = 1, writers: int = 8
     ids=["id > last", "skip locked", "in order"],
 )
 def test_its_list_is_the_truth_whatever_the_relay_did(database, nats_server, loop, workers, kinds):
-    run = run_of(database, nats_server.url, loop, workers=workers)
-    code, found, report = audit(database, nats_server.url, run.stream, *COLUMNS)
-    assert found == run.truth
-    assert {kind for kind, *_ in found} >= kinds
-    assert code == (1 if found else 0)
-    assert report["rows"]["count"] == len(run.committed)
-    assert report["not_yet"] == {}
+    seen: set[str] = set()
+    while True:  # a loop that loses does not lose in every run
+        run = run_of(database, nats_server.url, loop, workers=workers)
+        code, found, report = audit(database, nats_server.url, run.stream, *COLUMNS)
+        assert found == run.truth
+        assert code == (1 if found else 0)
+        assert report["rows"]["count"] == len(run.committed)
+        assert report["not_yet"] == {}
+        seen |= {kind for kind, *_ in found}
+        if seen >= kinds:
+            break
 
 
 def test_ours_under_writers_that_share_keys_has_no_findings(

@@ -86,7 +86,12 @@ def node_modules() -> Path:
         with tempfile.TemporaryDirectory(dir=sys.prefix, ignore_cleanup_errors=True) as folder:
             made = Path(folder) / "made"
             command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(made), *NPM]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, timeout=120, check=False
+                )
+            except subprocess.TimeoutExpired:
+                pytest.skip(f"npm could not install {' '.join(NPM)} within 120 s")
             if done.returncode != 0:
                 pytest.skip(f"npm could not install {' '.join(NPM)}: {done.stderr.strip()[-200:]}")
             with suppress(OSError):  # another worker was first

@@ -59,6 +59,7 @@ class Pair:
         """Kill the plain leader, so that the armed one leads; then another one stands by."""
         until(lambda: "standing by" in armed.log.read_text(), 20)
         self.plain.kill()
+        until(lambda: '"leading"' in armed.log.read_text(), 20)
         self.plain = self.start()
 
     def close(self) -> None:
