@@ -55,7 +55,7 @@ LOSS = (
         "an event that was stored stays parked",
         DELIVER,
         "                done.unparked.append(each.event.event_id)\n",
-        "                done.unparked.extend([])\n",
+        "                continue  # nothing is unparked\n",
         (MODEL,),
     ),
 )
