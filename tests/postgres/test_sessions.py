@@ -10,11 +10,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from relay import devstack
 from relay.core import disposition
 from relay.core.disposition import Parking
 from relay.ports import Report, Settlement, Wake
-from relay.postgres import pool
 from relay.postgres.bell import PostgresBell
 from relay.postgres.connecting import PINNED
 from relay.postgres.outbox import PostgresOutbox
@@ -195,23 +193,3 @@ async def test_every_pinned_setting_is_in_force(outbox_dsn: str) -> None:
                 ).format(name, name, value)
             )
             assert shown[0][0] == shown[0][1], name
-
-
-async def test_a_session_of_the_pool_is_checked_once_for_statements_that_follow_each_other(
-    postgres_server: devstack.Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, ask = [], pool._asked
-
-    async def noted(connection, question):
-        asked.append(question)
-        return await ask(connection, question)
-
-    monkeypatch.setattr(pool, "_asked", noted)
-    monkeypatch.setattr(pool, "CHECKED_FOR", 60.0)
-    sessions = PostgresOutbox(postgres_server.dsn, "relay", page_bytes=1).pool
-    for number, checks in enumerate((1, 1, 2)):
-        async with sessions.session() as session:
-            assert asked.count(pool._READ_ONLY) == checks
-            if number == 1:
-                session.connection.checked_at = float("-inf")
-    await sessions.close()
