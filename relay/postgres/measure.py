@@ -30,7 +30,7 @@ from psycopg import sql
 from relay.errors import RelayError, SchemaError, StoreOutage
 from relay.postgres import migrations
 from relay.postgres.patience import explained
-from relay.postgres.session import Session, translated
+from relay.postgres.session import Session, clocks_of, translated
 from relay.postgres.sqlfiles import MEASURE_CLASS, compose, load, text
 
 START: Final = "relay_measure_"
@@ -234,20 +234,16 @@ class Bystander:
             await anyio.sleep(_EVERY)
 
     async def _commit(self) -> float:
-        clocks, more = list[float](), True
         try:
             with anyio.fail_after(_NO_ANSWER):
                 query = load("measure/commit", "")
                 cursor = await self._session.connection.execute(query, prepare=False)
-            while more:
-                if cursor.description and (row := await cursor.fetchone()):
-                    clocks.append(row[0])
-                more = bool(cursor.nextset())
+                before, after = await clocks_of(cursor)
         except TimeoutError:
             _stop(f"did not come back within {_NO_ANSWER:g} s")
         except psycopg.Error as error:
             raise translated(error) from error
-        return max(0.0, clocks[-1] - clocks[-2])
+        return max(0.0, after - before)
 
 
 def slow(before: float, now: float) -> bool:

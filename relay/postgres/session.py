@@ -158,6 +158,15 @@ class Session:
             await self.connection.close()
 
 
+async def clocks_of(cursor: psycopg.AsyncCursor[Any]) -> list[float]:
+    """Return the epoch seconds among the results of several statements that were sent at once."""
+    return [
+        row[0]
+        async for result in cursor.results()
+        if result.description and (row := await result.fetchone()) and isinstance(row[0], float)
+    ]
+
+
 def translated(error: psycopg.Error) -> RelayError | psycopg.Error:
     """Return our error for a driver's one, or the driver's own where it can only be a bug."""
     message = in_words(error)

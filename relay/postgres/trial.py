@@ -21,6 +21,7 @@ from psycopg import sql
 
 from relay.errors import StoreOutage
 from relay.postgres.pool import Pool
+from relay.postgres.session import clocks_of
 
 TOO_LONG: Final = 0.05
 """Seconds; a producer's commit is not to wait longer for the bell."""
@@ -111,9 +112,7 @@ class Trial:
             nonlocal failure
             try:
                 cursor = await connection.execute(trial, prepare=False)
-                async for result in cursor.results():
-                    if result.description and (row := await result.fetchone()) and row[0]:
-                        times.append(row[0])  # pg_notify's own answer is empty
+                times.extend(await clocks_of(cursor))
             except psycopg.Error as error:
                 failure = error
             done.set()
