@@ -1,9 +1,9 @@
 -- rewind: go back to what streams still hold, in one step, and end the term (R-LOSS).
 --
 -- takes    epoch, holder: the term that does it; epoch null: a person does, whoever leads
---          base, target, last_id: where to read on; top_id (bigint), since (timestamptz), back_to
---          (text) and back_number (bigint), its stream and number: of the checkpoint this is; pruned (boolean): rows behind it may have been
---          deleted; streams (text[]), seqs (bigint[]), side by side: what has lost messages, and up
+--          base, target, last_id: where to read on; of the checkpoint this is, top_id (bigint),
+--          since (timestamptz), back_to (text) and back_number (bigint), its stream and number;
+--          pruned (boolean): rows behind it may have been deleted; streams (text[]), seqs (bigint[]), side by side: what has lost messages, and up
 --          to where each still holds them; forget_streams (text[]), forget_numbers (bigint[]): the
 --          checkpoints that are not true any more; bare_streams, bare_created (text[]): streams that
 --          hold none of theirs, of which the next term looks at every message

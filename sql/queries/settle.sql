@@ -44,8 +44,8 @@ kept as (
     stream, ring, number, created, seq, message_id, sure, after_seq, base, target, last_id, top_id,
     settled_at
   )
-  select t.stream, (t.number & 2147483647)::int, t.number, t.created, t.seq, t.message_id, t.sure, t.after_seq, t.base,
-         t.target, t.last_id, %(top_id)s::bigint, now()
+  select t.stream, (t.number & 2147483647)::int, t.number, t.created, t.seq, t.message_id, t.sure,
+         t.after_seq, t.base, t.target, t.last_id, %(top_id)s::bigint, now()
     from tip as t
       on conflict (stream, ring) do update
      set number = excluded.number, created = excluded.created, seq = excluded.seq,
