@@ -1,8 +1,5 @@
 """Streams that are not what they were, on a real server: what the bus says. R-LOSS, R-ONCE."""
 
-import shutil
-from contextlib import contextmanager
-
 import anyio
 import pytest
 
@@ -12,26 +9,9 @@ from relay.core.outcome import Stored
 from relay.errors import StreamBehind
 from relay.jetstream.tail import Tail
 from tests.jetstream.helpers import all_stored, back_after_outage, delivered, taken
+from tests.system.streams import older_store
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def older_store(own_nats, tmp_path):
-    """Keep a copy of the store as it is now; put it back at the end of a block."""
-
-    @contextmanager
-    def keep():
-        own_nats.stop()
-        shutil.copytree(own_nats.store, tmp_path / "older")
-        own_nats.start()
-        yield
-        own_nats.stop()
-        shutil.rmtree(own_nats.store)
-        shutil.copytree(tmp_path / "older", own_nats.store)
-        own_nats.start()
-
-    return keep
 
 
 async def resumed(bus, tips, repairing=()):
@@ -42,7 +22,7 @@ async def resumed(bus, tips, repairing=()):
 
 
 async def test_an_older_store_is_behind_and_names_what_it_holds(
-    own_nats, kit, name, batched, older_store
+    own_nats, kit, name, batched, tmp_path
 ):
     async with kit.look(own_nats.url) as seen:
         await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
@@ -51,7 +31,7 @@ async def test_an_older_store_is_behind_and_names_what_it_holds(
         await bus.connect()
         ring = [Checkpoint(*taken(bus), number=1)]
         ring.insert(0, Checkpoint(*(await delivered(bus, pages[0])), number=2))
-        with older_store():
+        with older_store(own_nats, tmp_path):
             for number, page in enumerate(pages[1:3], 3):
                 with_tip = await bus_delivers(bus, page)
                 ring.insert(0, Checkpoint(*with_tip, number=number))
@@ -80,13 +60,13 @@ async def bus_delivers(bus, page):
 
 
 async def test_others_may_have_filled_the_place_of_what_is_gone(
-    own_nats, kit, name, batched, older_store
+    own_nats, kit, name, batched, tmp_path
 ):
     async with kit.look(own_nats.url) as seen:
         await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
     async with kit.bus(own_nats.url, stream=name) as bus:
         first = await delivered(bus, [kit.event(f"{name}.x") for _ in range(3)])
-        with older_store():
+        with older_store(own_nats, tmp_path):
             await bus_delivers(bus, [kit.event(f"{name}.x") for _ in range(3)])
         async with kit.look(own_nats.url) as seen:
             for _ in range(9):

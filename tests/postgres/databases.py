@@ -48,13 +48,15 @@ def programs(server: devstack.Postgres) -> Program:
 
 
 @contextmanager
-def further_databases(server: devstack.Postgres) -> Iterator[Callable[[], str]]:
-    """Give what makes further empty databases; they are dropped at the end."""
+def further_databases(
+    server: devstack.Postgres, template: str | None = None
+) -> Iterator[Callable[[], str]]:
+    """Give what makes further databases, empty or as ``template``; they are dropped at the end."""
     made: list[str] = []
 
     def make() -> str:
         made.append(f"further_{uuid.uuid4().hex[:12]}")
-        return server.create_database(made[-1])
+        return server.create_database(made[-1], template=template)
 
     yield make
     for name in made:

@@ -3,7 +3,6 @@
 ``test_roles`` asks Postgres what it would allow. Here it is done, and undone.
 """
 
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from psycopg import errors
 from relay import devstack
 from relay.consumer import migrations as inbox
 from tests.postgres.adopting import DEBEZIUM, adopt
-from tests.postgres.databases import execute
+from tests.postgres.databases import execute, further_databases
 from tests.postgres.rights import (
     COLUMN_RIGHTS,
     FUNCTIONS,
@@ -55,13 +54,12 @@ DENIED = (
 def connection(
     postgres_server: devstack.Postgres, outbox_template: str
 ) -> Iterator[psycopg.Connection[Any]]:
-    name = f"doors_{uuid.uuid4().hex[:12]}"
-    dsn = postgres_server.create_database(name, template=outbox_template)
-    execute(dsn, "create role relay_stranger nologin")
-    with psycopg.connect(dsn) as made:
-        yield made
-        made.rollback()
-    postgres_server.drop_database(name)
+    with further_databases(postgres_server, outbox_template) as make:
+        dsn = make()
+        execute(dsn, "create role relay_stranger nologin")
+        with psycopg.connect(dsn) as made:
+            yield made
+            made.rollback()
     execute(postgres_server.dsn, "drop role relay_stranger")
 
 

@@ -6,7 +6,6 @@ a check violation, and the message says why.
 
 import json
 import re
-import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +21,7 @@ from relay.core.event import Event
 from relay.core.subjects import fault_of
 from relay.jetstream.frames import frame_of, line_fault
 from relay.postgres.sqlfiles import text
+from tests.postgres.databases import further_databases
 from tests.postgres.poison import CREATED_AT, GOOD, HARMLESS, ONE_OF, POISON, YEARS
 
 
@@ -29,11 +29,11 @@ from tests.postgres.poison import CREATED_AT, GOOD, HARMLESS, ONE_OF, POISON, YE
 def connection(
     postgres_server: devstack.Postgres, outbox_template: str
 ) -> Iterator[psycopg.Connection[Any]]:
-    name = f"poison_{uuid.uuid4().hex[:12]}"
-    dsn = postgres_server.create_database(name, template=outbox_template)
-    with psycopg.connect(dsn, autocommit=True) as made:
+    with (
+        further_databases(postgres_server, outbox_template) as make,
+        psycopg.connect(make(), autocommit=True) as made,
+    ):
         yield made
-    postgres_server.drop_database(name)
 
 
 def by_insert(connection: psycopg.Connection[Any], row: dict[str, Any]) -> None:

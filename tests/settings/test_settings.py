@@ -139,16 +139,22 @@ def test_what_kubernetes_and_others_set_is_none_of_ours(service):
     assert settings.warnings == ()
 
 
-@given(st.dictionaries(st.sampled_from([row[0] for row in Settings.table()[:-1]]), st.text()))
-def test_any_environment_is_taken_or_refused_by_lines_of_faults(environ):
+def taken_or_refused_by_lines(flags, environ):
+    """Load settings; the faults of those that are refused, each of one line."""
     try:
-        Settings.load({}, environ)
+        Settings.load(flags, environ)
     except SettingsError as error:
         found = error.faults
     else:
-        return
+        return []
     assert found
     assert not any("\n" in fault for fault in found)
+    return found
+
+
+@given(st.dictionaries(st.sampled_from([row[0] for row in Settings.table()[:-1]]), st.text()))
+def test_any_environment_is_taken_or_refused_by_lines_of_faults(environ):
+    taken_or_refused_by_lines({}, environ)
 
 
 TOML_VALUES = st.sampled_from(
@@ -194,12 +200,5 @@ def test_any_file_is_taken_or_refused_by_lines_of_faults(content):
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="replace") as file:
         file.write(content)
         file.flush()
-        try:
-            Settings.load({"config": file.name}, {})
-        except SettingsError as error:
-            found = error.faults
-        else:
-            return
-    assert found
-    assert not any("\n" in fault for fault in found)
+        found = taken_or_refused_by_lines({"config": file.name}, {})
     assert CANARY not in "".join(found)
