@@ -49,7 +49,7 @@ def programs(server: devstack.Postgres) -> Program:
 
 @contextmanager
 def further_databases(
-    server: devstack.Postgres, template: str | None = None
+    server: devstack.Postgres, template: str = "template1"
 ) -> Iterator[Callable[[], str]]:
     """Give what makes further databases, empty or as ``template``; they are dropped at the end."""
     made: list[str] = []
