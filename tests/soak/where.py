@@ -145,6 +145,10 @@ def wrong(question: Question, stored: dict[str, tuple[int, float]], lives: dict[
     copies = copies_of(answer, row.event_id)
     state = state_of(row, copies)
     before = lives.get(row.waits_for or 0)
+    # Behind one that died it is due, and parked still, until the relay's next look.
+    waited = any(
+        each.is_large and each.key == life.key and each.id < life.id for each in lives.values()
+    )
     reasons = {
         "it is another event": row.event_id != life.event_id,
         "it was seen, and not committed": (
@@ -154,7 +158,9 @@ def wrong(question: Question, stored: dict[str, tuple[int, float]], lives: dict[
         "it was in the stream too early": copies and stored_at > question.answered_at,
         "it was not in the stream any more": not copies and stored_at < question.asked_at,
         "nothing is removed, and nothing is out": state in {"missing", "held"},
-        "it could be stored at once": state in {"parked", "dead"} and not life.is_large,
+        "it could be stored at once": (
+            not life.is_large and (state == "dead" or (state == "parked" and not waited))
+        ),
         "it can't be stored": state in {"stored", "in flight"} and life.is_large,
         f"{row.waits_for} is no earlier event of its key": (
             before is not None and (before.key != life.key or before.id >= life.id)
