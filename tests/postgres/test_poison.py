@@ -255,6 +255,7 @@ def test_every_rule_is_tried_here() -> None:
 
 NASTY = st.text(st.sampled_from('a.*>$ \r\n\t\x7f\u00ad\u2028äü😀:-_/{}"\\'), max_size=12)
 TEXT = NASTY | st.text(max_size=8) | st.sampled_from(["orders.placed", "relay-1", "Nats-Msg-Id"])
+NAME = st.from_regex(r"[a-z]{1,8}([.-][a-z]{1,4}){0,2}", fullmatch=True)
 HEADERS = st.none() | st.dictionaries(TEXT, TEXT, max_size=3)
 
 
@@ -263,7 +264,7 @@ def test_what_goes_in_by_any_text_can_be_framed_for_nats(one_dsn: str) -> None:
     taken, connection = 0, psycopg.connect(one_dsn, autocommit=True)
 
     @settings(max_examples=150, deadline=None)
-    @given(TEXT, st.none() | TEXT, st.none() | TEXT, HEADERS)
+    @given(NAME | TEXT, st.none() | NAME | TEXT, st.none() | NAME | TEXT, HEADERS)
     def write(subject: str, key: str | None, own_id: str | None, headers: Any) -> None:
         nonlocal taken
         row = {"subject": subject, "key": key, "idempotency_key": own_id}
