@@ -174,25 +174,26 @@ def serve(requests: socket.socket) -> str:
         reading, writing = os.pipe()
         between = os.fork()
         if between == 0:
-            pid = os.fork()
-            if pid == 0:
+            if os.fork() == 0:
                 requests.detach()
-                return _become(json.loads(text), streams)
-            os.write(writing, str(pid).encode())
-            os._exit(0)  # the test adopts what is forked, and is told only then
-        os.waitpid(between, 0)
-        requests.send(os.read(reading, 20))
-        for each in (*streams, reading, writing):
+                return _become(json.loads(text), streams, writing)
+            os._exit(0)
+        for each in (*streams, writing):
             os.close(each)
+        os.waitpid(between, 0)  # the test has adopted what is forked, and is told only then
+        requests.send(os.read(reading, 20))
+        os.close(reading)
 
 
-def _become(request: Mapping[str, Any], streams: Sequence[int]) -> str:
+def _become(request: Mapping[str, Any], streams: Sequence[int], ready: int) -> str:
+    """Take on what was asked for, and say one's process id to ``ready`` only then."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
+    os.write(ready, str(os.getpid()).encode())
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     module, *sys.argv[1:] = request["command"]
     sys.stdin = sys.__stdin__ = _standard(0, "r", errors="surrogateescape")
     sys.stdout = sys.__stdout__ = _standard(1, "w", errors="surrogateescape")
