@@ -39,6 +39,12 @@ select pg_terminate_backend(pid)
   from pg_stat_activity
  where application_name in ('relay term', 'relay reader')
 """
+WAITING_FOR_A_LOCK = """
+select exists (
+    select from pg_stat_activity
+     where application_name in ('relay term', 'relay reader') and wait_event_type = 'Lock'
+)
+"""
 
 
 def rate(series: str, matcher: str = "") -> str:
@@ -111,8 +117,7 @@ def provoke(server: Prometheus, dsn: str, bus: devstack.NatsServer) -> None:
     bus.start()
     server.wait('max(relay_outage{relay_side="nats"})', 0)
 
-    with psycopg.connect(dsn, autocommit=True) as other:
-        other.execute(END_SESSIONS)
+    end_sessions_at_work(dsn)
     server.wait("max(relay_epoch)", 2)
     server.wait(f"count({rate('db_client_operation_duration_seconds_count', FAILED)})")
     server.wait(STORED)
@@ -120,6 +125,14 @@ def provoke(server: Prometheus, dsn: str, bus: devstack.NatsServer) -> None:
     server.wait('count(ALERTS{alertname="RelayDeadLetters", alertstate="firing"})')
     for _ in range(2):  # Grafana asks once a second: what was seen last, it may not have seen yet
         next_scrape(server)
+
+
+def end_sessions_at_work(dsn: str) -> None:
+    """End the leader's sessions while a statement of theirs waits: that one is sure to fail."""
+    with psycopg.connect(dsn) as lock, psycopg.connect(dsn, autocommit=True) as other:
+        lock.execute("lock table relay.outbox")
+        until(lambda: other.execute(WAITING_FOR_A_LOCK).fetchone() == (True,), 20)
+        other.execute(END_SESSIONS)
 
 
 def cut_off(bus: devstack.NatsServer) -> None:
