@@ -103,7 +103,7 @@ def _caught(runner: "Runner", bug: Bug) -> bool:
     right = file.read_text(encoding="utf-8")
     file.write_text(seeded(right, bug), encoding="utf-8")
     try:
-        code, output, seconds = runner.run(bug.tests)
+        code, output, seconds = runner.run(bug.tests, bug.patience)
     finally:
         file.write_text(right, encoding="utf-8")
     if code == TESTS_FAILED:
@@ -135,7 +135,7 @@ class Runner:
         self._output = tree / "output"
         self._process: subprocess.Popen[str] | None = None
 
-    def run(self, tests: Sequence[str]) -> tuple[int, str, float]:
+    def run(self, tests: Sequence[str], patience: int = 60) -> tuple[int, str, float]:
         """Return pytest's exit code, what it said, and the seconds it took."""
         began = time.monotonic()
         process = self._process = self._process or self._start()
@@ -143,7 +143,7 @@ class Runner:
         assert process.stdout is not None
         hung = threading.Timer(PATIENCE, os.killpg, (process.pid, signal.SIGKILL))
         hung.start()
-        order = {"tests": tests, "output": str(self._output)}
+        order = {"tests": tests, "output": str(self._output), "patience": patience}
         process.stdin.write(json.dumps(order) + "\n")
         process.stdin.flush()
         answer = process.stdout.readline()

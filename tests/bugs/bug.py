@@ -1,6 +1,10 @@
 """What a seeded bug is: one change of one file, and the tests that must not let it pass."""
 
 from dataclasses import dataclass
+from typing import Final
+
+HANGS: Final = 20
+"""``patience`` for a bug that makes a test wait for ever which else takes less than 3 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +17,7 @@ class Bug:
         right: text that stands in it exactly once.
         wrong: what the bug has instead.
         tests: what of the suite is run: paths and node ids, as pytest takes them.
+        patience: seconds after which a test has caught the bug by waiting for ever.
     """
 
     name: str
@@ -20,3 +25,4 @@ class Bug:
     right: str
     wrong: str
     tests: tuple[str, ...]
+    patience: int = 60

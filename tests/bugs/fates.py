@@ -1,6 +1,6 @@
 """Bugs in an event's fate: refusals, retries, and the ledger of holds."""
 
-from tests.bugs.bug import Bug
+from tests.bugs.bug import HANGS, Bug
 
 MODEL = "tests/model"
 DELIVERY = "tests/engine/test_delivery.py"
@@ -97,6 +97,7 @@ BUGS = (
         "            self._most = sent // 2\n",
         "            self._most = sent\n",
         ("tests/core/test_halving.py",),
+        HANGS,
     ),
     Bug(
         "an event that collided is tried again",
@@ -132,6 +133,7 @@ BUGS = (
         "disposition.is_alone(each.event.subject, each.held_by, fate, self._answered)",
         "disposition.is_alone(each.event.subject, each.held_by, fate, ())",
         (HOLD_TESTS + "::test_an_event_held_alone_while_its_subject_is_stored_is_refused",),
+        HANGS,
     ),
     Bug(
         "the streams that were learnt are not recalled",

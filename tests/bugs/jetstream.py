@@ -1,6 +1,6 @@
 """Bugs of the JetStream adapter."""
 
-from tests.bugs.bug import Bug
+from tests.bugs.bug import HANGS, Bug
 
 PROOF = "tests/jetstream/test_jetstream_proof.py"
 PATHS = "tests/jetstream/test_jetstream_paths.py"
@@ -224,6 +224,7 @@ FATE = (
         "            for subject in unsure:\n                await self.look()\n"
         "                routes[subject] = self.resolve(subject)\n",
         (ROUTING, "tests/jetstream/test_jetstream_streams.py"),
+        HANGS,
     ),
     Bug(
         "a stream that took nothing is sent all there is",

@@ -1,6 +1,6 @@
 """Bugs of the schema and of the Postgres adapter."""
 
-from tests.bugs.bug import Bug
+from tests.bugs.bug import HANGS, Bug
 
 CONTRACT = "tests/contract/test_postgres.py"
 CURSOR = "tests/postgres/test_cursor.py"
@@ -226,6 +226,7 @@ TERM = (
         "            if any(hung_up(other) for other in others if not other.connection.closed):\n",
         "            if others is None:\n",
         (LEASE + "::test_a_session_of_the_term_that_is_lost_ends_it_at_once",),
+        HANGS,
     ),
     Bug(
         "the server is not told to end a silent session",
@@ -333,6 +334,7 @@ FIRST = (
         "                if self._leaving:\n                    self._held",
         "                if True:\n                    self._held",
         ("tests/postgres/test_bell_turns.py",),
+        HANGS,
     ),
     Bug(
         "what the parked refer to can be truncated away",

@@ -1,6 +1,6 @@
 """Bugs of reconciling with the streams."""
 
-from tests.bugs.bug import Bug
+from tests.bugs.bug import HANGS, Bug
 
 RULES = "tests/core/test_checkpoint.py"
 ENGINE = "tests/engine/test_reconcile.py"
@@ -111,6 +111,7 @@ BUGS: tuple[Bug, ...] = (
         "            setbacks = await self._checkpoints.rewind(held)\n",
         "            setbacks = await self._checkpoints.rewind(held) if not held else ()\n",
         (ENGINE,),
+        HANGS,
     ),
     Bug(
         "events are published to a stream before its first checkpoint is settled",

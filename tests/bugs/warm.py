@@ -1,6 +1,7 @@
 """Runs pytest again and again in forks of one process that has imported the libraries already.
 
-    a line on stdin: {"tests": [...], "output": file}  ──►  fork ──►  its exit code on stdout
+    a line on stdin: {"tests": [...], "output": file, "patience": seconds a test}
+      ──►  fork ──►  its exit code on stdout
 
 A script, started with the tree as its folder: nothing of the relay or of its tests is imported
 before the fork, so that each fork meets them as they are then.
@@ -22,19 +23,21 @@ import typer
 import uvicorn
 
 WARM = hypothesis, nats, opentelemetry, psycopg_pool, starlette, trio, typer, uvicorn
-OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "--timeout", "60", "-o", "timeout_method=thread")
-"""A test that a bug makes wait for ever has caught it."""
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-o", "timeout_method=thread")
 PRELOADED = ("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning")
 
 
-def run(tests: list[str], output: str) -> int:
-    """Run ``tests`` in a fork that writes into the file ``output``; return its exit code."""
+def run(tests: list[str], output: str, patience: int) -> int:
+    """Run ``tests`` in a fork that writes into the file ``output``; return its exit code.
+
+    A test that a bug makes wait for ever has caught it, after ``patience`` s.
+    """
     child = os.fork()
     if child == 0:
         written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(written, 1)
         os.dup2(written, 2)
-        code = pytest.main([*OPTIONS, *PRELOADED, *tests])
+        code = pytest.main([*OPTIONS, "--timeout", str(patience), *PRELOADED, *tests])
         sys.stdout.flush()
         os._exit(code)
     _, status = os.waitpid(child, 0)
