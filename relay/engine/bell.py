@@ -60,6 +60,10 @@ TRY_AGAIN = 5.0
 ASK_AGAIN = 0.1
 """Seconds before a source that can't be armed is asked again; a source that can again rings."""
 
+RANG_LATELY = 10.0
+"""Seconds for which a source that was armed, and can't be now, is asked again and again: mostly a
+disk is slow for a moment, and a commit is not to wait for the poll until rings are quick again."""
+
 
 class Bell:
     """Decides, after each read, how long the reader rests. One task uses it."""
@@ -85,6 +89,7 @@ class Bell:
         self._sure = False
         self._unsure_pause = UNSURE_FIRST
         self._not_before = 0.0
+        self._armed_until = float("-inf")
 
     async def rest(self, page: Page) -> None:
         """Rest after a read that returned ``page``: not at all if more is known to wait."""
@@ -145,7 +150,8 @@ class Bell:
         if self._silent_below is None:
             self._not_before = now + ASK_AGAIN
             # A source that could ring, but for somebody who holds its lock just now, rings nobody.
-            soon = self._source.ring_seconds is not None
+            able = self._source.ring_seconds is not None
+            soon = able or now < self._armed_until + RANG_LATELY
             await self._pause(min(self._poll_interval, OFF_MOST) if soon else self._poll_interval)
             return
         self._sure = False
@@ -158,6 +164,8 @@ class Bell:
 
     async def _wait(self, seconds: float, *, quiet: bool = False) -> None:
         cause = await self._source.wait(seconds)
+        if self._silent_below is not None:
+            self._armed_until = self._now()
         if cause is Wake.START:
             self._silent_below = None  # its sessions are new: nobody rings any more
             self._not_before = 0.0

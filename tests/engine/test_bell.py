@@ -4,7 +4,7 @@
 import anyio
 import pytest
 
-from relay.engine.bell import OFF_MOST, UNSURE_MOST, Bell
+from relay.engine.bell import OFF_MOST, RANG_LATELY, UNSURE_MOST, Bell
 from relay.facts import Fact
 from relay.ports import Page, Wake
 from tests.contract.bus_contract import event
@@ -133,6 +133,39 @@ async def test_a_source_that_can_be_armed_again_is_armed_soon() -> None:
     source.ring_seconds = 0.0001
     await fed(bell, clock, 100, 0.2)
     assert source.on
+
+
+async def test_a_source_that_rang_until_now_is_asked_again_soon_and_not_for_ever() -> None:
+    """One slow flush is enough for it: what commits meanwhile does not wait for the poll."""
+    source, clock = Started(10), Clock()
+    bell = Bell(source, poll_interval=POLL, idle=lambda: None, record=[].append, now=clock)
+    nothing = Page((), None, full=False, xmin=20)
+    for _ in range(3):
+        await bell.rest(nothing)
+    assert source.asked[-1] == POLL
+    source.ring_seconds, source.cause = None, Wake.START
+    await bell.rest(nothing)  # woken: its rings take too long
+    source.cause, source.asked = Wake.POLL, []
+    for _ in range(20):
+        clock.now += OFF_MOST
+        await bell.rest(nothing)
+    waits = [seconds for seconds in source.asked if seconds is not None]
+    assert len(waits) == 20
+    assert max(waits) <= OFF_MOST
+    clock.now += RANG_LATELY
+    await bell.rest(nothing)
+    await bell.rest(nothing)
+    assert POLL in source.asked
+
+
+class Started(Instant):
+    """Returns ``cause`` from each wait."""
+
+    cause = Wake.POLL
+
+    async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - the port's
+        self.asked.append(timeout)
+        return self.cause
 
 
 async def test_while_more_is_known_to_wait_nobody_rings() -> None:
