@@ -322,13 +322,6 @@ FIRST = (
         ("tests/engine/test_bell.py",),
     ),
     Bug(
-        "a source whose rings take too long for a moment is left to the poll",
-        "relay/engine/bell.py",
-        "            soon = able or now < self._armed_until + RANG_LATELY\n",
-        "            soon = able\n",
-        ("tests/engine/test_bell.py",),
-    ),
-    Bug(
         "it does not listen again when the session is gone",
         "relay/postgres/bell.py",
         "            await anyio.sleep(self._retry.failed(self._jitter()))\n",
