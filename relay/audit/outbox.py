@@ -179,10 +179,11 @@ class OutboxReader:
         if not self._holes:
             return []
         lows, highs = ([each[n] for each in self._holes] for n in (0, 1))
+        # Hole by hole, by the key's index: as a plain join each row is held against each hole.
         holes = sql.SQL(
-            "unnest(%(lows)s::bigint[], %(highs)s::bigint[]) as h (low, high) join {} as o"
-            " on {} between h.low and h.high"
-        ).format(self._source, self._sequence)
+            "unnest(%(lows)s::bigint[], %(highs)s::bigint[]) as h (low, high) cross join lateral"
+            " (select * from {} as o where {} between h.low and h.high order by {} limit {}) as o"
+        ).format(self._source, self._sequence, self._sequence, sql.Literal(PAGE))
         found = await self._rows(holes, _ALL, {"lows": lows, "highs": highs})
         self._fill_holes([each.sequence for each in found])
         self.rows += len(found)
