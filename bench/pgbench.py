@@ -42,9 +42,11 @@ def producing(
             yield child
 
 
-def commits_per_second(servers: Stack, dsn: str, peer: Peer, clients: int, seconds: int) -> float:
-    """Run ``clients`` for ``seconds``; their commits/s."""
-    with producing(servers, dsn, peer, clients, seconds) as child:
+def commits_per_second(
+    servers: Stack, dsn: str, peer: Peer, clients: int, seconds: int, *, rate: int = 0
+) -> float:
+    """Run ``clients`` for ``seconds``, at ``rate`` commits/s or as they can; their commits/s."""
+    with producing(servers, dsn, peer, clients, seconds, rate=rate) as child:
         return rate_of(child, seconds)
 
 

@@ -36,20 +36,19 @@ def run(bench: Bench) -> Findings:
         for _, order in bench.turns((ALONE, BESIDE)):
             for load in LOADS:
                 for case in order:
-                    bench.step(f"{load or 'all they can'}/s, {case}")
+                    bench.step(f"{named(load)}, {case}")
                     pass_over(dsn)
                     with (
                         servers.stream() as stream,
                         relaying(servers, dsn, stream) if case == BESIDE else nullcontext(),
                     ):
-                        seconds = bench.seconds(SECONDS)
-                        with pgbench.producing(
-                            servers, dsn, Ours(), CLIENTS, seconds, rate=load
-                        ) as clients:
-                            found[load, case].append(pgbench.rate_of(clients, seconds))
+                        rate = pgbench.commits_per_second(
+                            servers, dsn, Ours(), CLIENTS, bench.seconds(SECONDS), rate=load
+                        )
+                    found[load, case].append(rate)
     figures = []
     for load in LOADS:
-        name = f"slow flush: {load or 'all they can'}/s"
+        name = f"slow flush: {named(load)}"
         figures += [
             Figure(f"{name}, {case}", "commits/s", tuple(found[load, case]))
             for case in (ALONE, BESIDE)
@@ -57,3 +56,8 @@ def run(bench: Bench) -> Findings:
         kept = ratios(found[load, BESIDE], found[load, ALONE])
         figures.append(at_least(f"{name}, {BESIDE} / {ALONE}", "ratio", kept, KEPT_LEAST))
     return Findings(figures)
+
+
+def named(load: int) -> str:
+    """Return a load in words."""
+    return f"{load:,}/s" if load else "as they can"

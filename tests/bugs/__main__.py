@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
-from tests.bugs.bug import Bug
+from tests.bugs.bug import USUAL, Bug
 from tests.bugs.catalogue import BUGS, PROMISES
 
 TOP = Path(__file__).parents[2]
@@ -135,7 +135,7 @@ class Runner:
         self._output = tree / "output"
         self._process: subprocess.Popen[str] | None = None
 
-    def run(self, tests: Sequence[str], patience: int = 60) -> tuple[int, str, float]:
+    def run(self, tests: Sequence[str], patience: int = USUAL) -> tuple[int, str, float]:
         """Return pytest's exit code, what it said, and the seconds it took."""
         began = time.monotonic()
         process = self._process = self._process or self._start()

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Final
 
+USUAL: Final = 60
 HANGS: Final = 20
-"""``patience`` for a bug that makes a test wait for ever which else takes less than 3 s."""
+"""``patience``: mostly, and for a bug that makes a test wait for ever which else takes 3 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,4 +26,4 @@ class Bug:
     right: str
     wrong: str
     tests: tuple[str, ...]
-    patience: int = 60
+    patience: int = USUAL
