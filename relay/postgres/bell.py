@@ -20,6 +20,7 @@ the caller polls. That is so when the trigger is disabled, the NOTIFY queue is h
 takes too long, somebody else holds the lock, or LISTEN is refused; it is logged once.
 """
 
+import asyncio
 import logging
 import random
 import secrets
@@ -226,18 +227,38 @@ class PostgresBell:
                 # Whoever waits for the turn already could not cancel the wait that begins here.
                 left = 0.0 if self._waiting else asked_at + HEARTBEAT - self._now()
                 self._pass_on(libpq)  # what an answer brought along: no socket tells of it
-                try:
-                    with anyio.move_on_after(max(0.0, left)) as self._hearing:
-                        await anyio.wait_readable(libpq.socket)
-                    self._hearing = None
-                    libpq.consume_input()
-                    self._pass_on(libpq)
-                except psycopg.Error as error:
-                    raise StoreOutage(f"the bell's session is gone: {error}") from error
+                with anyio.move_on_after(max(0.0, left)) as self._hearing:
+                    await self._listen_on(libpq)
+                self._hearing = None
                 if self._now() >= asked_at + HEARTBEAT:
                     asked_at = self._now()
                     query = self._query("bell_state")
                     self._look(await listener.row(query, deadline=HEARTBEAT_DEADLINE))
+
+    async def _listen_on(self, libpq: PGconn) -> None:
+        """Pass on what rings until cancelled: a ring is one call by the loop, and no task's turn.
+
+        psycopg registers the same socket while it runs a statement, which needs the turn as well.
+        """
+        loop = asyncio.get_running_loop()
+        failed = loop.create_future()
+
+        def readable() -> None:
+            try:
+                libpq.consume_input()
+                self._pass_on(libpq)
+            except psycopg.Error as error:
+                if not failed.done():
+                    failed.set_exception(error)
+
+        try:
+            loop.add_reader(socket := libpq.socket, readable)
+            try:
+                await failed
+            finally:
+                loop.remove_reader(socket)
+        except psycopg.Error as error:
+            raise StoreOutage(f"the bell's session is gone: {error}") from error
 
     def _pass_on(self, libpq: PGconn) -> None:
         while notify := libpq.notifies():
