@@ -1,10 +1,12 @@
 """Facts in, points out: what each fact does to the metrics."""
 
 from datetime import UTC, datetime
+from unittest.mock import Mock
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
 
 from relay.core.backoff import State
 from relay.core.outcome import Fault
@@ -29,7 +31,7 @@ from relay.facts import (
     Woken,
 )
 from relay.otel.instruments import INSTRUMENTS
-from relay.otel.metrics import MetricsSink
+from relay.otel.metrics import MANY, MetricsSink
 from relay.ports import Backlog, Wake
 from relay.state import RelayState
 
@@ -222,3 +224,36 @@ def test_a_relay_that_is_closed_shows_no_gauge(told: Told) -> None:
     told.figures.close()
     counted = {"relay.repaired", "relay.lost"}
     assert {name for name, points in told.points().items() if points} == counted
+
+
+def test_much_is_written_though_nobody_collects() -> None:
+    meter = Mock()
+    sink = MetricsSink(meter, RelayState())
+    add = meter.create_counter.return_value.add
+    for _ in range(MANY - 1):
+        sink.record(Woken(Wake.BELL))
+    assert add.call_count == 0
+    sink.record(Woken(Wake.BELL))
+    assert add.call_count == MANY
+
+
+def test_the_end_of_a_relay_loses_no_measurement() -> None:
+    meter = Mock()
+    sink = MetricsSink(meter, RelayState())
+    sink.record(Retried(7, "why", 1, 0.1))
+    sink.close()
+    assert [call.args[0] for call in meter.create_counter.return_value.add.mock_calls] == [7]
+
+
+def test_an_exemplar_names_the_span_in_which_its_value_was_measured(told: Told) -> None:
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("relay")
+    with tracer.start_as_current_span("publish") as span:
+        told(Sent(1, {("ORDERS", ""): 1}, 0.25, [("ORDERS", 0.5)]))
+    (resource,) = told.reader.get_metrics_data().resource_metrics
+    points = {
+        metric.name: metric.data.data_points[0]
+        for metric in resource.scope_metrics[0].metrics
+        if metric.data.data_points
+    }
+    (exemplar,) = points["relay.delivery.duration"].exemplars
+    assert (exemplar.value, exemplar.trace_id) == (0.5, span.get_span_context().trace_id)
