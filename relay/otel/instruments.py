@@ -81,7 +81,8 @@ DELIVERY_DURATION: Final = Instrument(
     Kind.HISTOGRAM,
     "s",
     "From created_at (the database's clock) to the PubAck (the relay's): of every event in batches"
-    " of up to 16, of 16 spread over a larger one.",
+    " of up to 16, of 16 spread over a larger one; of 50 batches a second, chosen by chance, where"
+    " there are more.",
     ("messaging.destination.name",),
     DELIVERY_SECONDS,
 )
@@ -89,9 +90,9 @@ PHASE_DURATION: Final = Instrument(
     "relay.delivery.phase.duration",
     Kind.HISTOGRAM,
     "s",
-    "What the first event of each batch waited for, but for parked ones. relay.phase is the wait's"
-    " end: seen, from created_at (the database's clock) until its page was read; sent, until it was"
-    " handed to JetStream, earlier tries included; acknowledged, until the PubAck.",
+    "What the first event of these batches waited for, but for parked ones. relay.phase is the"
+    " wait's end: seen, from created_at (the database's clock) until its page was read; sent, until"
+    " it was handed to JetStream, earlier tries included; acknowledged, until the PubAck.",
     ("relay.phase",),
     PHASE_SECONDS,
 )

@@ -1,16 +1,17 @@
 """Facts as metrics: a sink that writes them into the instruments of ``instruments``.
 
 Counters and histograms are noted as a fact is recorded: a few a batch, not one an event. They are
-written when somebody collects, and before that as soon as ``MANY`` are noted: one that is written
-by itself costs the SDK three times as much, for nothing of it is in the processor's caches by then.
-Gauges are read from ``RelayState`` when somebody collects, by another thread. What only a leader
-looks at has no point while this relay does not lead, and a relay that is closed has no gauge at
-all.
+written when somebody collects; a histogram's values before that as soon as ``MANY`` are noted, for
+one that is written by itself costs the SDK three times as much: nothing of it is in the processor's
+caches by then. Gauges are read from ``RelayState`` when somebody collects, by another thread. What
+only a leader looks at has no point while this relay does not lead, and a relay that is closed has
+no gauge at all.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from opentelemetry.context import Context, get_current
@@ -39,10 +40,12 @@ _PUBLISHED: Final = {"messaging.system": "nats", "messaging.operation.name": "pu
 _BREAKER_STATES: Final = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
 
 _Gauge = Callable[[RelayState], Sequence[Observation]]
-_Write = Callable[[float, Mapping[str, str] | None, Context], None]
+_Write = Callable[..., None]
+_Attributes = Mapping[str, str]
+_NONE: Final[_Attributes] = {}
 
 MANY: Final = 64
-"""Measurements that are written at once; 0.5 ms of the event loop."""
+"""A histogram's values that are written at once; 0.5 ms of the event loop."""
 
 
 class MetricsSink:
@@ -53,7 +56,9 @@ class MetricsSink:
         self._state = state
         self._open = True
         self._write: dict[str, _Write] = {}
-        self._noted = deque[tuple[_Write, float, Mapping[str, str] | None, Context]]()
+        self._values = deque[tuple[_Write, float, _Attributes, Context]]()
+        self._totals: dict[tuple[_Write, tuple[tuple[str, str], ...]], int] = {}
+        self._totals_lock = threading.Lock()
         for each in INSTRUMENTS:
             match each.kind:
                 case Kind.COUNTER:
@@ -74,92 +79,106 @@ class MetricsSink:
     def close(self) -> None:
         """Show no gauge any more: this relay is at its end, the process may go on."""
         self._open = False
-        self._write_noted()
+        self._write_all()
 
     def record(self, fact: Fact) -> None:
         """Note one fact."""
-        self._note_fact(fact)
-        if len(self._noted) >= MANY:
-            self._write_noted()
-
-    def _note_fact(self, fact: Fact) -> None:
         match fact:
             case Sent():
                 self._note_batch(fact)
             case Asked(operation=operation, seconds=seconds, error=error):
-                attributes = {"db.system.name": "postgresql", "db.operation.name": operation}
-                self._note(instruments.DATABASE_DURATION, seconds, _with(attributes, error))
+                self._note(instruments.DATABASE_DURATION, seconds, _of_operation(operation, error))
             case PageDelivered() | Unparked():
-                if fact.duplicates:
-                    self._note(instruments.DUPLICATES, fact.duplicates)
-                if fact.unverified:
-                    self._note(instruments.UNVERIFIED, fact.unverified)
+                self._count(instruments.DUPLICATES, fact.duplicates)
+                self._count(instruments.UNVERIFIED, fact.unverified)
             case Woken(cause=cause):
-                self._note(instruments.WAKES, 1, {"relay.cause": cause.value})
+                self._count(instruments.WAKES, 1, {"relay.cause": cause.value})
             case Retried(events=events):
-                self._note(instruments.RETRIES, events)
+                self._count(instruments.RETRIES, events)
             case Parked(code=code, fault=fault):
-                self._note(instruments.REFUSALS, 1, {"relay.code": str(code)})
-                if fault is Fault.COLLISION:
-                    self._note(instruments.COLLISIONS, 1)
-            case _:
-                self._note_repair(fact)
-
-    def _note_repair(self, fact: Fact) -> None:
-        if isinstance(fact, TermBegan):
-            # Alerts ring at the first one, which needs a zero before it.
-            self._note(instruments.REPAIRED, 0)
-            self._note(instruments.LOST, 0)
-        elif isinstance(fact, Repaired):
-            self._note(instruments.REPAIRED, fact.events)
-        elif isinstance(fact, StreamLost) and fact.gone:
-            self._note(instruments.LOST, fact.gone)
+                self._count(instruments.REFUSALS, 1, {"relay.code": str(code)})
+                self._count(instruments.COLLISIONS, fault is Fault.COLLISION)
+            case TermBegan():  # alerts ring at the first one, which needs a zero before it
+                self._count(instruments.REPAIRED, 0, always=True)
+                self._count(instruments.LOST, 0, always=True)
+            case Repaired(events=events):
+                self._count(instruments.REPAIRED, events)
+            case StreamLost(gone=gone):
+                self._count(instruments.LOST, gone)
 
     def _note_batch(self, sent: Sent) -> None:
         """Note one point a stream and result, and those of the call as a whole."""
         for (stream, error), count in sent.counts.items():
-            self._note(instruments.SENT_MESSAGES, count, _with(_to(stream), error))
+            self._count(instruments.SENT_MESSAGES, count, _to(stream, error))
         # The call names a stream or an error only if all its events have the same.
         streams = {stream for stream, _ in sent.counts}
         errors = {error for _, error in sent.counts}
-        attributes = _with(
-            _to(streams.pop() if len(streams) == 1 else ""),
-            errors.pop() if len(errors) == 1 else "",
+        attributes = _to(
+            streams.pop() if len(streams) == 1 else "", errors.pop() if len(errors) == 1 else ""
         )
         self._note(instruments.PUBLISH_DURATION, sent.seconds, attributes)
         self._note(instruments.BATCH_SIZE, sent.events)
         for stream, seconds in sent.waits:
-            to = {"messaging.destination.name": stream} if stream else None
+            to = {"messaging.destination.name": stream} if stream else _NONE
             self._note(instruments.DELIVERY_DURATION, seconds, to)
         for phase, seconds in sent.phases.items():
             self._note(instruments.PHASE_DURATION, seconds, {"relay.phase": phase})
 
-    def _note(
-        self, instrument: Instrument, value: float, attributes: Mapping[str, str] | None = None
+    def _count(
+        self,
+        counter: Instrument,
+        count: int,
+        attributes: _Attributes = _NONE,
+        *,
+        always: bool = False,
     ) -> None:
-        """Note a measurement, with the span it belongs to: an exemplar may name it."""
-        self._noted.append((self._write[instrument.name], value, attributes, get_current()))
+        """Add ``count`` to a counter; with ``always`` also a 0, which makes it appear."""
+        if not (count or always):
+            return
+        point = self._write[counter.name], tuple(attributes.items())
+        with self._totals_lock:
+            self._totals[point] = self._totals.get(point, 0) + count
 
-    def _write_noted(self) -> None:
-        """Write what is noted; also from the thread that collects."""
-        noted = self._noted
-        while noted:
+    def _note(self, histogram: Instrument, value: float, attributes: _Attributes = _NONE) -> None:
+        """Note a value, with the span it belongs to: an exemplar may name it."""
+        values = self._values
+        values.append((self._write[histogram.name], value, attributes, get_current()))
+        if len(values) >= MANY:
+            self._write_values()
+
+    def _write_values(self) -> None:
+        while self._values:
             try:
-                write, value, attributes, context = noted.popleft()
+                write, value, attributes, context = self._values.popleft()
             except IndexError:
                 return  # the other thread took it
             write(value, attributes, context)
 
+    def _write_all(self) -> None:
+        """Write what is noted; also from the thread that collects."""
+        with self._totals_lock:
+            totals, self._totals = self._totals, {}
+        for (write, attributes), count in totals.items():
+            write(count, dict(attributes))
+        self._write_values()
+
     def _read(self, gauge: _Gauge, _: CallbackOptions) -> Sequence[Observation]:
-        self._write_noted()
+        self._write_all()
         return gauge(self._state) if self._open else []
 
 
-def _to(stream: str) -> dict[str, str]:
-    return _PUBLISHED | {"messaging.destination.name": stream} if stream else _PUBLISHED
+@lru_cache(maxsize=1024)
+def _to(stream: str, error: str) -> _Attributes:
+    to = _PUBLISHED | ({"messaging.destination.name": stream} if stream else {})
+    return _with(to, error)
 
 
-def _with(attributes: dict[str, str], error: str) -> dict[str, str]:
+@lru_cache(maxsize=1024)
+def _of_operation(operation: str, error: str) -> _Attributes:
+    return _with({"db.system.name": "postgresql", "db.operation.name": operation}, error)
+
+
+def _with(attributes: dict[str, str], error: str) -> _Attributes:
     return attributes | {"error.type": error} if error else attributes
 
 

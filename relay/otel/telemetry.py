@@ -15,6 +15,7 @@ housekeeping; a bug in a look ends the looks at that side, and the relay goes on
 
 import inspect
 import logging
+import random
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -50,6 +51,9 @@ _NOT_TIMED: Final = frozenset({"watch", "close"})
 
 WAITS_PER_BATCH: Final = 16
 """Events of a batch whose time in the outbox is noted; each costs about 5 us to write down."""
+
+BATCHES_PER_SECOND: Final = 50.0
+"""Batches whose events' times are noted: their distribution needs no more."""
 
 MOST_SUBJECTS: Final = 10_000
 """Subjects of which the stream is remembered."""
@@ -160,6 +164,29 @@ class Pages:
         return {}
 
 
+class Sample:
+    """Chooses by chance ``BATCHES_PER_SECOND`` of the batches, by the rate a moment ago."""
+
+    def __init__(
+        self,
+        *,
+        chance: Callable[[], float] = random.random,
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Choose all batches at first."""
+        self._chance, self._now = chance, now
+        self._began, self._batches, self._share = now(), 0, 1.0
+
+    def takes(self) -> bool:
+        """Say whether one more batch is chosen."""
+        seconds = self._now() - self._began
+        if seconds >= 1.0:
+            self._share = BATCHES_PER_SECOND * seconds / max(self._batches, 1)
+            self._began, self._batches = self._began + seconds, 0
+        self._batches += 1
+        return self._share >= 1.0 or self._chance() < self._share
+
+
 def timed_outbox(outbox: Outbox, record: FactSink, pages: Pages) -> Outbox:
     """Return ``outbox`` with stores that are timed; its campaigns are not, a standby has many."""
 
@@ -185,7 +212,7 @@ def timed_outbox(outbox: Outbox, record: FactSink, pages: Pages) -> Outbox:
 
 def timed_bus(bus: EventBus, record: FactSink, traces: Traces | None, pages: Pages) -> EventBus:
     """Return ``bus`` with a ``publish`` that records ``Sent``, and makes spans with ``traces``."""
-    streams = _Streams()
+    streams, sample = _Streams(), Sample()
 
     async def publish(
         events: Sequence[Event], permit: Permit, *, closed: Collection[str] = ()
@@ -209,7 +236,11 @@ def timed_bus(bus: EventBus, record: FactSink, traces: Traces | None, pages: Pag
             stream_of = streams.of(events)
             if publishing is not None:
                 publishing.went_to(stream_of, bus.server)
-            record(_sent(events, outcomes, stream_of, seconds, now, began=began, pages=pages))
+            waits: Sequence[tuple[str, float]] = ()
+            phases: Mapping[str, float] = {}
+            if sample.takes():
+                waits, phases = _times(events, outcomes, stream_of, seconds, now, began, pages)
+            record(Sent(len(events), _counts(events, outcomes, stream_of), seconds, waits, phases))
             return outcomes
 
     return _with(bus, publish=publish)
@@ -237,32 +268,36 @@ class _Streams:
         return found
 
 
-def _sent(
+def _counts(
+    events: Sequence[Event], outcomes: Sequence[Outcome], stream_of: Mapping[str, str]
+) -> Mapping[tuple[str, str], int]:
+    """Count the events by stream and result."""
+    names = set(stream_of.values())
+    if len(names) == 1 and set(map(type, outcomes)) == {Stored}:
+        return {(names.pop(), ""): len(events)}
+    return Counter(
+        (stream_of[event.subject], _RESULTS[type(outcome)])
+        for event, outcome in zip(events, outcomes, strict=True)
+    )
+
+
+def _times(  # noqa: PLR0917 - all of it is the batch's
     events: Sequence[Event],
     outcomes: Sequence[Outcome],
     stream_of: Mapping[str, str],
     seconds: float,
     now: datetime,
-    *,
     began: float,
     pages: Pages,
-) -> Sent:
-    names = set(stream_of.values())
-    counts: Mapping[tuple[str, str], int]
-    if len(names) == 1 and set(map(type, outcomes)) == {Stored}:
-        counts = {(names.pop(), ""): len(events)}
-    else:
-        counts = Counter(
-            (stream_of[event.subject], _RESULTS[type(outcome)])
-            for event, outcome in zip(events, outcomes, strict=True)
-        )
+) -> tuple[Sequence[tuple[str, float]], Mapping[str, float]]:
+    """Return how long some of the events took in all, and the first one by phase."""
     noted = min(len(events), WAITS_PER_BATCH)
     places = [number * len(events) // noted for number in range(noted)]
     stored = [events[place] for place in places if isinstance(outcomes[place], Stored)]
     ages = [max(0.0, (now - event.created_at).total_seconds()) for event in stored]  # two clocks
     waits = [(stream_of[event.subject], age) for event, age in zip(stored, ages, strict=True)]
     phases = pages.phases(stored[0], ages[0], began, seconds) if stored else {}
-    return Sent(len(events), counts, seconds, waits, phases)
+    return waits, phases
 
 
 def operations(port: type) -> set[str]:

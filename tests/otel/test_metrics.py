@@ -1,5 +1,6 @@
 """Facts in, points out: what each fact does to the metrics."""
 
+import threading
 from datetime import UTC, datetime
 from unittest.mock import Mock
 
@@ -229,12 +230,32 @@ def test_a_relay_that_is_closed_shows_no_gauge(told: Told) -> None:
 def test_much_is_written_though_nobody_collects() -> None:
     meter = Mock()
     sink = MetricsSink(meter, RelayState())
-    add = meter.create_counter.return_value.add
+    record = meter.create_histogram.return_value.record
     for _ in range(MANY - 1):
-        sink.record(Woken(Wake.BELL))
-    assert add.call_count == 0
-    sink.record(Woken(Wake.BELL))
-    assert add.call_count == MANY
+        sink.record(Asked("read", 0.1))
+    assert record.call_count == 0
+    sink.record(Asked("read", 0.1))
+    assert record.call_count == MANY
+
+
+def test_a_counter_is_whole_however_often_somebody_collects_meanwhile(told: Told) -> None:
+    wakes, stop = 20_000, threading.Event()
+
+    def collect() -> None:
+        while not stop.is_set():
+            told.points()
+
+    collector = threading.Thread(target=collect)
+    collector.start()
+    try:
+        for _ in range(wakes):
+            told.figures.record(Woken(Wake.BELL))
+            told.figures.record(Asked("read", 1.0))
+    finally:
+        stop.set()
+        collector.join()
+    assert told["relay.wakes"] == {about(relay_cause="bell"): wakes}
+    assert list(told["db.client.operation.duration"].values()) == [(wakes, wakes)]
 
 
 def test_the_end_of_a_relay_loses_no_measurement() -> None:

@@ -1,5 +1,7 @@
 """The stopwatch around both sides: it changes nothing, and tells once a call."""
 
+import itertools
+import random
 import time
 
 import anyio
@@ -14,6 +16,7 @@ from relay.otel.telemetry import (
     MOST_SUBJECTS,
     WAITS_PER_BATCH,
     Pages,
+    Sample,
     operations,
     timed_bus,
     timed_outbox,
@@ -220,3 +223,34 @@ async def test_everything_that_a_port_has_is_there(port) -> None:
 def test_the_metric_names_every_operation_that_is_timed() -> None:
     named = DATABASE_DURATION.help.partition(": ")[2].partition(".")[0].split(", ")
     assert set(named) == operations(OutboxStore) | operations(ParkedEvents)
+
+
+@pytest.mark.parametrize(("rate", "chosen"), [(1, 1.0), (50, 1.0), (200, 0.25), (5_000, 0.01)])
+def test_of_many_batches_some_are_chosen_by_chance(rate: int, chosen: float) -> None:
+    chance, clock = random.Random(1), itertools.count()
+    sample = Sample(chance=chance.random, now=lambda: next(clock) / rate)
+    for _ in range(2 * rate):  # the rate is not known before
+        sample.takes()
+    taken = [sample.takes() for _ in range(10_000)]
+    assert sum(taken) / 10_000 == pytest.approx(chosen, rel=0.2)
+
+
+def test_after_a_rest_every_batch_is_chosen() -> None:
+    clock = 0.0
+    sample = Sample(chance=lambda: 1.0, now=lambda: clock)
+    for number in range(3_000):
+        clock = number / 1_000
+        taken = sample.takes()
+    assert not taken
+    clock += 60.0
+    assert sample.takes()
+
+
+async def test_a_batch_that_is_not_chosen_is_counted_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Sample, "takes", lambda _: False)
+    sent, _ = await published(Bus(), [event(1), event(2)])
+    assert (sent.events, sent.counts) == (2, {("ORDERS", ""): 2})
+    assert not sent.waits
+    assert not sent.phases
