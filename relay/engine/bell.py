@@ -167,7 +167,7 @@ class Bell:
         if self._silent_below is not None:
             self._armed_until = self._now()
         if cause is Wake.START:
-            self._silent_below = None  # its sessions are new: nobody rings any more
+            self._disarm()  # mostly its sessions are new; if they are not, nobody is to ring on
             self._not_before = 0.0
         if quiet and cause is Wake.POLL:
             return

@@ -317,6 +317,7 @@ class PostgresBell:
                 return None
             try:
                 self._held = await self._above_all(listener)
+                self._refused = False
             finally:
                 if self._held is None and self._tasks is not None:
                     self._tasks.cancel_scope.cancel()  # the session has a lock that nobody frees

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, LiteralString, cast
 
 from psycopg import sql
+from psycopg.abc import AdaptContext
 
 BELL_CLASS: Final = 1919247481
 """Shared: a writer that kept silent; exclusive: the relay asks to be rung. Also stands in
@@ -75,8 +76,18 @@ def read_all() -> None:
 @cache
 def load(name: str, schema: str) -> sql.Composed:
     """Return the file, e.g. ``queries/page``, without its header and with the schema's name."""
-    composed = compose(_HEADER.sub("", text(name)), schema)
-    return sql.Composed([sql.SQL(composed.as_string())])  # quoted once, not at each statement
+    return _Encoded(compose(_HEADER.sub("", text(name)), schema).as_string())
+
+
+class _Encoded(sql.Composed):
+    """A statement that is quoted and encoded once, not each time it is run."""
+
+    def __init__(self, statement: LiteralString) -> None:
+        super().__init__([sql.SQL(statement)])
+        self._bytes = statement.encode() if statement.isascii() else None  # else by the session
+
+    def as_bytes(self, context: AdaptContext | None = None) -> bytes:
+        return super().as_bytes(context) if self._bytes is None else self._bytes
 
 
 def compose(

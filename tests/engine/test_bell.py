@@ -4,7 +4,7 @@
 import anyio
 import pytest
 
-from relay.engine.bell import OFF_MOST, RANG_LATELY, UNSURE_MOST, Bell
+from relay.engine.bell import OFF_MOST, RANG_LATELY, RING_AGAIN, RING_MOST, UNSURE_MOST, Bell
 from relay.facts import Fact
 from relay.ports import Page, Wake
 from tests.contract.bus_contract import event
@@ -166,6 +166,20 @@ class Started(Instant):
     async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - the port's
         self.asked.append(timeout)
         return self.cause
+
+
+async def test_at_a_high_rate_nobody_rings_after_a_source_started_anew() -> None:
+    """It says that whoever waits may arm. The reader does not, and nobody else gives it back."""
+    source, clock = Started(10), Clock()
+    bell = Bell(source, poll_interval=POLL, idle=lambda: None, record=[].append, now=clock)
+    between = (RING_AGAIN + RING_MOST) // 2
+    await fed(bell, clock, int(between), seconds=10.0)
+    assert source.on
+    source.cause = Wake.START
+    await fed(bell, clock, int(between), seconds=0.01)
+    source.cause = Wake.POLL
+    await fed(bell, clock, int(between), seconds=10.0)
+    assert not source.on
 
 
 async def test_while_more_is_known_to_wait_nobody_rings() -> None:
