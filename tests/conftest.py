@@ -24,10 +24,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
 
 from relay import devstack
 from relay.postgres import migrations
 from tests import warm
+
+# An example that waits for a busy machine is no fault; speed belongs in bench/.
+settings.register_profile("relay", settings(), deadline=None)
+settings.load_profile("relay")
 
 # A shell starts what runs in the background so, and `nohup` everything. Every child would inherit
 # it, and nothing that a test signals would hear it.
