@@ -20,7 +20,6 @@ the caller polls. That is so when the trigger is disabled, the NOTIFY queue is h
 takes too long, somebody else holds the lock, or LISTEN is refused; it is logged once.
 """
 
-import asyncio
 import logging
 import random
 import secrets
@@ -33,7 +32,6 @@ import anyio
 import anyio.abc
 import psycopg
 from psycopg import sql
-from psycopg.pq.abc import PGconn
 
 from relay.core.backoff import Backoff
 from relay.errors import Misconfigured, RelayError, StoreOutage, sole
@@ -220,49 +218,18 @@ class PostgresBell:
 
     async def _hear(self, listener: Session) -> None:
         """Pass on what rings, and ask the server something every heartbeat."""
-        libpq = listener.connection.pgconn
         asked_at = float("-inf")
         while True:
             async with self._turn:
                 # Whoever waits for the turn already could not cancel the wait that begins here.
                 left = 0.0 if self._waiting else asked_at + HEARTBEAT - self._now()
-                self._pass_on(libpq)  # what an answer brought along: no socket tells of it
                 with anyio.move_on_after(max(0.0, left)) as self._hearing:
-                    await self._listen_on(libpq)
+                    await listener.hear(self._notified)
                 self._hearing = None
                 if self._now() >= asked_at + HEARTBEAT:
                     asked_at = self._now()
                     query = self._query("bell_state")
                     self._look(await listener.row(query, deadline=HEARTBEAT_DEADLINE))
-
-    async def _listen_on(self, libpq: PGconn) -> None:
-        """Pass on what rings until cancelled: a ring is one call by the loop, and no task's turn.
-
-        psycopg registers the same socket while it runs a statement, which needs the turn as well.
-        """
-        loop = asyncio.get_running_loop()
-        failed = loop.create_future()
-
-        def readable() -> None:
-            try:
-                libpq.consume_input()
-                self._pass_on(libpq)
-            except psycopg.Error as error:
-                if not failed.done():
-                    failed.set_exception(error)
-
-        try:
-            loop.add_reader(socket := libpq.socket, readable)
-            try:
-                await failed
-            finally:
-                loop.remove_reader(socket)
-        except psycopg.Error as error:
-            raise StoreOutage(f"the bell's session is gone: {error}") from error
-
-    def _pass_on(self, libpq: PGconn) -> None:
-        while notify := libpq.notifies():
-            self._notified(notify.extra.decode())
 
     def _look(self, row: tuple[Any, ...] | None) -> None:
         """Take in whether writers would ring now."""

@@ -14,7 +14,7 @@ because its state is unknown; ``connecting`` opens the next one.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self, TypeVar
 
@@ -126,6 +126,40 @@ class Session:
             raise translated(error) from error
         self.drop()
         raise StoreOutage(f"Postgres did not answer within {deadline:g} s")
+
+    async def hear(self, pass_on: Callable[[str], None]) -> None:
+        """Pass on the payload of each notification until cancelled, those that came before first.
+
+        One costs a call by the loop, and no task's turn. psycopg registers the same socket while it
+        runs a statement: not to be used at once, as all of a session.
+
+        Raises:
+            StoreOutage: the connection is gone.
+        """
+        libpq, loop = self.connection.pgconn, asyncio.get_running_loop()
+        failed = loop.create_future()
+
+        def pass_all() -> None:
+            while notify := libpq.notifies():
+                pass_on(notify.extra.decode())
+
+        def readable() -> None:
+            try:
+                libpq.consume_input()
+                pass_all()
+            except psycopg.Error as error:
+                if not failed.done():
+                    failed.set_exception(error)
+
+        try:
+            pass_all()  # what an answer brought along: no socket tells of it
+            loop.add_reader(socket := libpq.socket, readable)
+            try:
+                await failed
+            finally:
+                loop.remove_reader(socket)
+        except psycopg.Error as error:
+            raise StoreOutage(f"the session that listens is gone: {error}") from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
