@@ -1,5 +1,6 @@
 """What is wrong with servers, login or account is named by the right check, with its remedy."""
 
+import asyncio
 import dataclasses
 import os
 import signal
@@ -208,6 +209,7 @@ async def test_a_server_that_freezes_in_the_middle_is_one_fault(
 
         async def freeze(broker: Publishing) -> object:
             os.kill(frozen.pid, signal.SIGSTOP)
+            await asyncio.to_thread(os.waitpid, frozen.pid, os.WUNTRACED)  # all of it has
             return await tls(broker)
 
         at = next(n for n, each in enumerate(SIDES["nats"]) if each.name == "nats-tls")
