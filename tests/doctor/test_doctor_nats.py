@@ -209,7 +209,7 @@ async def test_a_server_that_freezes_in_the_middle_is_one_fault(
 
         async def freeze(broker: Publishing) -> object:
             os.kill(frozen.pid, signal.SIGSTOP)
-            await asyncio.to_thread(os.waitpid, frozen.pid, os.WUNTRACED)  # all of it has
+            await asyncio.to_thread(os.waitpid, frozen.pid, os.WUNTRACED)  # until it has
             return await tls(broker)
 
         at = next(n for n, each in enumerate(SIDES["nats"]) if each.name == "nats-tls")
