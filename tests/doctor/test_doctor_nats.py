@@ -1,6 +1,5 @@
 """What is wrong with servers, login or account is named by the right check, with its remedy."""
 
-import asyncio
 import dataclasses
 import os
 import signal
@@ -209,7 +208,8 @@ async def test_a_server_that_freezes_in_the_middle_is_one_fault(
 
         async def freeze(broker: Publishing) -> object:
             os.kill(frozen.pid, signal.SIGSTOP)
-            await asyncio.to_thread(os.waitpid, frozen.pid, os.WUNTRACED)  # until it has
+            # The signal is sent, not taken: wait until all its threads stand still.
+            await anyio.to_thread.run_sync(os.waitpid, frozen.pid, os.WUNTRACED)
             return await tls(broker)
 
         at = next(n for n, each in enumerate(SIDES["nats"]) if each.name == "nats-tls")
