@@ -139,17 +139,26 @@ class _Command:
         from relay.postgres.replay import Replays
 
         async with Replays.open(self._settings.conninfo, self._settings.schema_name) as replays:
-            return await self._matches(replays, selection)
+            window = await self._window(replays)
+            matches = await replays.look(selection, window=window)
+        self._refuse_young(matches, window)
+        return matches
 
     async def begin(self, selection: "Selection") -> int:
         """Replay what matches now; return the exit code."""
         from relay.postgres.replay import Replays
 
         async with Replays.open(self._settings.conninfo, self._settings.schema_name) as replays:
-            matches = await self._matches(replays, selection)
-            if not matches.events:
-                raise RelayError("nothing to be replayed any more: no delivered event matches")
-            begun = await replays.begin(selection, matches, same_id=self._same_id, by=self._by)
+            window = await self._window(replays)
+
+            def judge(matches: "Matches") -> None:
+                self._refuse_young(matches, window)
+                if not matches.events:
+                    raise RelayError("nothing to be replayed any more: no delivered event matches")
+
+            begun = await replays.begin(
+                selection, same_id=self._same_id, by=self._by, window=window, judge=judge
+            )
             return await self._run(replays, begun)
 
     async def go_on(self, id_: int) -> int:
@@ -159,26 +168,24 @@ class _Command:
         async with Replays.open(self._settings.conninfo, self._settings.schema_name) as replays:
             return await self._run(replays, await replays.go_on(id_, by=self._by))
 
-    async def _matches(self, replays: "Replays", selection: "Selection") -> "Matches":
-        if not self._same_id:
-            return await replays.look(selection)
-        window = await self._window(await replays.streams())
-        matches = await replays.look(selection, window=window)
-        if matches.young:
+    def _refuse_young(self, matches: "Matches", window: float) -> None:
+        if self._same_id and matches.young:
             raise RelayError(
                 f"{matches.young} of {counted(matches.events, 'event')} may have been stored within"
                 f" the stream's duplicate window, {lasting(window)}: under the same message ids the"
                 " stream would swallow them. Leave out --same-id, or try again when they are older"
                 " (an event counts from its settlement, noted every sixteenth of RELAY_RETENTION)"
             )
-        return matches
 
-    async def _window(self, streams: Sequence[str]) -> float:
-        """Return the longest duplicate window of the streams that events may be in."""
+    async def _window(self, replays: "Replays") -> float:
+        """Return what --same-id has to know, in s: the longest duplicate window of the streams."""
         from relay.app import bus_options
         from relay.jetstream.setup import duplicate_window
 
-        named = [self._settings.stream] if self._settings.stream else streams
+        if not self._same_id:
+            return 0.0
+        stream = self._settings.stream
+        named = [stream] if stream else await replays.streams()
         try:
             return await duplicate_window(bus_options(self._settings), named)
         except BusOutage as why:

@@ -23,6 +23,7 @@ from typing import Any, Final, Self
 
 import anyio
 import psycopg
+from psycopg import sql
 
 from relay.errors import RelayError, StoreOutage
 from relay.postgres.operating import operator_session
@@ -45,6 +46,8 @@ TICK: Final = 0.1
 HOLD_EVERY: Final = 5.0
 """s between two signs of life, of which ``mark_replay`` needs one in 20 s."""
 
+
+_ONE_SNAPSHOT: Final = sql.SQL("set transaction isolation level repeatable read").format()
 
 Listed = tuple[int, int, bool]
 """An event's id, the first id of its key, and whether the next one is of the same key."""
@@ -126,14 +129,30 @@ class Replays:
         return [row[0] for row in rows]
 
     async def begin(
-        self, selection: Selection, matches: Matches, *, same_id: bool, by: str
+        self,
+        selection: Selection,
+        *,
+        same_id: bool,
+        by: str,
+        window: float = 0.0,
+        judge: Callable[[Matches], None] = lambda _: None,
     ) -> Replay:
-        """Begin a replay of what was looked at.
+        """Begin a replay of what ``selection`` matches now; ``judge`` raises what forbids it.
+
+        Both on one snapshot: what is delivered behind it is not counted, and not replayed.
 
         Raises:
             RelayError: somebody else replays now.
         """
-        await self._lock()
+        async with self._session.transaction(deadline=LIST_DEADLINE):
+            await self._session.execute(_ONE_SNAPSHOT)
+            judge(matches := await self.look(selection, window=window))
+            await self._lock()
+            return await self._begin_new(selection, matches, same_id=same_id, by=by)
+
+    async def _begin_new(
+        self, selection: Selection, matches: Matches, *, same_id: bool, by: str
+    ) -> Replay:
         new = {
             "replay": None,
             "wanted": selection.as_json(),

@@ -162,19 +162,19 @@ class Session:
             raise StoreOutage(f"the session that listens is gone: {error}") from error
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[None]:
-        """Make several statements one transaction, all of it within one deadline.
+    async def transaction(self, *, deadline: float = STATEMENT_DEADLINE) -> AsyncIterator[None]:
+        """Make several statements one transaction, all of it within ``deadline`` s.
 
         Raises:
             StoreOutage: whether it committed is not known.
         """
         try:
-            with anyio.fail_after(STATEMENT_DEADLINE):
+            with anyio.fail_after(deadline):
                 async with self.connection.transaction():
                     yield
         except TimeoutError:
             self.drop()
-            raise StoreOutage(f"Postgres did not answer within {STATEMENT_DEADLINE:g} s") from None
+            raise StoreOutage(f"Postgres did not answer within {deadline:g} s") from None
         except psycopg.Error as error:
             raise translated(error) from error
 

@@ -56,8 +56,7 @@ class Leader:
 async def begin(
     replays: Replays, selection: Selection = EVERYTHING, *, same_id: bool = False
 ) -> Replay:
-    matches = await replays.look(selection)
-    return await replays.begin(selection, matches, same_id=same_id, by="anna")
+    return await replays.begin(selection, same_id=same_id, by="anna")
 
 
 async def run(

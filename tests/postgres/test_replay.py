@@ -269,6 +269,28 @@ async def test_what_was_stored_again_under_the_same_id_is_young_again(
     assert (await replays.look(EVERYTHING, window=120.0)).young == 0
 
 
+async def test_what_is_delivered_while_a_replay_begins_is_neither_counted_nor_replayed(
+    store: PostgresStore,
+    producer: psycopg.AsyncConnection,
+    replays: Replays,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ids = await emit(producer, "a", "b")
+    await deliver(store)
+    lock = replays._lock
+
+    async def deliver_more() -> None:
+        await emit(producer, "a", "c")
+        await deliver(store)
+        await lock()
+
+    monkeypatch.setattr(replays, "_lock", deliver_more)
+    replay, leader = await begin(replays), Leader(store)
+    assert await run(replays, replay, leader)
+    assert sorted(leader.ids) == ids
+    assert (replay.events, replay.published) == (2, 2)
+
+
 async def test_two_replays_at_once_are_refused(
     store: PostgresStore, producer: psycopg.AsyncConnection, replays: Replays, outbox_dsn: str
 ) -> None:
