@@ -8,6 +8,7 @@ Probes, the status page and the service manager are served by ``relay.http``, th
 OTEL_* ask for by ``relay.otel.export``.
 """
 
+import faulthandler
 import gc
 import logging
 import signal
@@ -35,6 +36,7 @@ def run(settings: Settings) -> None:
     """Deliver events until SIGTERM or Ctrl-C; a second relay on the same outbox stands by."""
     from relay.otel.export import exported
 
+    faulthandler.enable(2)  # what ends the process below Python leaves its stack on standard error
     log.info(
         "starting",
         extra={

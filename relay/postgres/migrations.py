@@ -31,7 +31,7 @@ from psycopg import errors
 
 from relay.errors import SchemaError
 from relay.postgres import patience
-from relay.postgres.session import Session
+from relay.postgres.session import Connection, Session
 from relay.postgres.sqlfiles import MIGRATION_CLASS, compose, load, names, text
 
 LOCK_TIMEOUT_MS: Final = 90
@@ -196,7 +196,7 @@ async def up_to_date(session: Session, schema: str) -> None:
     _refuse([step for step in lacking if step.version != REPLACED], schema)
 
 
-async def verify(connection: psycopg.AsyncConnection[Any], schema: str) -> None:
+async def verify(connection: Connection, schema: str) -> None:
     """Return if a term may begin, by three queries; log what is not right but harmless.
 
     Raises:

@@ -14,8 +14,10 @@ because its state is unknown; ``connecting`` opens the next one.
 """
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Self, TypeVar
 
 import anyio
@@ -49,6 +51,9 @@ class Connection(psycopg.AsyncConnection[Any]):
     the server's log.
     """
 
+    is_waited_for = False
+    """Whether its socket is registered with the loop."""
+
     async def wait(
         self,
         gen: Generator[Any, Any, _T],
@@ -56,11 +61,29 @@ class Connection(psycopg.AsyncConnection[Any]):
         timeout: float | None = None,  # noqa: ASYNC109 - psycopg's signature
     ) -> _T:
         """Run psycopg's generator; on cancellation close the socket."""
+        self.is_waited_for = True
         try:
             return await waiting.wait_async(gen, self.pgconn.socket, interval, timeout)
         except (asyncio.CancelledError, KeyboardInterrupt):
             self.pgconn.finish()
             raise
+        finally:
+            self.is_waited_for = False
+
+    def drop(self) -> None:
+        """Close the socket; where a task waits for it, shut it down, and that task closes it.
+
+        Under uvloop the process dies (SIGABRT) of a socket that is closed in the very turn of the
+        loop in which it was registered.
+        """
+        if not self.is_waited_for:
+            self.pgconn.finish()
+            return
+        with (
+            suppress(OSError, psycopg.Error),
+            socket.socket(fileno=os.dup(self.pgconn.socket)) as same,
+        ):
+            same.shutdown(socket.SHUT_RDWR)
 
 
 class Session:
@@ -69,7 +92,7 @@ class Session:
     A statement whose task is cancelled costs the session.
     """
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    def __init__(self, connection: Connection) -> None:
         """Wrap an open connection; ``connect`` opens one."""
         self.connection = connection
         self._cursor: psycopg.AsyncCursor[Any] | None = None
@@ -148,16 +171,20 @@ class Session:
                 libpq.consume_input()
                 pass_all()
             except psycopg.Error as error:
-                if not failed.done():
-                    failed.set_exception(error)
+                loop.remove_reader(number)  # libpq has closed it: its number may be another's soon
+                failed.set_exception(error)
 
         try:
             pass_all()  # what an answer brought along: no socket tells of it
-            loop.add_reader(socket := libpq.socket, readable)
+            loop.add_reader(number := libpq.socket, readable)
+            self.connection.is_waited_for = True
             try:
                 await failed
+            except asyncio.CancelledError:
+                loop.remove_reader(number)
+                raise
             finally:
-                loop.remove_reader(socket)
+                self.connection.is_waited_for = False
         except psycopg.Error as error:
             raise StoreOutage(f"the session that listens is gone: {error}") from error
 
@@ -180,7 +207,7 @@ class Session:
 
     def drop(self) -> None:
         """Forget the connection at once; the server notices by the closed socket."""
-        self.connection.pgconn.finish()
+        self.connection.drop()
 
     async def __aenter__(self) -> Self:
         """Return itself."""
