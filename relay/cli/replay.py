@@ -268,20 +268,20 @@ class _Watch:
     """Says so, and where to look, when nothing was published for a while."""
 
     def __init__(self) -> None:
-        self._published = -1
+        self._gone = 0
         self._say_at = 0.0
 
     def look(self, replay: "Replay") -> None:
         """Compare with the last look."""
-        now = monotonic()
-        if replay.published != self._published or not replay.left:
-            self._published, self._say_at = replay.published, now + _STANDSTILL
+        now, gone = monotonic(), replay.marked - replay.in_flight
+        if gone != self._gone or not self._say_at or not replay.in_flight:
+            self._gone, self._say_at = gone, now + _STANDSTILL
         elif now > self._say_at:
             self._say_at = now + _STANDSTILL
             why = "no relay leads" if not replay.led else "see relay status and relay dead list"
             log.warning(
                 "%s handed over, and none of them published for %s: %s",
-                counted(replay.left, "event"),
+                counted(replay.in_flight, "event"),
                 lasting(_STANDSTILL),
                 why,
             )

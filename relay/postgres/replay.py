@@ -61,7 +61,8 @@ class Replay:
         events: how many matched when it began.
         marked, skipped: how many were put among the parked so far, and, in this run, left out.
         place_first, place: behind which this run began.
-        left: how many replayed events wait among the parked, as of the last look.
+        left, in_flight: how many events of this replay, and of all, wait among the parked, as of
+            the last look.
         led: whether a relay led then.
     """
 
@@ -74,6 +75,7 @@ class Replay:
     place_first: int
     place: int
     left: int = 0
+    in_flight: int = 0
     led: bool = True
     skipped: int = 0
 
@@ -195,6 +197,7 @@ class Replays:
         Marks at most ``rate`` events a second. ``progress`` is called after each step. When it is
         stopped, what is marked is still published, and the replay can be gone on with.
         """
+        await self._count(replay)
         ended = await self._mark_all(replay, rate, stop, progress)
         await self._mark(replay, [], goes_on=False, ended=ended)
         while ended and not stop.is_set():
@@ -222,10 +225,10 @@ class Replays:
                     if not pending:
                         return True
                 most = min(CHUNK_ROWS, len(pending))
-                if IN_FLIGHT - replay.left < most:
+                if IN_FLIGHT - replay.in_flight < most:
                     await self._count(replay)
                 progress(replay)
-                room = min(most, IN_FLIGHT - replay.left)
+                room = min(most, IN_FLIGHT - replay.in_flight)
                 if pace is not None:
                     room = most = min(room, pace.allowed(monotonic()))
                 if room > 0 and room == most:
@@ -256,10 +259,12 @@ class Replays:
         (marked,) = rows[0]
         replay.marked += marked
         replay.left += marked
+        replay.in_flight += marked
         replay.skipped += len(chunk) - marked
 
     async def _count(self, replay: Replay) -> None:
-        ((replay.left, replay.led),) = await self._rows("replay_left", {"lease_class": LEASE_CLASS})
+        params = {"replay": replay.id, "lease_class": LEASE_CLASS}
+        ((replay.in_flight, replay.left, replay.led),) = await self._rows("replay_left", params)
 
     @asynccontextmanager
     async def _list(self, replay: Replay) -> AsyncIterator[Callable[[], Awaitable[list[Listed]]]]:

@@ -1,15 +1,13 @@
 -- replay_left: how many events of replays the relay that leads has still to publish.
 --
--- takes    lease_class (int): the lease's first half; the second is the outbox table's oid
--- returns  events (bigint, at most 100,000); led (boolean): whether a session holds the lease
+-- takes    replay (bigint); lease_class (int): the lease's first half; the second is the outbox
+--          table's oid
+-- returns  events (bigint, at most 100,000): of all replays; own (bigint): of this one; led (boolean):
+--          whether a session holds the lease
 -- reads    the index of the replayed, which are never many, and pg_locks. Without an order the planner
 --          would walk the index of all that is live
 -- locks    nothing
-select (select count(*)
-          from (select from :"schema".parked as p
-                 where p.replay is not null and p.dead_at is null
-                 order by p.replay
-                 limit 100000) as k) as events,
+select k.events, k.own,
        exists (
          select
            from pg_locks as l
@@ -21,3 +19,11 @@ select (select count(*)
             and l.mode = 'ExclusiveLock'
             and l.granted
        ) as led
+  from (
+    select count(*) as events, count(*) filter (where r.replay = %(replay)s::bigint) as own
+      from (select p.replay
+              from :"schema".parked as p
+             where p.replay is not null and p.dead_at is null
+             order by p.replay
+             limit 100000) as r
+  ) as k

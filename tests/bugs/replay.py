@@ -50,6 +50,20 @@ BUGS = (
         (REPLAY,),
     ),
     Bug(
+        "a replay counts the events of another one as its own",
+        "sql/queries/replay_left.sql",
+        "count(*) filter (where r.replay = %(replay)s::bigint) as own",
+        "count(*) as own",
+        (REPLAY,),
+    ),
+    Bug(
+        "a replay that goes on takes nothing for handed over",
+        "relay/postgres/replay.py",
+        "        await self._count(replay)\n        ended = ",
+        "        ended = ",
+        (REPLAY,),
+    ),
+    Bug(
         "a replay takes dead events along",
         "sql/queries/replay_list.sql",
         " where not l.parked\n   and (",

@@ -122,7 +122,7 @@ def test_progress_is_a_bar_on_a_terminal_alone_and_a_standstill_is_said_on_both(
     replay = Replay(
         1, Selection(), same_id=False, base="1:1:", events=10, marked=4, place_first=0, place=0
     )
-    replay.left, replay.led = 2, False
+    replay.left, replay.in_flight, replay.led = 2, 3, False
     with caplog.at_level(logging.WARNING), command._progress(replay) as move:
         move(replay)
         clock[0] = 11.0
@@ -130,5 +130,5 @@ def test_progress_is_a_bar_on_a_terminal_alone_and_a_standstill_is_said_on_both(
         move(replay)
     assert ("2/10" in out.getvalue()) is (stderr is Terminal)
     assert [record.getMessage() for record in caplog.records] == [
-        "2 events handed over, and none of them published for 10s: no relay leads"
+        "3 events handed over, and none of them published for 10s: no relay leads"
     ]

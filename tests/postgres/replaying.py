@@ -44,7 +44,9 @@ class Leader:
             due = await self._store.parked.due(self._at_once)
             self.published += [(each.event.id, each.event.message_id) for each in due]
             if due:
-                await self._store.settle(Settlement(None, (), [d.event.event_id for d in due]))
+                settled = Settlement(None, (), [each.event.event_id for each in due])
+                with anyio.CancelScope(shield=True):  # cut off in its COMMIT, the term would end
+                    await self._store.settle(settled)
             else:
                 await anyio.sleep(0.01)
 
