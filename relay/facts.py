@@ -48,6 +48,14 @@ class OutageBegan:
 
 
 @dataclass(frozen=True, slots=True)
+class OutageChanged:
+    """The side is away still, for a reason of another kind."""
+
+    side: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class OutageEnded:
     """The side answers again, after ``seconds`` and ``attempts`` tries."""
 
@@ -311,6 +319,7 @@ Fact = (
     | TermBegan
     | TermEnded
     | OutageBegan
+    | OutageChanged
     | OutageEnded
     | BusConnected
     | Retried

@@ -27,6 +27,7 @@ from relay.facts import (
     HousekeepingFailed,
     Looked,
     OutageBegan,
+    OutageChanged,
     OutageEnded,
     PageDelivered,
     Parked,
@@ -224,6 +225,10 @@ class RelayState:
                 self.breakers = {**self.breakers, breaker: state}
             case OutageBegan(side=side, reason=reason):
                 self.outages = {**self.outages, side: Ongoing(self._now(), reason)}
+            case OutageChanged(side=side, reason=reason):
+                before = self.outages.get(side)
+                since = before.since if before else self._now()
+                self.outages = {**self.outages, side: Ongoing(since, reason)}
             case OutageEnded(side=side):
                 self.outages = _without(self.outages, side)
             case HoldBegan(by=by, reason=reason):

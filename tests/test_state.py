@@ -13,6 +13,7 @@ from relay.facts import (
     HousekeepingFailed,
     Looked,
     OutageBegan,
+    OutageChanged,
     OutageEnded,
     Pruned,
     StandingBy,
@@ -73,6 +74,8 @@ def test_outages_last_until_they_end_and_a_standby_has_none_of_nats(state: Recor
     assert state.outages == outages
     state(TermEnded(1, ""))
     assert state.outages == outages
+    state(OutageChanged("postgres", "the lease is taken"))
+    assert state.outages == {**outages, "postgres": Ongoing(100.0, "the lease is taken")}
     state(OutageEnded("postgres", 60.0, 3))
     assert set(state.outages) == {"nats"}
     state(StandingBy("me"))

@@ -148,7 +148,7 @@ class Engine:
                 await self._lead(store)
             except (StoreOutage, SchemaError) as outage:
                 self._refuse_at_the_start(outage)
-                await self._rest(self._outage.failed(str(outage)))
+                await self._rest(self._outage.failed(outage))
             except TermLost:
                 await self._rest(CAMPAIGN_EVERY)
 

@@ -138,7 +138,7 @@ class BusLink:
 
     async def _sit_out(self, outage: BusOutage | Misconfigured, stop: anyio.Event) -> None:
         """Note the failure and pause."""
-        await rest(self._outage.failed(str(outage)), stop)
+        await rest(self._outage.failed(outage), stop)
         self._outage.trying()
 
     def _answered(self) -> None:

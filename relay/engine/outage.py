@@ -7,7 +7,8 @@
                                                 └────────failed────────┘
 
 A book lasts for the life of the process, and is kept by whoever asks that side. An outage is
-recorded once when it begins and once when it ends, however many tries it takes.
+recorded once when it begins and once when it ends, however many tries it takes; and in between when
+its reason becomes one of another kind: Postgres is back, but somebody else holds the lease.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Final
 import anyio
 
 from relay.core.backoff import Backoff, State
-from relay.facts import BreakerChanged, FactSink, OutageBegan, OutageEnded
+from relay.facts import BreakerChanged, FactSink, OutageBegan, OutageChanged, OutageEnded
 
 PAUSE_FIRST: Final = 0.05
 PAUSE_MOST: Final = 0.5
@@ -24,6 +25,9 @@ PAUSE_MOST: Final = 0.5
 
 TRIP_AFTER: Final = 3
 """Failures in a row after which the breaker is open."""
+
+SAY_AGAIN: Final = 30.0
+"""Seconds before a kind of reason that was recorded in this outage is recorded again."""
 
 
 class OutageBook:
@@ -55,12 +59,19 @@ class OutageBook:
         self._backoff = Backoff(base=PAUSE_FIRST, cap=min(PAUSE_MOST, longest_pause))
         self._failures = 0
         self._since = 0.0
+        self._kind: type[Exception] | None = None
+        self._recorded_at: dict[type[Exception], float] = {}
 
-    def failed(self, reason: str) -> float:
+    def failed(self, why: Exception) -> float:
         """Count a failed try; the seconds to wait before the next one."""
+        now, reason = self._now(), str(why)
         if not self.lasts:
-            self.lasts, self._since, self._failures = True, self._now(), 0
+            self.lasts, self._since, self._failures = True, now, 0
+            self._kind, self._recorded_at = type(why), {type(why): now}
             self._record(OutageBegan(self._side, reason))
+        elif type(why) is not self._kind and self._is_news(type(why), now):
+            self._kind, self._recorded_at[type(why)] = type(why), now
+            self._record(OutageChanged(self._side, reason))
         self._failures += 1
         if self._failures >= TRIP_AFTER or self.state is State.HALF_OPEN:
             self._change(State.OPEN, reason)
@@ -89,6 +100,9 @@ class OutageBook:
         self.lasts = False
         self._backoff.succeeded()
         self._change(State.CLOSED, "another relay leads, and asks the bus")
+
+    def _is_news(self, kind: type[Exception], now: float) -> bool:
+        return now >= self._recorded_at.get(kind, float("-inf")) + SAY_AGAIN
 
     def _change(self, state: State, reason: str) -> None:
         before, self.state = self.state, state

@@ -70,7 +70,8 @@ class Settler:
     """Writes down what is done. ``run`` in a task; ``add`` and the others from another one.
 
     Attributes:
-        position: the newest position that was added, settled or not: what waits is behind it.
+        position: the newest position that was added, settled or not: what waits is behind it. One
+            with parked events counts once it is settled, for they are nowhere else before.
     """
 
     def __init__(
@@ -89,16 +90,20 @@ class Settler:
         self._written = anyio.Event()
         self._hurry = anyio.Event()
         self._no_more = False
+        self._waits_since = 0.0
         self._unsettled_since: float | None = None
 
     def add(self, done: Done) -> None:
         """Merge ``done`` into what waits; the newest position counts."""
         before = self._done
         self._done = done if before is None else before.followed_by(done)
-        if done.position is not None:
+        if done.position is not None and not done.parked:
             self.position = done.position
+        now = anyio.current_time()
+        if before is None:
+            self._waits_since = now
         if self._unsettled_since is None:
-            self._unsettled_since = anyio.current_time()
+            self._unsettled_since = now
         self._news.set()
 
     def hurry(self, done: Done) -> anyio.Event:
@@ -148,7 +153,10 @@ class Settler:
                 reach("before settle")
                 await self._write(done.settlement)
                 reach("after settle")
-            self._unsettled_since = None if self._done is None else anyio.current_time()
+                newer = self._done is not None and self._done.position is not None
+                if done.position is not None and not newer:
+                    self.position = done.position
+            self._unsettled_since = None if self._done is None else self._waits_since
             written.set()
             if self._no_more and self._done is None:
                 return
@@ -171,7 +179,7 @@ class Settler:
                     self._link.kept(streams)
                 await self._store.settle(settlement)
             except (StoreFull, StoreBusy) as why:
-                await anyio.sleep(self._outage.failed(str(why)))
+                await anyio.sleep(self._outage.failed(why))
             else:
                 if self._outage.lasts:
                     self._outage.answered()

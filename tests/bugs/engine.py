@@ -46,8 +46,8 @@ LOSS = (
     Bug(
         "where the parked are locked, their page is settled without them",
         "relay/engine/settle.py",
-        "                await anyio.sleep(self._outage.failed(str(why)))\n",
-        "                await anyio.sleep(self._outage.failed(str(why)))\n"
+        "                await anyio.sleep(self._outage.failed(why))\n",
+        "                await anyio.sleep(self._outage.failed(why))\n"
         "                settlement = Settlement(settlement.position)\n",
         (SEAMS + "::test_a_refused_event_is_kept_though_the_parked_are_locked", MODEL),
     ),
@@ -179,6 +179,34 @@ TERM = (
         "        self._outage.trying()  # a new term does not wait for the last one's pause\n",
         "",
         (TERMS,),
+    ),
+    Bug(
+        "what is on its way to the parked counts as delivered already",
+        "relay/engine/settle.py",
+        "done.position is not None and not done.parked",
+        "done.position is not None",
+        ("tests/engine/test_settle.py",),
+    ),
+    Bug(
+        "what is added while a settlement lasts waits from its end on",
+        "relay/engine/settle.py",
+        "None if self._done is None else self._waits_since",
+        "None if self._done is None else anyio.current_time()",
+        ("tests/engine/test_settle.py",),
+    ),
+    Bug(
+        "an outage keeps the first of its reasons",
+        "relay/engine/outage.py",
+        "        elif type(why) is not self._kind and",
+        "        elif False and",
+        ("tests/engine/test_outage.py",),
+    ),
+    Bug(
+        "a session is closed under a task that waits in it",
+        "relay/postgres/session.py",
+        "        if not self.is_waited_for:\n",
+        "        if True:\n",
+        ("tests/postgres/test_drop.py",),
     ),
     Bug(
         "pages are read ahead without a bound",

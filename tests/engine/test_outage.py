@@ -6,8 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.backoff import State
-from relay.engine.outage import TRIP_AFTER, OutageBook
-from relay.facts import Fact, OutageEnded
+from relay.engine.outage import SAY_AGAIN, TRIP_AFTER, OutageBook
+from relay.errors import BusLoginRefused, BusOutage
+from relay.facts import BreakerChanged, Fact, OutageBegan, OutageChanged, OutageEnded
+
+AWAY, REFUSED = BusOutage("away"), BusLoginRefused("refused")
 
 answers = st.lists(st.tuples(st.booleans(), st.floats(0, 10)), max_size=40)
 jitters = st.floats(0, 1, exclude_max=True)
@@ -42,7 +45,7 @@ def test_the_label_opens_at_the_third_failure_in_a_row_and_any_answer_closes_it(
             continue
         began = now if in_a_row == 0 else began
         in_a_row += 1
-        assert 0 <= outage.failed("away") <= 0.5
+        assert 0 <= outage.failed(AWAY) <= 0.5
         assert (outage.state is State.OPEN) == (in_a_row >= TRIP_AFTER)
         outage.trying()
         assert (outage.state is State.HALF_OPEN) == (in_a_row >= TRIP_AFTER)
@@ -52,19 +55,40 @@ def test_the_pauses_of_a_side_that_lets_us_in_and_fails_go_on_growing() -> None:
     outage = book(0.999)
     pauses = []
     for _ in range(6):
-        pauses.append(outage.failed("away"))
+        pauses.append(outage.failed(AWAY))
         outage.answered(forget_pauses=False)
     assert pauses == sorted(pauses)
     assert pauses[-1] > 0.4
     outage.answered()
-    assert outage.failed("away") < 0.05
+    assert outage.failed(AWAY) < 0.05
 
 
 def test_a_standby_forgets_what_it_knew_of_the_side() -> None:
     outage = book(0.5)
     for _ in range(TRIP_AFTER):
-        outage.failed("away")
+        outage.failed(AWAY)
     outage.forget()
     assert (outage.state, outage.lasts) == (State.CLOSED, False)
-    outage.failed("away")
+    outage.failed(AWAY)
     assert outage.state is State.CLOSED
+
+
+def test_a_reason_of_another_kind_is_recorded_once_in_a_while_and_no_reason_twice() -> None:
+    facts: list[Fact] = []
+    now = 0.0
+    outage = book(0.5, facts, lambda: now)
+    for why in (AWAY, BusOutage("away still"), REFUSED, REFUSED, AWAY, REFUSED):
+        outage.failed(why)
+    now = SAY_AGAIN
+    for why in (AWAY, AWAY, REFUSED):
+        outage.failed(why)
+    outage.answered()
+    outage.failed(REFUSED)
+    assert [fact for fact in facts if not isinstance(fact, BreakerChanged)] == [
+        OutageBegan("nats", "away"),
+        OutageChanged("nats", "refused"),
+        OutageChanged("nats", "away"),
+        OutageChanged("nats", "refused"),
+        OutageEnded("nats", SAY_AGAIN, 9),
+        OutageBegan("nats", "refused"),
+    ]

@@ -7,6 +7,7 @@ from relay.facts import (
     HoldBegan,
     HoldEnded,
     OutageBegan,
+    OutageChanged,
     OutageEnded,
     PageDelivered,
     StandingBy,
@@ -51,7 +52,7 @@ class Told:
                 sense = was is self.breakers[breaker] is not state
             case OutageBegan(side=side):
                 sense = side not in self.outages
-            case OutageEnded(side=side):
+            case OutageChanged(side=side) | OutageEnded(side=side):
                 sense = side in self.outages
             case HoldBegan(by=by):
                 sense = by not in self.holds
