@@ -100,22 +100,24 @@ class PostgresBell:
 
     async def arm(self) -> int | None:
         """Take the bell's lock; return N, or None if only the timeout is left."""
-        if self.ring_seconds is None:
+        if self.ring_seconds is not None:
+            if self._held is not None:
+                self._leaving = self._refused = False
+                return self._held
+            self._rung = anyio.Event()
+            self._cause = Wake.POLL
+            try:
+                async with self._speaking() as listener:
+                    await self._take(listener)
+            except StoreOutage:
+                if self._tasks is not None:
+                    self._tasks.cancel_scope.cancel()  # run() makes the session anew
+                return None
+        if self.ring_seconds is None:  # now, or by a trial that became too slow meanwhile
             self._refused = True
             self.disarm()
             return None
-        if self._held is not None:
-            self._leaving = False
-            return self._held
-        self._rung = anyio.Event()
-        self._cause = Wake.POLL
-        try:
-            async with self._speaking() as listener:
-                return await self._take(listener)
-        except StoreOutage:
-            if self._tasks is not None:
-                self._tasks.cancel_scope.cancel()  # run() makes the session anew
-            return None
+        return self._held
 
     async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - the poll interval
         """Sleep until rung, or for ``timeout`` s."""
@@ -160,7 +162,7 @@ class PostgresBell:
                 async with anyio.create_task_group() as tasks:
                     self._tasks = tasks
                     tasks.start_soon(self._hear, listener)
-                    await self._self_test()
+                    await self._first_test()
                     if self._complaint:
                         log.info("the bell works again", extra={"channel": self._channel})
                     self._complaint = ""
@@ -190,8 +192,15 @@ class PostgresBell:
             self._rings_since_trial = True
             self._ring(Wake.BELL)
 
-    async def _self_test(self) -> None:
-        """Make a commit of our own, which the listener has to hear.
+    async def _first_test(self) -> None:
+        """Make trial commits until one is quick enough to be waited for, and heard."""
+        while True:
+            if await self._self_test():
+                return
+            await anyio.sleep(self._trial_again)
+
+    async def _self_test(self) -> bool:
+        """Make a commit of our own, which the listener has to hear; False if that was too slow.
 
         A flush of ours holds up writers that ring: armed and not rung lately, there is none.
         """
@@ -202,7 +211,7 @@ class PostgresBell:
         await self._trial.once(whole=whole)
         if self._trial.seconds is None:
             self._trial_again = self._trials.failed(1.0)
-            return  # that it was too slow, or failed, is another matter
+            return False
         self._trials.succeeded()
         self._trial_again = HEARTBEAT
         if failed_before or self._refused:
@@ -210,7 +219,7 @@ class PostgresBell:
             self._ring(Wake.START)  # who waits may arm again
         with anyio.move_on_after(SELF_TEST_DEADLINE):
             await self._heard.wait()
-            return
+            return True
         raise StoreOutage(
             "notifications do not arrive: is there a transaction pooler in between? Point"
             " RELAY_POSTGRES_DSN at Postgres itself"
@@ -270,7 +279,7 @@ class PostgresBell:
         finally:
             turn.release()
 
-    async def _take(self, listener: Session) -> int | None:
+    async def _take(self, listener: Session) -> None:
         """Take the lock, then note N in a statement that begins afterwards."""
         if self._held is None:
             for pause in (0.0, *ASK_AGAIN):
@@ -281,7 +290,7 @@ class PostgresBell:
                     break
             else:
                 await self._name_intruder(listener)
-                return None
+                return
             try:
                 self._held = await self._above_all(listener)
                 self._refused = False
@@ -289,7 +298,6 @@ class PostgresBell:
                 if self._held is None and self._tasks is not None:
                     self._tasks.cancel_scope.cancel()  # the session has a lock that nobody frees
         self._leaving = False
-        return self._held
 
     async def _above_all(self, listener: Session) -> int:
         """Return the next transaction id; the snapshot tells its high half, ``age`` its low one."""

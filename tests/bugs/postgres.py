@@ -1,17 +1,15 @@
 """Bugs of the schema and of the Postgres adapter."""
 
+from tests.bugs import bell
 from tests.bugs.bug import HANGS, Bug
 
 CONTRACT = "tests/contract/test_postgres.py"
 CURSOR = "tests/postgres/test_cursor.py"
 PARKED = "tests/postgres/test_parked.py"
 READING = "tests/postgres/test_reading.py"
-RING = "tests/postgres/test_ring.py"
-BELL = "tests/postgres/test_bell.py"
 LEASE = "tests/postgres/test_lease.py"
 STANDBY = "tests/postgres/test_standby.py"
 DUE = "tests/postgres/test_due.py"
-BELL_IDS = "tests/postgres/test_bell_ids.py"
 STORE = "tests/postgres/test_store.py"
 VERIFY = "tests/postgres/test_verify.py"
 HOSTS = "tests/postgres/test_hosts.py"
@@ -126,6 +124,13 @@ LOSS = (
         '        if await reader.session.row(self._query("still_mine"), lease.term) is None:\n',
         "        if reader is None:\n",
         (HOSTS,),
+    ),
+    Bug(
+        "what the parked refer to can be truncated away",
+        "sql/functions/refuse_truncate.sql",
+        "  if is_referred_to then\n",
+        "  if not is_referred_to and is_referred_to then\n",
+        ("tests/postgres/test_restore.py",),
     ),
 )
 
@@ -285,64 +290,4 @@ FATE = (
     ),
 )
 
-FIRST = (
-    Bug(
-        "N is the snapshot's xmax, and not the next transaction id",
-        "relay/postgres/bell.py",
-        "                return xmax + int(ahead)\n",
-        "                return xmax\n",
-        (BELL_IDS + "::test_n_is_the_next_transaction_id",),
-    ),
-    Bug(
-        "every commit rings, asleep or not",
-        "sql/triggers/relay_notify.sql",
-        "         when (not (pg_try_advisory_lock_shared",
-        "         when (true or not (pg_try_advisory_lock_shared",
-        (RING,),
-    ),
-    Bug(
-        "a full queue of notifications fails the producers",
-        "sql/functions/notify.sql",
-        "  if pg_catalog.pg_notification_queue_usage() operator(pg_catalog.<) 0.5\n",
-        "  if pg_catalog.pg_notification_queue_usage() operator(pg_catalog.<) 1.5\n",
-        (RING,),
-    ),
-    Bug(
-        "it believes at once that nobody is silent any more",
-        "relay/engine/bell.py",
-        "        elif not self._sure and page.xmin < self._silent_below:\n",
-        "        elif not self._sure and page.xmin < 0:\n",
-        ("tests/engine/test_bell.py",),
-    ),
-    Bug(
-        "it waits to be rung without a last read",
-        "relay/engine/bell.py",
-        "            await self._arm(now)\n",
-        "            await self._arm(now)\n            await self._wait(self._poll_interval)\n",
-        ("tests/engine/test_bell.py",),
-    ),
-    Bug(
-        "it does not listen again when the session is gone",
-        "relay/postgres/bell.py",
-        "            await anyio.sleep(self._retry.failed(self._jitter()))\n",
-        "            await anyio.sleep_forever()\n",
-        (BELL + "::test_a_killed_listener_is_made_anew_and_rings_again",),
-    ),
-    Bug(
-        "an arm that comes first loses the lock to the release behind it",
-        "relay/postgres/bell.py",
-        "                if self._leaving:\n                    self._held",
-        "                if True:\n                    self._held",
-        ("tests/postgres/test_bell_turns.py",),
-        HANGS,
-    ),
-    Bug(
-        "what the parked refer to can be truncated away",
-        "sql/functions/refuse_truncate.sql",
-        "  if is_referred_to then\n",
-        "  if not is_referred_to and is_referred_to then\n",
-        ("tests/postgres/test_restore.py",),
-    ),
-)
-
-BUGS: tuple[Bug, ...] = LOSS + ORDER + ONCE + TERM + FATE + FIRST
+BUGS: tuple[Bug, ...] = LOSS + ORDER + ONCE + TERM + FATE + bell.FIRST

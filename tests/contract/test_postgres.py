@@ -15,6 +15,8 @@ from relay.postgres.outbox import PostgresOutbox
 from tests.contract.outbox_contract import OutboxContract
 from tests.contract.parked_contract import ParkedContract
 from tests.contract.wake_contract import WakeContract
+from tests.postgres.bells import TRIAL_MAY_TAKE
+from tests.postgres.leases import PATIENT
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +30,7 @@ class PostgresHarness:
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
         self.terms: list[OutboxStore] = []
-        self.outbox = PostgresOutbox(dsn, "relay", page_bytes=8 << 20)
+        self.outbox = PostgresOutbox(dsn, "relay", page_bytes=8 << 20, lease_lifetime=PATIENT)
 
     async def commit(self, *subjects: str, key: str | None = None) -> list[str]:
         async with await psycopg.AsyncConnection.connect(self.dsn) as producer:
@@ -60,7 +62,9 @@ class PostgresHarness:
             assert await marked.fetchone() == (len(ids),)
 
     async def dead_events_block(self) -> None:
-        self.outbox = PostgresOutbox(self.dsn, "relay", page_bytes=8 << 20, dead_blocks=True)
+        self.outbox = PostgresOutbox(
+            self.dsn, "relay", page_bytes=8 << 20, dead_blocks=True, lease_lifetime=PATIENT
+        )
 
 
 class TestPostgresOutbox(OutboxContract, ParkedContract):
@@ -95,7 +99,10 @@ class PostgresWakeHarness:
 
 class TestPostgresBell(WakeContract):
     @pytest.fixture
-    async def harness(self, outbox_dsn: str) -> AsyncIterator[PostgresWakeHarness]:
+    async def harness(
+        self, outbox_dsn: str, monkeypatch: pytest.MonkeyPatch
+    ) -> AsyncIterator[PostgresWakeHarness]:
+        monkeypatch.setattr("relay.postgres.trial.TOO_LONG", TRIAL_MAY_TAKE)
         harness = PostgresWakeHarness(outbox_dsn)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(harness.source.run)

@@ -11,6 +11,7 @@ from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.store import PostgresStore
 from tests.postgres.bells import bell_running
 from tests.postgres.databases import Program, further_databases, programs
+from tests.postgres.leases import PATIENT
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ async def writer(outbox_dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
 
 @pytest.fixture
 async def store(outbox_dsn: str) -> AsyncIterator[PostgresStore]:
-    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=8 << 20)
+    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=8 << 20, lease_lifetime=PATIENT)
     store = await outbox.campaign("tester")
     assert store is not None
     yield store

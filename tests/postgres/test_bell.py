@@ -1,13 +1,16 @@
 """The bell over real Postgres: no commit is held up, nobody waits for anybody."""
 
+import time
+
 import anyio
 import anyio.lowlevel
 import psycopg
 import pytest
 
 from relay.ports import Wake
-from relay.postgres.bell import HEARTBEAT, PostgresBell
+from relay.postgres.bell import PostgresBell
 from relay.postgres.outbox import PostgresOutbox
+from relay.postgres.session import Session
 from relay.postgres.sqlfiles import BELL_CLASS, text
 from tests.postgres.bells import (
     BELL,
@@ -114,9 +117,11 @@ async def test_a_disabled_trigger_means_the_poll_and_is_noticed_while_armed(
 
 
 async def test_a_reader_that_arms_right_behind_a_release_waits_for_no_heartbeat(
-    bell: PostgresBell,
+    bell: PostgresBell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # R-FIRST
+    await armed(bell)
+    monkeypatch.setattr("relay.postgres.bell.HEARTBEAT", POLL)
     for _ in range(20):
         await armed(bell)
         bell.disarm()
@@ -126,7 +131,7 @@ async def test_a_reader_that_arms_right_behind_a_release_waits_for_no_heartbeat(
             await anyio.lowlevel.checkpoint()
         while bell._turn.statistics().tasks_waiting:  # the task that listens has its turn next
             await anyio.lowlevel.checkpoint()
-        with anyio.fail_after(HEARTBEAT / 2):
+        with anyio.fail_after(LATE):
             assert await bell.arm() is not None
 
 
@@ -160,6 +165,85 @@ async def test_behind_a_pooler_only_the_poll_is_left_and_it_is_said_once(
     complaints = [record for record in caplog.records if "out of order" in record.getMessage()]
     assert len(complaints) == 1
     assert "pooler" in complaints[0].__dict__["error"]
+
+
+async def test_behind_a_pooler_a_trial_that_was_too_slow_does_not_make_the_bell_work(
+    outbox_dsn: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # R-FIRST
+    caplog.set_level("INFO", "relay.bell")
+    monkeypatch.setattr("relay.postgres.bell.SELF_TEST_DEADLINE", 0.1)
+    async with deaf_proxy(outbox_dsn) as through_the_pooler:
+        outbox = PostgresOutbox(through_the_pooler, "relay", page_bytes=1 << 20)
+        async with bell_running(outbox) as bell:
+            trial, once = bell._trial, bell._trial.once
+            sessions = 0
+
+            async def at_first_too_slow(*, whole: bool = True) -> None:
+                nonlocal sessions
+                first_of_a_session = not trial._took
+                await once(whole=whole)
+                if first_of_a_session:
+                    sessions += 1
+                    trial._works = False
+
+            monkeypatch.setattr(trial, "once", at_first_too_slow)
+            with anyio.fail_after(30):
+                while sessions < 4:
+                    assert await bell.arm() is None
+                    await anyio.sleep(0.005)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["the bell is out of order; polling until it works again"]
+
+
+async def test_an_arm_during_which_rings_became_too_slow_gives_the_lock_back(
+    bell: PostgresBell, writer: psycopg.AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # R-FIRST
+    await armed(bell)
+    bell.disarm()
+    await until(lambda: silent(writer))
+    above_all = bell._above_all
+
+    async def while_a_trial_becomes_too_slow(listener: Session) -> int:
+        n = await above_all(listener)
+        bell._trial._began = time.monotonic() - 3
+        return n
+
+    monkeypatch.setattr(bell, "_above_all", while_a_trial_becomes_too_slow)
+    assert await bell.arm() is None
+    await until(lambda: silent(writer))
+    with anyio.fail_after(LATE):
+        assert await bell.wait(POLL) is Wake.START
+
+
+async def test_a_reader_that_was_refused_and_is_armed_since_is_not_woken_to_arm(
+    bell: PostgresBell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    self_test, no_trial_now, heard = bell._self_test, anyio.Lock(), anyio.Event()
+
+    async def in_turns() -> bool:
+        async with no_trial_now:
+            good = await self_test()
+            if good and refused:
+                heard.set()
+            return good
+
+    refused = False
+    monkeypatch.setattr(bell, "_self_test", in_turns)
+    await armed(bell)
+    bell.disarm()
+    with anyio.fail_after(LATE):
+        while bell._held is not None:
+            await anyio.sleep(0.005)
+    async with no_trial_now:
+        bell._trial._began = time.monotonic() - 3
+        assert await bell.arm() is None
+        refused, bell._trial._began = True, None
+        assert await bell.arm() is not None
+    with anyio.fail_after(LATE):
+        await heard.wait()
+    assert not bell._rung.is_set()
 
 
 def test_the_lock_of_the_trigger_is_the_one_that_the_relay_takes() -> None:

@@ -41,6 +41,7 @@ class Arrivals:
     def __init__(self) -> None:
         self.at: dict[str, float] = {}
         self.sleeps = 0
+        self.unarmed = 0
         self.most_sessions = 0
 
 
@@ -73,6 +74,7 @@ async def read_on(outbox: PostgresOutbox, bell: PostgresBell, arrivals: Arrivals
                         break
                     await anyio.sleep(pause)
                     pause = min(2 * pause, 0.1)
+                arrivals.unarmed += n is None
                 arrivals.sleeps += 1
                 arrivals.most_sessions = max(
                     arrivals.most_sessions, sum(outbox.sessions().values())
@@ -200,6 +202,7 @@ async def test_prepared_transactions_come_with_the_read_that_sees_them(
                 await armed(bell)
                 tasks.start_soon(read_on, outbox, bell, arrivals)
                 await anyio.sleep(0.2)
+                assert arrivals.unarmed == 0
                 assert arrivals.sleeps == 0  # it must not sleep beside a silent transaction
                 await writer.tpc_commit()
                 committed = time.monotonic()

@@ -14,6 +14,7 @@ from relay.ports import Page, Settlement
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.reading import Position
 from relay.postgres.store import PostgresStore
+from tests.postgres.leases import PATIENT
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +27,7 @@ class Shop:
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
-        self.outbox = PostgresOutbox(dsn, "relay", page_bytes=1 << 20)
+        self.outbox = PostgresOutbox(dsn, "relay", page_bytes=1 << 20, lease_lifetime=PATIENT)
         self.terms: list[PostgresStore] = []
 
     async def lead(self) -> PostgresStore:

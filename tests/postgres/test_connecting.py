@@ -114,7 +114,7 @@ async def test_connecting_to_silent_hosts_is_left_at_once(outbox_dsn: str, hosts
         with anyio.move_on_after(0.3):
             await outbox.campaign("tester")
         await outbox.close()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < connecting.CONNECT_DEADLINE
         for task in set(connecting._under_way):  # as the end of the process does
             task.cancel()
 
@@ -147,8 +147,8 @@ async def test_a_statement_whose_task_is_cancelled_leaves_no_error_in_the_server
     session = await Session.connect(outbox_dsn, "sleeper")
     started = time.monotonic()
     with anyio.move_on_after(0.2):
-        await session.rows(psycopg.sql.SQL("select pg_sleep(3)").format())
-    assert time.monotonic() - started < 1
+        await session.rows(psycopg.sql.SQL("select pg_sleep(60)").format())
+    assert time.monotonic() - started < 10
     assert session.connection.closed
     said = postgres_server.log_path.read_bytes()[began:].decode()
     assert "ERROR" not in said
@@ -177,7 +177,7 @@ async def test_an_immediate_stop_of_postgres_is_not_held_up(
             await anyio.sleep(0.5)
             began = time.monotonic()
             await anyio.to_thread.run_sync(server.stop, "immediate")
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 5  # then Postgres kills its processes
             ended = True
         while connecting._under_way:
             await anyio.sleep(0.02)

@@ -34,6 +34,7 @@ from relay.core.event import Event
 from relay.ports import Page, Settlement
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.session import Session
+from tests.postgres.leases import PATIENT
 
 PAGE_BYTES = 1500
 """Small enough that a few of the larger payloads fill a page."""
@@ -75,7 +76,9 @@ class Machine(RuleBasedStateMachine):
         self.look.execute("delete from relay.parked")
         self.look.execute("truncate relay.outbox, relay.settled")
         self.look.execute("update relay.cursor set base = '1:1:', target = null, last_id = 0")
-        self.outbox = self.outbox_class(self.dsn, "relay", page_bytes=PAGE_BYTES)
+        self.outbox = self.outbox_class(
+            self.dsn, "relay", page_bytes=PAGE_BYTES, lease_lifetime=PATIENT
+        )
         self.store = self.runner.run(self._lead())
 
     async def _lead(self) -> Any:
@@ -230,7 +233,7 @@ def drive(dsn: str, outbox_class: type[PostgresOutbox], examples: int, **more: A
     run_state_machine_as_test(
         Driven,
         settings=hypothesis.settings(
-            max_examples=examples, stateful_step_count=40, deadline=None, database=None, **more
+            max_examples=examples, stateful_step_count=40, database=None, **more
         ),
     )
 

@@ -13,6 +13,7 @@ from relay.errors import StoreBusy, StoreOutage
 from relay.ports import Report, Settlement, Wake
 from relay.postgres.reading import GONE
 from relay.postgres.store import PostgresStore
+from tests.postgres.leases import begun, outbox_of
 from tests.postgres.parking import emit, retried
 
 PAGE = 2000
@@ -162,18 +163,21 @@ async def test_an_event_that_the_database_refuses_to_keep_is_named(
 
 
 async def test_a_lock_that_is_not_to_be_had_leaves_everything_as_it_was(
-    store: PostgresStore, producer: psycopg.Connection
+    outbox_dsn: str, producer: psycopg.Connection
 ) -> None:
     emit(producer, 1)
-    page = await store.read(1)
-    with producer.transaction():
-        producer.execute("lock table relay.parked in share row exclusive mode")
-        with pytest.raises(StoreBusy):
-            await store.settle(Settlement(page.position, [retried(page.events[0])]))
-    await store.renew()
-    assert store.granted()
-    await store.settle(Settlement(page.position, [retried(page.events[0])]))
-    assert len(await store.parked.due(1)) == 1
+    async with outbox_of(outbox_dsn, 5.0) as outbox:  # it waits for a lock for a tenth of that
+        store = await begun(outbox)
+        page = await store.read(1)
+        with producer.transaction():
+            producer.execute("lock table relay.parked in share row exclusive mode")
+            with pytest.raises(StoreBusy):
+                await store.settle(Settlement(page.position, [retried(page.events[0])]))
+        await store.renew()
+        assert store.granted()
+        await store.settle(Settlement(page.position, [retried(page.events[0])]))
+        assert len(await store.parked.due(1)) == 1
+        await store.close()
 
 
 async def test_what_something_parked_refers_to_stays_past_retention(

@@ -50,7 +50,10 @@ def asleep(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     """A relay that sleeps: it holds the bell exclusively."""
     with psycopg.connect(dsn, autocommit=True) as relay:
         assert relay.execute(f"select pg_try_advisory_lock({BELL})").fetchone() == (True,)
-        yield relay
+        try:
+            yield relay
+        finally:
+            relay.execute("select pg_advisory_unlock_all()")  # a closed session keeps it a moment
 
 
 def rings(listener: psycopg.Connection[Any], dsn: str) -> int:

@@ -12,7 +12,7 @@ from relay.errors import LeaseTaken
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.sqlfiles import LEASE_CLASS
 from relay.postgres.store import PostgresStore, hung_up
-from tests.postgres.leases import LIFETIME, TERMS, begun, outbox_of
+from tests.postgres.leases import PATIENT, TERMS, begun, outbox_of
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +28,7 @@ async def outbox(outbox_dsn: str) -> AsyncIterator[PostgresOutbox]:
 @pytest.fixture
 async def leading(outbox: PostgresOutbox, outbox_dsn: str) -> AsyncIterator[PostgresStore]:
     """The term of another relay, beside which ``outbox`` stands by."""
-    leader = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024)
+    leader = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024, lease_lifetime=PATIENT)
     store = await begun(leader)
     assert await outbox.campaign("another") is None
     yield store
@@ -55,12 +55,11 @@ async def test_a_lock_held_by_somebody_who_is_no_relay_is_named(
 
 
 async def test_a_standby_of_a_relay_is_no_error(outbox: PostgresOutbox, outbox_dsn: str) -> None:
-    standby = PostgresOutbox(outbox_dsn, "relay", page_bytes=1024, lease_lifetime=LIFETIME)
-    store = await begun(outbox)
-    assert await standby.campaign("another") is None
-    await store.close()
-    await (await begun(standby)).close()
-    await standby.close()
+    async with outbox_of(outbox_dsn, PATIENT) as leader:
+        store = await begun(leader)
+        assert await outbox.campaign("another") is None
+        await store.close()
+    await (await begun(outbox)).close()
 
 
 async def test_a_leader_that_ends_wakes_who_stands_by_and_is_followed_at_once(

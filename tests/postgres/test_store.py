@@ -13,6 +13,7 @@ from relay.postgres.housekeeping import PRUNE_CHUNK_ROWS
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.session import Session, StatementCanceled
 from relay.postgres.store import PostgresStore
+from tests.postgres.leases import PATIENT
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +31,7 @@ async def producer(outbox_dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
 
 @pytest.fixture
 async def outbox(outbox_dsn: str) -> AsyncIterator[PostgresOutbox]:
-    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=64 * KIB)
+    outbox = PostgresOutbox(outbox_dsn, "relay", page_bytes=64 * KIB, lease_lifetime=PATIENT)
     yield outbox
     await outbox.close()
 
