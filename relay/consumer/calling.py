@@ -8,7 +8,7 @@ the SDK is not imported here. A handler runs in a span of kind CONSUMER, below t
     messaging.client.consumed.messages   counter     deliveries done, by relay.outcome: handled,
                                                      repeated, parked, waiting (behind a parked one)
     messaging.process.duration           histogram   s of one call of the handler
-    relay.inbox.refusals                 counter     tries that ended in an error of the handler
+    relay.inbox.refusals                 counter     errors of the handler that the inbox keeps
     relay.inbox.lag                      histogram   s from storing in JetStream to the commit
 """
 
@@ -61,7 +61,7 @@ class Telemetry:
             self._consumed.add(count, self._about | {"relay.outcome": outcome})
 
     def refused(self, error: BaseException) -> None:
-        """Count a try that failed."""
+        """Count an error of the handler."""
         if metrics is not None:
             self._refusals.add(1, self._about | {"error.type": type(error).__name__})
 

@@ -176,7 +176,7 @@ class Consumer:
         except StoreOutage as error:
             await self._store.wait(error)
             return None
-        self._store.over()
+        self._store.over(asked)
         if term is None:
             await pause(STAND_BY, self._stopping)
         self._trusted_until = asked + self._options.lease_lifetime - _MARGIN
@@ -243,7 +243,7 @@ class Consumer:
             except StoreOutage as error:
                 await self._store.wait(error)
             else:
-                self._store.over()
+                self._store.over(asked)
                 self._trusted_until = asked + lifetime - _MARGIN
 
     async def _look_for_due(self, lanes: Lanes, ended: asyncio.Event) -> None:

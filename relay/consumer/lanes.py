@@ -18,6 +18,7 @@ connection is lost three times, while connections are to be had, counts as refus
 
 import asyncio
 import random
+import time
 import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -162,19 +163,14 @@ class Lanes:
                 if not self._stopping:
                     await self._handle([delivery])
             return
-        while error is not None and not self._stopping:
-            again = await self._refuse(batch[0].message, error)
-            if again is None:
-                break
-            await self._wait(again)
-        if not self._stopping or error is None:
+        if error is None or await self._refuse(batch[0].message, error):
             await self._finish(batch)
 
     async def _try(self, batch: Sequence[Delivery]) -> Exception | None:
         """Take, handle, commit; return what was wrong with the messages, if something was."""
         losses = 0
         while True:
-            handling = False
+            handling, began = False, time.monotonic()
             try:
                 messages = [delivery.message for delivery in batch]
                 async with self._inbox.taking(self._term, messages) as taking:
@@ -197,7 +193,7 @@ class Lanes:
                 if self._stopping:
                     return raised
             else:
-                self._outage.over()
+                self._outage.over(began)
                 self._count("handled", len(fresh))
                 self._count("waiting", len(behind))
                 self._count("repeated", len(batch) - len(fresh) - len(behind))
@@ -224,29 +220,37 @@ class Lanes:
         else:
             await self._outage.wait(error)
 
-    async def _refuse(self, message: Message, error: Exception) -> StoreOutage | None:
-        """Park a message whose handler failed; return an outage that was in the way."""
+    async def _refuse(self, message: Message, error: Exception) -> bool:
+        """Park a message whose handler failed; False if a stop came before that."""
         words, pause = self._refusal(error, attempts=0)
-        try:
-            async with self._inbox.taking(self._term, [message]) as taking:
-                if message.id in taking.fresh:
-                    if message.key in taking.blocked:
+        outcome = "repeated"
+        while not self._stopping:
+            try:
+                async with self._inbox.taking(self._term, [message]) as taking:
+                    if message.id not in taking.fresh:
+                        pass  # taken by another, or by a try of ours whose answer was lost
+                    elif message.key in taking.blocked:
+                        outcome = "waiting"
                         await self._inbox.park(taking, [message])
                     else:
+                        outcome = "parked"
                         await self._inbox.park(taking, [message], error=words, delay=pause)
-        except Exception as raised:
-            outage = self._inbox.translated(raised)
-            if isinstance(outage, StoreOutage):
-                return outage
-            raise
-        self._count("parked", 1)
-        return None
+            except Exception as raised:
+                outage = self._inbox.translated(raised)
+                if not isinstance(outage, StoreOutage):
+                    raise
+                await self._wait(outage)
+            else:
+                self._count_refusal(error)
+                self._count(outcome, 1)
+                return True
+        return False
 
     async def _retry(self, id_: int, key: str | None) -> None:
         """Try a parked message, and with it those that wait behind it."""
         limit, losses = self._rules.batch if key is not None else 1, 0
         while not self._stopping:
-            handling, parked = False, list[Parked]()
+            handling, parked, began = False, list[Parked](), time.monotonic()
             try:
                 async with self._inbox.retaking(self._term, id_, limit) as taking:
                     parked, handling = taking.parked, True
@@ -261,7 +265,7 @@ class Lanes:
                 elif await self._refused_again(parked[0], error):
                     break
             else:
-                self._outage.over()
+                self._outage.over(began)
                 self._count("handled", len(parked))
                 break
         self._retrying.discard(id_)
@@ -277,12 +281,11 @@ class Lanes:
                 raise
             await self._wait(outage)
             return False
+        self._count_refusal(error)
         return True
 
     def _refusal(self, error: Exception, attempts: int) -> tuple[str, float | None]:
         """Return the error's words, and the s until the next try; None: the message is dead."""
-        self._counts.refused += 1
-        self._telemetry.refused(error)
         words = (
             f"{type(error).__name__}: {error}"
             if not isinstance(error, HandlerError)
@@ -302,6 +305,10 @@ class Lanes:
             self._hand.done(delivery)
         self.room.set()
         await self._acknowledge(batch)
+
+    def _count_refusal(self, error: Exception) -> None:
+        self._counts.refused += 1
+        self._telemetry.refused(error)
 
     def _count(self, outcome: str, count: int) -> None:
         setattr(self._counts, outcome, getattr(self._counts, outcome) + count)

@@ -40,8 +40,13 @@ class Outage:
             log.warning("%s %s", self._side, self._began, extra={"reason": str(reason)})
         await pause(self._backoff.failed(random.random()), self._stopping)
 
-    def over(self) -> None:
-        """It answered."""
+    def over(self, asked: float) -> None:
+        """It answered what it was asked at ``asked``, of the monotonic clock.
+
+        What was asked before the outage may be read only after that was noticed: it proves nothing.
+        """
+        if self.lasts and asked <= self._since:
+            return
         self._backoff.succeeded()
         if self.lasts:
             self.lasts = False

@@ -7,6 +7,7 @@ while the process leads; the rest is its lanes' and its hand's.
 import asyncio
 import random
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -101,9 +102,11 @@ class Reading:
         while True:
             while not self._is_trusted():  # noqa: ASYNC110 - the clock moves it
                 await asyncio.sleep(PAUSE_FIRST)
-            batch = await reader.batch(await self._room(hand, lanes))
-            self.bus.over()
-            self._doubts.over()
+            room = await self._room(hand, lanes)
+            asked = time.monotonic()
+            batch = await reader.batch(room)
+            self.bus.over(asked)
+            self._doubts.over(asked)
             known = self._route(batch, hand, lanes)
             await self.acknowledge(known)
 
