@@ -7,11 +7,12 @@ import anyio
 import pytest
 
 from relay import Relay, Settings
-from relay.app import bus_options
+from relay.app import _outbox, bus_options
 from relay.errors import AlreadyRunning
 from relay.facts import Fact, TermBegan
 from relay.jetstream import BusOptions
 from relay.memory import MemoryBus, MemoryOutbox
+from relay.postgres.outbox import PostgresOutbox
 
 pytestmark = pytest.mark.anyio
 
@@ -65,6 +66,11 @@ async def test_a_relay_stopped_before_it_ran_returns_at_once() -> None:
     with anyio.fail_after(10):
         await relay.run()
     assert outbox.epoch == 0
+
+
+def test_the_lifetime_of_the_lease_reaches_postgres() -> None:
+    assert isinstance(outbox := _outbox(Settings(lease_lifetime=17.0)), PostgresOutbox)
+    assert outbox.lease_lifetime == 17.0
 
 
 def test_every_setting_of_nats_reaches_its_adapter(tmp_path: Path) -> None:

@@ -89,6 +89,17 @@ class Cluster:
         except AWAY:
             return {}
 
+    def state_with_leader(self, stream: str) -> dict[str, Any]:
+        """Wait until the stream has a leader that answers; its state."""
+        found = dict[str, Any]()
+
+        def answered() -> bool:
+            found.update(self.state(stream))
+            return bool(found)
+
+        until(answered, WITHIN)
+        return found
+
     def leader(self, stream: str) -> str | None:
         """The node that leads the stream; None while none does."""
         return self.state(stream).get("leader")
@@ -103,14 +114,11 @@ class Cluster:
     def gather(self) -> str:
         """Let one node lead every stream, as far as they let themselves be moved; that node."""
         until(self.is_whole, WITHIN)
-        first = self.state(self.made[0])
-        common = {first["leader"], *first["replicas"]}
-        for stream in self.made[1:]:
-            state = self.state(stream)
-            common &= {state["leader"], *state["replicas"]}
-        chosen = min(common)
-        for stream in self.made:
-            if self.leader(stream) != chosen:
+        states = {stream: self.state_with_leader(stream) for stream in self.made}
+        holders = ({state["leader"], *state["replicas"]} for state in states.values())
+        chosen = min(set.intersection(*holders))
+        for stream, state in states.items():
+            if state["leader"] != chosen:
                 self.step_down(stream, placement={"preferred": chosen})
         until(lambda: all(self.leader(stream) == chosen for stream in self.made), WITHIN)
         return chosen
@@ -126,7 +134,7 @@ class Cluster:
         assert answer.get("success"), answer
 
     def followers(self, stream: str) -> Sequence[str]:
-        return sorted(self.state(stream)["replicas"])
+        return sorted(self.state_with_leader(stream)["replicas"])
 
     def kill(self, *names: str) -> None:
         for name in names:
@@ -228,7 +236,7 @@ def lame_duck(cluster: Cluster, flows: Flows) -> None:
 def replica_moved(cluster: Cluster, flows: Flows) -> None:
     """Take the leader's own replica of each stream away."""
     for stream in cluster.made:
-        cluster.move(stream, cluster.state(stream)["leader"])
+        cluster.move(stream, cluster.state_with_leader(stream)["leader"])
     flows()
 
 

@@ -1,17 +1,19 @@
 """What starts relays for the tests of this folder."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.system.harness import RelayProcess, Start
 
+STARTED = pytest.StashKey[list[RelayProcess]]()
+
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
     """Start relays that end with the test, each with a log of its own."""
-    started: list[RelayProcess] = []
+    started = request.node.stash.setdefault(STARTED, [])
 
     def start(dsn: str, nats_url: str, **settings: str) -> RelayProcess:
         log = tmp_path / f"relay-{len(started)}.log"
@@ -21,3 +23,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for relay in started:
         relay.end()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Add what the relays do to a test's failure."""
+    try:
+        return (yield)
+    except BaseException as failure:
+        for relay in item.stash.get(STARTED, []):
+            relay.add_to(failure)
+        raise

@@ -85,10 +85,18 @@ class RelayProcess:
         if self.process.poll() is None:
             self.kill()
 
+    def add_to(self, failure: BaseException) -> None:
+        """Note in a test's failure whether it runs (-6: ended by signal 6), and its last lines."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
+        is_now = f"{self.log.name}: the relay's poll() is {self.process.poll()}; it wrote last:"
+        failure.add_note("\n".join([is_now, *lines]))
+
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _type: object, failure: BaseException | None, _traceback: object) -> None:
+        if failure is not None:
+            self.add_to(failure)
         self.end()
 
 
@@ -151,12 +159,14 @@ class Load:
     ) -> None:
         self.committed: dict[str, Committed] = {}
         self.in_doubt: dict[str, Committed] = {}
+        self.errors: list[str] = []
         self._dsn = dsn
         self._pause = pause
         self._subject = subject
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._produce, args=(number,)) for number in range(producers)
+            threading.Thread(target=self._produce, args=(number,), name=f"producer {number}")
+            for number in range(producers)
         ]
 
     def __enter__(self) -> Self:
@@ -164,8 +174,20 @@ class Load:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _type: object, failure: BaseException | None, _traceback: object) -> None:
+        if failure is not None:
+            self.add_to(failure)
         self.stop()
+
+    def add_to(self, failure: BaseException) -> None:
+        """Note in a test's failure how far the producers are, and what was in their way."""
+        alive = [thread.name for thread in self._threads if thread.is_alive()]
+        last = self.errors[-1] if self.errors else "none"
+        failure.add_note(
+            f"the load has committed {len(self.committed)} events, {len(self.in_doubt)} are in"
+            f" doubt; alive: {', '.join(alive) or 'no producer'};"
+            f" OperationalErrors: {len(self.errors)}, the last: {last}"
+        )
 
     def stop(self) -> None:
         """End the load, and settle what is in doubt by looking into the outbox."""
@@ -188,7 +210,8 @@ class Load:
                 with psycopg.connect(self._dsn, connect_timeout=2) as connection:
                     while not self._stop.wait(self._pause):
                         self._transact(connection, number, chance, sequence)
-            except psycopg.OperationalError:
+            except psycopg.OperationalError as error:
+                self.errors.append(str(error).strip())
                 self._stop.wait(0.05)  # the server is away, which the test wants
 
     def _transact(

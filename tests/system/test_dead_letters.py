@@ -145,7 +145,7 @@ async def test_a_dead_event_that_blocks_nobody_comes_late_when_it_is_retried(
     emit(dsn, ("a", "k", LARGE), ("b", "k", SMALL))
     with RelayProcess(dsn, own_nats.url, tmp_path / "relay.log", max_attempts="1") as relay:
         assert [message.subject for message in await stored(own_nats, 1)] == ["orders.b"]
-        assert parked(dsn) == [("orders.a", "dead")]
+        until(lambda: parked(dsn) == [("orders.a", "dead")], 20)
         assert dead(dsn, "retry", "1").returncode == 0
         until(lambda: refusals(dsn) == 2, 20)
         await jetstream.update_stream(WIDE)

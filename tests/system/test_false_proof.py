@@ -1,12 +1,12 @@
 """R-LOSS: nothing counts as stored by the word of somebody who did not store it."""
 
 import json
-import socket
 from collections.abc import Iterator
 
 import pytest
 
 from relay import devstack
+from relay.devstack.sandbox import free_port
 from tests.system import streams
 from tests.system.harness import Start, alone, emit, until
 
@@ -47,8 +47,7 @@ select (select count(*) from relay.pending) + (select count(*) from relay.parked
 @pytest.fixture
 def leaf_of_a_hub() -> Iterator[tuple[str, str]]:
     """Two servers, a JetStream domain each, which see each other's messages; their addresses."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     at_hub = f'jetstream {{ domain: hub }}\nleafnodes {{ listen: "127.0.0.1:{port}" }}'
     remote = f"nats-leaf://127.0.0.1:{port}"
     at_leaf = f'jetstream {{ domain: leaf }}\nleafnodes {{ remotes: [ {{ url: "{remote}" }} ] }}'

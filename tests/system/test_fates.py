@@ -134,6 +134,7 @@ def test_an_event_that_cuts_the_connection_is_found_and_the_others_flow(
     relay = start(one_dsn, url, max_attempts="2", max_retry_delay="200ms")
     until(lambda: streams.held(url, STREAM) == 40, 40)
     until(lambda: alone(one_dsn, DEAD) == 1, 20)
+    until(lambda: alone(one_dsn, PARKED) == 1, 20)  # what was refused beside it is settled
     with connected(one_dsn) as look:
         dead = look.execute("select subject, last_error from relay.parked").fetchall()
     assert [subject for subject, _ in dead] == [names[at]]

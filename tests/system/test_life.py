@@ -75,7 +75,8 @@ async def test_what_cannot_be_stored_is_dead_with_the_reason_and_its_key_moves_o
         write(producer, "orders.under", "k", MIB - 2048, wide)
         write(producer, "orders.over", "k", MIB - 512, wide)
         write(producer, "orders.after", "k", 10, {})
-    with RelayProcess(outbox_dsn, own_nats.url, tmp_path / "relay.log", max_attempts="2") as relay:
+    settings = {"max_attempts": "2", "circuit_breaker_lag": "60s"}
+    with RelayProcess(outbox_dsn, own_nats.url, tmp_path / "relay.log", **settings) as relay:
         until(lambda: delivered(outbox_dsn) == 2, 20)
         stored = await read_stream(own_nats.url, STREAM)
         assert [message.subject for message in stored] == ["orders.under", "orders.after"]

@@ -135,7 +135,8 @@ def test_events_past_their_retention_are_named_as_lost(
 ) -> None:
     relay = start(one_dsn, own_nats.url, retention="1s")
     emit(one_dsn, "orders.placed")
-    until(lambda: delivered(one_dsn) == 1, 20)
+    until(lambda: streams.held(own_nats.url, STREAM) == 1, 20)
+    until(lambda: alone(one_dsn, "select count(*) from relay.pending") == 0, 20)
     with older_store(own_nats, tmp_path):
         for _ in range(3):
             emit(one_dsn, "orders.placed")

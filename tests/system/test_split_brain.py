@@ -12,7 +12,7 @@ import pytest
 from relay import devstack
 from relay.audit.stream import read_stream
 from tests.system.failover import at_ports, behind, failing_over, judge, rows
-from tests.system.harness import STREAM, Load, Start, delivered, emit, until
+from tests.system.harness import STREAM, Load, RelayProcess, Start, delivered, emit, until
 from tests.system.test_failover import flows, unharmed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -48,8 +48,8 @@ async def test_a_new_primary_loses_nothing_and_an_old_one_that_comes_back_is_not
                     relay.kill()
                 relays = [start(dsn, own_nats.url) for _ in range(2)]  # which remember nothing
                 flows(second.dsn)
-        for relay in relays:
-            assert sum("is no primary any more" in each["event"] for each in relay.said()) == 1
+        until(lambda: all(left(relay) for relay in relays), 20)
+        assert [left(relay) for relay in relays] == [1, 1]
         until(lambda: delivered(second.dsn) == len(rows(second.dsn)), 20)
         unharmed(second.dsn)
         has, old = rows(second.dsn), rows(own_postgres.dsn)
@@ -59,6 +59,11 @@ async def test_a_new_primary_loses_nothing_and_an_old_one_that_comes_back_is_not
     assert judged.is_clean, judged
     assert judged.gone
     assert judged.twice
+
+
+def left(relay: RelayProcess) -> int:
+    """How often the relay has said that a server is no primary any more."""
+    return sum("is no primary any more" in each["event"] for each in relay.said())
 
 
 async def test_a_relay_leaves_a_primary_that_nobody_stopped_for_the_one_that_was_promoted(

@@ -33,6 +33,9 @@ long as for any answer, and then pauses, for JetStream itself is well."""
 NAMED = 5.0
 """Seconds within which the log has to say what is wrong."""
 
+LEFT_OF_IT = f"jetstream/$G/streams/.{STREAM}"
+"""Where nats-server puts a stream that it has deleted, until all its files are removed."""
+
 GONE = f"stream {STREAM} is gone"
 FLOWED = 200
 WAITING = 1000
@@ -55,7 +58,13 @@ class Owner:
         self._ask("UPDATE", SHAPE | {"sealed": True})
 
     def delete(self) -> None:
+        """Delete it, and wait for its folder to go.
+
+        Until then, one more stream of this name gets old messages back once it is deleted as well
+        (nats-server #8474).
+        """
         self._ask("DELETE")
+        until(lambda: not (self._server.store / LEFT_OF_IT).exists(), 20)
 
     def stored(self) -> int:
         """The stream's last sequence."""
@@ -106,7 +115,7 @@ def start(dsn: str, owner: Owner, tmp_path: Path) -> Iterator[Any]:
 
     yield start
     for relay in started:
-        relay.__exit__()
+        relay.end()
 
 
 def settle_all(dsn: str, load: Load) -> None:
