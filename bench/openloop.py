@@ -22,9 +22,13 @@ WARM_UP = 1.0
 
 @dataclass(frozen=True)
 class Commits:
-    """When each event's commit had returned, by its number; and the rate that was kept."""
+    """When each event's commit had returned, by its number; and the rate that was kept.
+
+    ``due`` is the rate of the schedule.
+    """
 
     at: dict[int, float]
+    due: int
 
     @property
     def rate(self) -> float:
@@ -33,9 +37,8 @@ class Commits:
 
     @property
     def counted(self) -> dict[int, float]:
-        """Those behind the warm-up."""
-        begin = min(self.at.values()) + WARM_UP
-        return {number: at for number, at in self.at.items() if at >= begin}
+        """Those that were due behind the warm-up."""
+        return {number: at for number, at in self.at.items() if number >= WARM_UP * self.due}
 
 
 def commit(dsn: str, peer: Peer, rate: int, seconds: float) -> Commits:
@@ -44,7 +47,7 @@ def commit(dsn: str, peer: Peer, rate: int, seconds: float) -> Commits:
     statement = peer.events_from(rows)
     length = seconds + WARM_UP
     said = output_of(python("bench.openloop", dsn, statement, rate, length), length + 120)
-    return Commits({int(number): at for number, at in json.loads(said).items()})
+    return Commits({int(number): at for number, at in json.loads(said).items()}, rate)
 
 
 def produce(dsn: str, statement: str, rate: int, seconds: float) -> dict[int, float]:

@@ -51,6 +51,22 @@ def test_alerts_ring_when_they_have_to_and_at_no_other_time(
     assert "SUCCESS" in promtool(tmp_path, "test", "rules", "test.yaml")
 
 
+def test_a_term_is_marked_when_it_begins_and_not_when_a_scrape_was_missed(tmp_path: Path) -> None:
+    epoch = 'relay_epoch{job="relay", instance="a"}'
+    (marks,) = shown.board()["annotations"]["list"]
+    mark = {"labels": '{job="relay", term="8"}', "value": 1}
+    asked = [
+        {"expr": shown.put_in(marks["expr"]), "eval_time": f"{at}s", "exp_samples": samples}
+        for at, samples in [(1, []), (3, []), (4, []), (5, [mark]), (6, []), (7, [])]
+    ]
+    history = {"series": epoch, "values": "7 7 stale 7 7 8 8 8"}
+    test = {"interval": "1s", "input_series": [history], "promql_expr_test": asked}
+    (tmp_path / "test.yaml").write_text(
+        yaml.safe_dump({"evaluation_interval": "1s", "tests": [test]})
+    )
+    assert "SUCCESS" in promtool(tmp_path, "test", "rules", "test.yaml")
+
+
 def rules_test(history: History) -> dict[str, Any]:
     """The history as `promtool test rules` wants it: every alert is asked for at every minute."""
     asked = []

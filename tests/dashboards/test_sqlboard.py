@@ -19,13 +19,11 @@ PANELS = {
     for panel in shown.board(dashboards.SQL_DASHBOARD)["panels"]
     if panel["type"] != "row"
 }
-NOW = dt.datetime.now(dt.UTC)
-HOUR = dt.timedelta(hours=1)
 MACROS = {
     r"\$__timeGroupAlias\((.*?), *\$__interval\)": (
         r'floor(extract(epoch from \1)/60)*60 AS "time"'
     ),
-    r"\$__timeFilter\((.*?)\)": rf"\1 BETWEEN '{NOW - HOUR}' AND '{NOW + HOUR}'",
+    r"\$__timeFilter\((.*?)\)": r"\1 BETWEEN '{since}' AND '{until}'",
     r"\$schema": "relay",
 }
 """What Grafana's plugin puts in for each macro, for an interval of a minute."""
@@ -61,6 +59,8 @@ def rows(monitor: psycopg.Connection[dict[str, Any]], title: str) -> list[dict[s
     for macro, meaning in MACROS.items():
         sql = re.sub(macro, meaning, sql)
     assert "$" not in sql
+    now, hour = dt.datetime.now(dt.UTC), dt.timedelta(hours=1)
+    sql = sql.replace("{since}", str(now - hour)).replace("{until}", str(now + hour))
     return monitor.execute(sql.encode()).fetchall()
 
 
@@ -121,10 +121,11 @@ def test_every_panel_shows_what_is_in_the_outbox(
         (mapping,) = PANELS[breaker]["fieldConfig"]["defaults"]["mappings"]
         assert value(monitor, breaker) in mapping["options"]
 
+    now = dt.datetime.now(dt.UTC).timestamp()
     waiting = rows(monitor, "Waiting events by when they were written")
     assert {row["metric"] for row in waiting} == {"orders.placed", "orders.paid"}
     assert sum(row["waiting"] for row in waiting) == 3
-    assert all(abs(float(row["time"]) - NOW.timestamp()) < 600 for row in waiting)
+    assert all(abs(float(row["time"]) - now) < 600 for row in waiting)
     by_subject = [(row["subject"], row["waiting"]) for row in rows(monitor, "Subjects that wait")]
     assert by_subject == [("orders.placed", 2), ("orders.paid", 1)]
     oldest = rows(monitor, "Oldest waiting events")

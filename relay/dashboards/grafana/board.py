@@ -139,11 +139,13 @@ def _labels(name: str, label: str, query: str) -> dict[str, Any]:
 def _terms() -> dict[str, Any]:
     """Mark where the term's number went up; its number is the mark's text.
 
-    The relays of the variable ``instance`` do not matter here: a term is the outbox's.
+    The relays of the variable ``instance`` do not matter here: a term is the outbox's. What a
+    scrape misses is no new term: the number before is the highest of an hour.
     """
     (epoch,) = series(i.EPOCH)
     newest = f'max by (job) ({epoch}{{job=~"$job"}})'
-    before = f'max by (job) ({epoch}{{job=~"$job"}} offset $__interval)'
+    seen = f'{epoch}{{job=~"$job"}}[1h] offset $__interval'
+    before = f"max by (job) (max_over_time({seen}))"
     return {
         "name": "New terms",
         "datasource": DATASOURCE,
