@@ -29,6 +29,9 @@ SESSIONS: Final = 5
 CLOCKS_APART: Final = 1.0
 """Seconds by which two clocks may differ."""
 
+BRIEF_LOCK: Final = 1.0
+"""Seconds that a lock may last: a migration, or a decision on dead events, is under way."""
+
 SET: Final = "alter system set {} = on"
 MIGRATE: Final = "python -m relay migrate"
 
@@ -190,8 +193,8 @@ class Database:
     async def _locks(self) -> list[Seen]:
         found = []
         for row in await self.rows("doctor_locks"):
-            if row["age"] is not None and row["age"] < 1:
-                continue  # a migration, or a decision on dead events, under way
+            if row["age"] is not None and row["age"] < BRIEF_LOCK:
+                continue
             age = "" if row["age"] is None else f" for {lasting(row['age'])}"
             who = f"pid {row['pid']}, login {row['login']}, application {row['application']!r}"
             remedy = f"end its transaction: select pg_terminate_backend({row['pid']})"

@@ -29,11 +29,11 @@ _MOST_TEXT: Final = 500
 
 
 class Point(NamedTuple):
-    """One second of the history.
+    """One second of the history; a busy loop makes it longer or shorter.
 
     Attributes:
         at: its end, epoch s.
-        rate: events/s; None if not known.
+        rate: events/s since the point before; None if not known.
         lag: s; None if not known.
         latency: s from writing an event to its acknowledgement, the median of the pages; None if
             no page was delivered.
@@ -62,8 +62,9 @@ class PageState:
         feed: Feed,
         settings: Settings,
         clock: Callable[[], float] = time.time,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Show ``relay`` to the watchers of ``feed``; ``clock`` gives epoch s."""
+        """Show ``relay`` to ``feed``'s watchers; ``clock`` gives epoch s, ``now`` monotonic s."""
         self._relay = relay
         self._health = health
         self._latency = latency
@@ -71,8 +72,10 @@ class PageState:
         self._feed = feed
         self._settings = settings
         self._clock = clock
+        self._now = now
         self._points: deque[Point] = deque(maxlen=POINTS)
-        self._delivered = 0
+        self._counted: tuple[float, int] | None = None
+        """When the last point was taken, and how many events were delivered by then."""
         self._greeting = b""
 
     async def run(self) -> None:
@@ -80,7 +83,8 @@ class PageState:
         due = anyio.current_time()
         while True:
             self.tick()
-            due = max(due + _EVERY, anyio.current_time())
+            # Behind a late tick the next one is early, but no rate is of a mere moment.
+            due = max(due + _EVERY, anyio.current_time() + _EVERY / 2)
             await anyio.sleep_until(due)
 
     def tick(self) -> None:
@@ -116,19 +120,26 @@ class PageState:
     def _point(self) -> Point:
         look_up = self._database.present
         figures = self._figures(look_up)
-        rate: float | None = (figures["delivered"] - self._delivered) / _EVERY
-        self._delivered = figures["delivered"]
+        rate = self._rate(figures["delivered"])
         if self._health.state.role is Role.STANDBY:
             rate = look_up.rate if look_up else None
         latency, slowest = self._latency.take()
         return Point(
-            round(self._clock(), 1),
+            round(self._clock(), 3),
             _rounded(rate, 1),
             _rounded(figures["lag"], 3),
             _rounded(latency, 5),
             _rounded(slowest, 5),
             self._summary(figures, look_up).level,
         )
+
+    def _rate(self, delivered: int) -> float | None:
+        """Count ``delivered`` events by now; return the events/s since the last count."""
+        now, last = self._now(), self._counted
+        self._counted = now, delivered
+        if last is None or now <= last[0]:
+            return None
+        return (delivered - last[1]) / (now - last[0])
 
     def _summary(self, figures: Mapping[str, Any], look_up: LookUp | None) -> Summary:
         dead, parked = figures["dead"] or 0, figures["parked"] or 0

@@ -15,7 +15,6 @@ import os
 import re
 import ssl
 import stat
-import time
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -140,7 +139,6 @@ async def open_connection(
         BusLoginRefused, BusOutage: it does not take us.
     """
     connection = Connection(url, inbox_prefix, must_encrypt=must_encrypt)
-    started = time.monotonic()
     opened = False
     try:
         with anyio.fail_after(within):
@@ -150,7 +148,7 @@ async def open_connection(
         # nats-py trips over whatever a server says that is not as it expects.
         why = _in_words(error)
         if isinstance(error, TimeoutError):
-            why = f"no connection within {time.monotonic() - started:.1f} s"
+            why = f"no connection within {within:g} s"
         kind = BusLoginRefused if _is_refusal(error, why) else BusOutage
         raise kind(f"{urlsplit(url).netloc.rpartition('@')[2]}: {why}") from error
     finally:

@@ -32,7 +32,8 @@ class Followed:
         self.process = warm.Popen(
             [
                 *(sys.executable, "-m", "relay", "audit", "--follow", "--every", "100ms"),
-                *("--json", "--stream", STREAM, *COLUMNS),
+                # of several graces the last counts; in 5 s a row's message is published
+                *("--json", "--stream", STREAM, *COLUMNS, "--grace", "5s"),
             ],
             env={
                 "PATH": os.environ["PATH"],

@@ -5,7 +5,7 @@ from contextlib import closing
 from itertools import islice
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.audit import oracle
@@ -107,7 +107,6 @@ def test_a_digest_tells_payloads_apart(payload):
     assert digest(payload) != digest(payload + b" ")
 
 
-@settings(deadline=None)  # SQLite's files
 @given(
     committed=KEYED,
     chance=st.randoms(use_true_random=False),

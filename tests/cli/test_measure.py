@@ -15,7 +15,7 @@ import pytest
 from bench.counts import BASELINE
 from relay import devstack
 from relay.errors import RelayError
-from relay.postgres.measure import COMMENT, Bystander, made, slow
+from relay.postgres.measure import COMMENT, Bystander, Inserted, Scratch, made, slow
 from relay.postgres.session import Session
 from tests.cli.dead import Run
 from tests.postgres.databases import execute
@@ -52,14 +52,23 @@ def started(dsn: str, *more: str) -> subprocess.Popen[str]:
     )
 
 
-def test_it_counts_what_the_bench_counts_and_leaves_nothing(relay: Run, dsn: str) -> None:
+def test_it_counts_what_the_bench_counts_and_leaves_nothing(
+    relay: Run, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inserted = Scratch.inserted
+
+    async def all_of_them(
+        scratch: Scratch, payload: str, events: int, _seconds: float, *, table: str = "outbox"
+    ) -> Inserted:
+        return await inserted(scratch, payload, events, 60, table=table)  # as bench.counts
+
+    monkeypatch.setattr(Scratch, "inserted", all_of_them)
     before = roles(dsn)
     done = relay("measure", "--yes", "--json", "--seconds", "2", *AS_IN_BENCH)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     name = "WAL bytes per event of the producer's INSERT"
     counted = json.loads(BASELINE.read_text())[name]
-    # the same to the byte where time allows for all of the 500 INSERTs
     assert found["counts"] == {name: pytest.approx(counted, rel=0.01), "dead rows of the outbox": 0}
     assert found["drain_per_second"] > 0
     for table in ("outbox", "bare"):

@@ -112,16 +112,29 @@ def inside(
     root = folder / "root"
     root.mkdir(exist_ok=True)
     machine = {name: text for name, text in os.environ.items() if name.startswith("PIP_")}
-    path = f"{sys.base_prefix}/bin:/usr/bin:/bin"
+    path = f"/programs:{sys.base_prefix}/bin:/usr/bin:/bin"
     env = {name: text.replace("$PATH", path) for name, text in stage.env.items()}
     variables = [f"{name}={text}" for name, text in ({"PATH": path} | machine | env).items()]
-    binds = {sys.base_prefix: f"{sys.base_prefix}:ro", **binds}
+    binds = {sys.base_prefix: f"{sys.base_prefix}:ro", "/programs": _programs(folder), **binds}
     mounts = " ".join(
         f"{source}:{target}:{mode}"
         for target, (source, _, mode) in ((to, at.rpartition(":")) for to, at in binds.items())
     )
     enter = ["unshare", "--mount", "bash", "-c", ENTER, "bash", str(root), stage.user]
     return [*enter, stage.workdir, mounts, "env", "-i", *variables, *command]
+
+
+def _programs(folder: Path) -> str:
+    """Make the program ``python``, which the base image has and Debian has not; its bind.
+
+    A script, not a link: a venv that is made through a link takes the link's folder for its home.
+    """
+    base = sys._base_executable  # type: ignore[attr-defined]  # the interpreter behind our venv
+    (folder / "programs").mkdir(exist_ok=True)
+    python = folder / "programs/python"
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(base)} "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    return f"{folder}/programs:ro"
 
 
 def build(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from relay import devstack
-from relay.doctor import connecting, outbox
+from relay.doctor import connecting, outbox, postgres
 from relay.postgres import trial
 from relay.postgres.sqlfiles import BELL_CLASS, LEASE_CLASS
 from tests.doctor.examining import (
@@ -125,6 +125,7 @@ async def test_notifications_that_do_not_arrive_are_named(
     outbox_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "HEARD_WITHIN", 0.3)
+    monkeypatch.setattr(trial, "TOO_LONG", 2.0)
     async with deaf_proxy(outbox_dsn) as dsn:
         await examined(dsn, Case("", "notify", WARNING, "did not arrive", "without a pooler"))
 
@@ -190,7 +191,8 @@ async def test_a_lock_that_comes_later_costs_one_fault_as_well(
     outbox_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connecting, "_LOCK_TIMEOUT", {"lock_timeout": "100ms"})
-    with held_by(outbox_dsn, "lock table relay.cursor") as pid:  # for less than a second
+    monkeypatch.setattr(postgres, "BRIEF_LOCK", 60.0)
+    with held_by(outbox_dsn, "lock table relay.cursor") as pid:
         found = await examine_postgres(postgres_dsn=make_conninfo(outbox_dsn, user="doctor"))
         assert pid
     expect(found, "outbox", FAULT, "lock timeout", "end who locks it: select pid, .* from pg_locks")

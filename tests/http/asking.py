@@ -195,13 +195,3 @@ def has_ended(connection: socket.socket, within: float = 0.01) -> bool:
     except ConnectionError:
         pass
     return True
-
-
-def is_cut(idle: socket.socket) -> bool:
-    idle.settimeout(0.1)
-    try:
-        return idle.recv(1) == b""
-    except TimeoutError:
-        return False
-    except ConnectionError:
-        return True

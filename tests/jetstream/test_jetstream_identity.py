@@ -2,13 +2,13 @@
 
 import json
 
-import anyio
 import pytest
 
 from relay import devstack
 from relay.core.order import WAITS
 from relay.core.outcome import Fault, Refused, Stored
 from relay.jetstream.duplicates import Duplicates, Found, read_message
+from tests.jetstream.helpers import patience, waiting_for_nothing
 
 pytestmark = pytest.mark.anyio
 
@@ -173,12 +173,12 @@ async def test_where_we_may_not_look_a_duplicate_is_stored_and_called_unverified
     with devstack.nats_server(config=BLIND.format(deny=deny)) as server:
         async with (
             look(server.url, user="look", password="look") as seen,
-            open_bus(server.url, user="relay", password="pw", ack_timeout=2) as bus,
+            open_bus(server.url, user="relay", password="pw") as bus,
         ):
             await seen.make_stream(name, [f"{name}.>"], allow_direct=True)
             page = [make_event(f"{name}.a", message_id=f"order-{i}") for i in range(150)]
             for _ in range(3):
-                with anyio.fail_after(1.5):
+                with waiting_for_nothing(bus):
                     outcomes = await bus.publish(page)
             assert {each.duplicate for each in outcomes} == {True}
             assert {each.unverified for each in outcomes} == {unverified}
@@ -195,13 +195,14 @@ async def test_a_question_that_nobody_answers_leaves_the_event_undecided(
     nats_server, look, open_bus, make_event, name, *, monkeypatch
 ):
     # R-ONCE
-    async with look(nats_server.url) as seen, open_bus(nats_server.url, ack_timeout=0.3) as bus:
+    async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
         await seen.make_stream(name, [f"{name}.>"])
         page = [make_event(f"{name}.a", message_id=f"order-{i}") for i in range(3)]
         await bus.publish(page)
         with monkeypatch.context() as patched:
             patched.setattr(Duplicates, "questions", lambda *_inbox: [])
-            outcomes = await bus.publish([*page, make_event(f"{name}.a")])
+            with patience(bus, 1):
+                outcomes = await bus.publish([*page, make_event(f"{name}.a")])
         assert [type(each).__name__ for each in outcomes] == ["Unknown"] * 3 + ["Stored"]
         assert "nobody says of which event" in outcomes[0].reason
         outcomes = await bus.publish(page)

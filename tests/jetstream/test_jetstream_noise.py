@@ -73,7 +73,7 @@ async def test_another_domains_answers_prove_nothing_and_it_is_named(
         await at_hub.make_stream(other, ["orders.>"], allow_batched=batched)
         limits = {"max_msgs": 10, "discard": "new"}
         await at_leaf.make_stream("ORDERS", ["orders.>"], allow_batched=batched, **limits)
-        async with open_bus(leaf.url, ack_timeout=0.5) as bus:
+        async with open_bus(leaf.url) as bus:
             page = [make_event(f"orders.{i % 3}", key=f"k{i % 7}") for i in range(30)]
             believed = set()
             for _ in range(4):

@@ -1,10 +1,10 @@
 """What both publishing paths promise, against a real server."""
 
-import anyio
 import pytest
 
 from relay.core.order import WAITS
 from relay.core.outcome import Held, Refused, Stored, Unknown
+from tests.jetstream.helpers import back_after, spied, waiting_for_nothing
 
 pytestmark = pytest.mark.anyio
 
@@ -31,15 +31,6 @@ def world(nats_server, look, open_bus, name, path):
             assert bus.paths.get(name, path) == path
 
     return make
-
-
-async def stored_soon(bus, page, within=1.0):
-    """Publish again and again, as the engine does; return how long it took, in s."""
-    began = anyio.current_time()
-    while not all(isinstance(outcome, Stored) for outcome in await bus.publish(page)):
-        assert anyio.current_time() - began < within
-        await anyio.sleep(0.01)
-    return anyio.current_time() - began
 
 
 async def test_every_event_is_stored_once_in_the_order_of_its_key(world, make_event, name):
@@ -217,13 +208,15 @@ async def test_nothing_behind_a_refused_event_of_its_key_is_sent(
         assert len(stored) == 1 + bad + 10
 
 
-async def test_a_page_full_of_refusals_ends_soon(world, make_event, name):
+async def test_a_page_full_of_refusals_ends_soon(world, make_event, name, monkeypatch):
     async with world() as (seen, bus):
         await bus.publish([make_event(f"{name}.first")])
         await seen.change_stream(name, max_msg_size=500)
         page = [make_event(f"{name}.a", payload=b"x" * (600 if i % 2 else 10)) for i in range(2000)]
-        with anyio.fail_after(10):
+        chunks = spied(bus, monkeypatch)
+        with waiting_for_nothing(bus):
             outcomes = await bus.publish(page)
+        assert sum(data.count(b"HPUB ") for data in chunks) <= 2000 + 1000 * 32
         assert [isinstance(outcome, Refused) for outcome in outcomes] == [False, True] * 1000
         assert await seen.count(name) == 1001
 
@@ -240,7 +233,7 @@ async def test_a_full_stream_holds_its_events_and_goes_on_when_there_is_room(
         assert set(held) == {Held(f"stream {name}", reason, 10077)}
         assert set(outcomes[5:]) <= {held[0], WAITS}
         await seen.change_stream(name, max_msgs=-1)
-        await stored_soon(bus, page)
+        assert await back_after(bus, page) <= 100
         stored = [found[1] for found in await seen.messages(name)]
         for key in ("k0", "k1", "k2"):
             mine = [event.message_id for event in page if event.key == key]
@@ -265,13 +258,17 @@ async def test_one_full_subject_does_not_hold_up_the_others(world, make_event, n
         assert {found[0] for found in await seen.messages(name)} == {f"{name}.full", f"{name}.b"}
 
 
-async def test_a_page_of_one_full_subject_ends_soon_and_the_others_flow(world, make_event, name):
+async def test_a_page_of_one_full_subject_ends_soon_and_the_others_flow(
+    world, make_event, name, monkeypatch
+):
     limits = {"max_msgs_per_subject": 1, "discard": "new", "discard_new_per_subject": True}
     async with world(**limits) as (seen, bus):
         await bus.publish([make_event(f"{name}.full")])
         page = [make_event(f"{name}.{f's{i}' if i % 2 else 'full'}") for i in range(2000)]
-        with anyio.fail_after(5):
+        chunks = spied(bus, monkeypatch)
+        with waiting_for_nothing(bus):
             outcomes = await bus.publish(page)
+        assert sum(data.count(b"HPUB ") for data in chunks) <= 2 * 2000
         assert {outcome.by for outcome in outcomes[::2]} == {f"full subjects of {name}"}
         assert all(isinstance(outcome, Stored) for outcome in outcomes[1::2])
         assert await seen.count(name) == 1001

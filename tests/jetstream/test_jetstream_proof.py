@@ -9,7 +9,7 @@ import pytest
 
 from relay.core.outcome import Stored, Unknown
 from relay.jetstream import connection, fast_ingest, windowed
-from tests.jetstream.helpers import all_stored
+from tests.jetstream.helpers import all_stored, patience, waiting_for_nothing
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +48,7 @@ async def test_a_service_on_the_subjects_of_a_deleted_stream_stores_nothing(
     # R-LOSS
     async with (
         look(nats_server.url) as seen,
-        open_bus(nats_server.url, ack_timeout=0.5) as bus,
+        open_bus(nats_server.url) as bus,
     ):
         await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
         assert all_stored(await bus.publish([make_event(f"{name}.a")]))
@@ -56,11 +56,12 @@ async def test_a_service_on_the_subjects_of_a_deleted_stream_stores_nothing(
             await seen.ask(f"STREAM.DELETE.{name}")
             page = [make_event(f"{name}.a", key=f"k{i % 3}") for i in range(20)]
             for _ in range(3):
-                outcomes = await bus.publish(page)
+                with patience(bus, 0.5):
+                    outcomes = await bus.publish(page)
                 assert not any(isinstance(outcome, Stored) for outcome in outcomes)
             assert outcomes[0].by == f"stream {name}"
             await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 while not all_stored(await bus.publish(page)):
                     pass
             assert await seen.count(name) == 20
@@ -90,7 +91,7 @@ async def test_a_service_that_never_stops_answering_does_not_keep_a_call_for_eve
 
     async with (
         look(nats_server.url) as seen,
-        open_bus(nats_server.url, ack_timeout=0.5) as bus,
+        open_bus(nats_server.url) as bus,
         anyio.create_task_group() as answers,
     ):
         await seen.make_stream(name, [f"{name}.>"], allow_batched=batched)
@@ -98,7 +99,7 @@ async def test_a_service_that_never_stops_answering_does_not_keep_a_call_for_eve
         subscription = await seen.client.subscribe(f"{name}.>", cb=answer)
         await seen.client.flush()
         await seen.ask(f"STREAM.DELETE.{name}")
-        with anyio.fail_after(20):
+        with anyio.fail_after(20), patience(bus, 0.5):
             outcomes = await bus.publish([make_event(f"{name}.a"), make_event(f"{name}.b")])
         assert not any(isinstance(outcome, Stored) for outcome in outcomes)
         await subscription.unsubscribe()
@@ -175,7 +176,7 @@ async def test_a_batch_without_its_final_answer_proves_nothing_and_is_asked_abou
             for fake in fakes[what]:
                 hear(self, rest, fake, headers)
 
-    async with look(nats_server.url) as seen, open_bus(nats_server.url, ack_timeout=0.3) as bus:
+    async with look(nats_server.url) as seen, open_bus(nats_server.url) as bus:
         await seen.make_stream(name, [f"{name}.>"])
         await bus.publish([make_event(f"{name}.a")])
         page = [make_event(f"{name}.a", key=f"k{i % 3}") for i in range(50)]
@@ -188,7 +189,8 @@ async def test_a_batch_without_its_final_answer_proves_nothing_and_is_asked_abou
                 "__init__",
                 lambda *args: (paths.append("windowed"), by_window(*args))[1],
             )
-            outcomes = await bus.publish(page)
+            with patience(bus, 0.3):
+                outcomes = await bus.publish(page)
             assert {type(outcome) for outcome in outcomes} == {Unknown}
             assert paths == []
             assert all_stored(await bus.publish(page))
@@ -207,7 +209,7 @@ async def test_a_commit_that_is_refused_costs_the_others_of_its_batch_nothing(
         await bus.publish([make_event(f"{name}.first")])
         await seen.change_stream(name, max_msg_size=500)
         page = [make_event(f"{name}.a", payload=b"x" * (600 if i == 9 else 10)) for i in range(10)]
-        with anyio.fail_after(1):
+        with waiting_for_nothing(bus):
             outcomes = await bus.publish(page)
         assert all_stored(outcomes[:9])
         assert outcomes[9].code == 10054

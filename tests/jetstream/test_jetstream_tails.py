@@ -13,7 +13,7 @@ from relay.core.outcome import Held, Stored
 from relay.jetstream import reconcile, tail
 from relay.jetstream.api import NoAnswerError
 from relay.jetstream.fast_ingest import Batch
-from tests.jetstream.helpers import all_stored, back_after, delivered
+from tests.jetstream.helpers import all_stored, back_after, delivered, patience
 
 pytestmark = pytest.mark.anyio
 
@@ -80,13 +80,14 @@ async def test_what_has_no_answer_on_a_lasting_connection_is_looked_for(
     nats_server, kit, seen, batched, monkeypatch
 ):
     name = seen.stream
-    async with kit.bus(nats_server.url, stream=name, ack_timeout=0.2) as bus:
+    async with kit.bus(nats_server.url, stream=name) as bus:
         await delivered(bus, [kit.event(f"{name}.x")])
         page = [kit.event(f"{name}.x", key=f"k{n % 3}") for n in range(10)]
         with monkeypatch.context() as patch:
             patch.setattr(Batch, "answered", lambda *_: None)
             await seen.change_stream(name, no_ack=not batched)  # which fast ingest answers
-            assert not all_stored(await bus.publish(page))
+            with patience(bus, 0.2):
+                assert not all_stored(await bus.publish(page))
             assert await seen.count(name) > 1
         await seen.change_stream(name, no_ack=False)
         await anyio.sleep(2 * WINDOW)

@@ -30,7 +30,6 @@ def test_the_promises_hold_whatever_breaks_and_all_is_delivered_once_it_is_mende
         settings=hypothesis.settings(
             max_examples=examples,
             stateful_step_count=25,
-            deadline=None,
             database=None,
             phases=PHASES,
             suppress_health_check=[hypothesis.HealthCheck.too_slow],

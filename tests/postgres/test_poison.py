@@ -263,7 +263,7 @@ def test_what_goes_in_by_any_text_can_be_framed_for_nats(one_dsn: str) -> None:
     """R-FATE: whatever the adapter would refuse is refused at the door already."""
     taken, connection = 0, psycopg.connect(one_dsn, autocommit=True)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(NAME | TEXT, st.none() | NAME | TEXT, st.none() | NAME | TEXT, HEADERS)
     def write(subject: str, key: str | None, own_id: str | None, headers: Any) -> None:
         nonlocal taken
