@@ -91,6 +91,7 @@ async def publish(url: str, ids: list[int]) -> None:
             await js.publish("followed.x", b"{}", headers=headers)
 
 
+@pytest.mark.slow
 def test_it_goes_on_through_outages_and_says_each_finding_once(
     followed: Followed, database: str, own_nats: devstack.NatsServer
 ) -> None:

@@ -83,6 +83,7 @@ def test_every_committed_event_is_in_the_stream_once_and_nothing_is_left(place):
     assert_nothing_is_left(place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_workload_and_the_rest_is_judged(place, number):
     with start(place) as demo:
@@ -96,6 +97,7 @@ def test_an_interrupt_ends_the_workload_and_the_rest_is_judged(place, number):
     assert_nothing_is_left(place)
 
 
+@pytest.mark.slow
 def test_on_a_terminal_its_figures_are_shown_while_it_runs(place):
     ours, its = os.openpty()
     with subprocess.Popen(
@@ -125,6 +127,7 @@ def read_terminal(terminal):
     return b"".join(parts).decode()
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_demo_that_was_killed(place):
     with start(place) as demo:
         assert wait_until(lambda: is_producing(place), time.monotonic() + 60)

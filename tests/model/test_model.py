@@ -13,7 +13,7 @@ from tests.model.machine import Machine
 # To know that a failure is there, without the minutes it takes to find its shortest story.
 UNSHRUNK = "RELAY_TEST_UNSHRUNK" in os.environ
 EXAMPLES = int(os.environ.get("RELAY_TEST_EXAMPLES", "1500" if UNSHRUNK else "400"))
-SOME = 60
+SOME = 30
 """For `make test`: some seconds, without the deeper stories."""
 PHASES = (Phase.generate,) if UNSHRUNK else tuple(Phase)
 
