@@ -46,7 +46,6 @@ TICK: Final = 0.1
 HOLD_EVERY: Final = 5.0
 """s between two signs of life, of which ``mark_replay`` needs one in 20 s."""
 
-
 _ONE_SNAPSHOT: Final = sql.SQL("set transaction isolation level repeatable read").format()
 
 Listed = tuple[int, int, bool]

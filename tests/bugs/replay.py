@@ -4,6 +4,7 @@ from tests.bugs.bug import Bug
 
 CONTRACT = "tests/contract/test_postgres.py"
 REPLAY = "tests/postgres/test_replay.py"
+COUNTS = "tests/postgres/test_replay_counts.py"
 ENGINE = "tests/engine/test_replays.py"
 
 BUGS = (
@@ -47,21 +48,21 @@ BUGS = (
         "relay/postgres/replay.py",
         "            await self._session.execute(_ONE_SNAPSHOT)\n",
         "",
-        (REPLAY,),
+        (COUNTS,),
     ),
     Bug(
         "a replay counts the events of another one as its own",
         "sql/queries/replay_left.sql",
         "count(*) filter (where r.replay = %(replay)s::bigint) as own",
         "count(*) as own",
-        (REPLAY,),
+        (COUNTS,),
     ),
     Bug(
         "a replay that goes on takes nothing for handed over",
         "relay/postgres/replay.py",
         "        await self._count(replay)\n        ended = ",
         "        ended = ",
-        (REPLAY,),
+        (COUNTS,),
     ),
     Bug(
         "a replay takes dead events along",

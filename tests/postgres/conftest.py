@@ -8,6 +8,7 @@ import pytest
 from relay import devstack
 from relay.postgres.bell import PostgresBell
 from relay.postgres.outbox import PostgresOutbox
+from relay.postgres.replay import Replays
 from relay.postgres.store import PostgresStore
 from tests.postgres.bells import bell_running
 from tests.postgres.databases import Program, further_databases, programs
@@ -58,3 +59,9 @@ def program(postgres_server: devstack.Postgres) -> Program:
 def fresh(postgres_server: devstack.Postgres) -> Iterator[Callable[[], str]]:
     with further_databases(postgres_server) as make:
         yield make
+
+
+@pytest.fixture
+async def replays(outbox_dsn: str) -> AsyncIterator[Replays]:
+    async with Replays.open(outbox_dsn, "relay") as replays:
+        yield replays
