@@ -49,7 +49,6 @@ from relay.postgres.store import (
     PostgresStore,
     clock,
     ended_when_silent,
-    hung_up,
     lease_channel,
 )
 
@@ -124,7 +123,7 @@ class PostgresOutbox:
         """Try once to begin a term; the session of a candidate is kept between tries."""
         session, self._candidate = self._candidate, None
         try:
-            if session is not None and hung_up(session):
+            if session is not None and session.hung_up():
                 session.drop()
                 session = None
             if session is None:

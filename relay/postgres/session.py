@@ -15,8 +15,9 @@ because its state is unknown; ``connecting`` opens the next one.
 
 import asyncio
 import os
+import select
 import socket
-from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Self, TypeVar
 
@@ -30,6 +31,13 @@ from relay.postgres.connecting import A_POOLER, in_words, open_connection
 
 STATEMENT_DEADLINE: Final = 8.0
 """Seconds a statement may take."""
+
+LOOK: Final = 0.1
+"""Seconds between two looks at sockets where no epoll tells of their end: not on Linux."""
+
+_GONE: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
+"""What shows that the server closed the session; where POLLRDHUP is missing (not on Linux), only
+the next statement finds out."""
 
 Row = tuple[Any, ...]
 Params = Mapping[str, Any] | None
@@ -69,6 +77,14 @@ class Connection(psycopg.AsyncConnection[Any]):
             raise
         finally:
             self.is_waited_for = False
+
+    def hung_up(self) -> bool:
+        """Say whether the socket is closed, by us or by the server. Asks nobody."""
+        if self.closed:
+            return True
+        poller = select.poll()
+        poller.register(self.pgconn.socket, _GONE)
+        return bool(poller.poll(0))
 
     def drop(self) -> None:
         """Close the socket; where a task waits for it, shut it down, and that task closes it.
@@ -205,6 +221,10 @@ class Session:
         except psycopg.Error as error:
             raise translated(error) from error
 
+    def hung_up(self) -> bool:
+        """Say whether the socket is closed, by us or by the server. Asks nobody."""
+        return self.connection.hung_up()
+
     def drop(self) -> None:
         """Forget the connection at once; the server notices by the closed socket."""
         self.connection.drop()
@@ -217,6 +237,22 @@ class Session:
         """Close the connection, if that can be done at once."""
         if not self.connection.closed:
             await self.connection.close()
+
+
+async def until_hung_up(sessions: Iterable[Session], seconds: float) -> None:
+    """Wait for ``seconds``, or less: until the server closes one of ``sessions``.
+
+    A session that is closed at this end is passed over. Where there is no epoll it is ``LOOK`` s
+    at most: look, and wait again.
+    """
+    if not hasattr(select, "epoll"):
+        await anyio.sleep(min(seconds, LOOK))
+        return
+    with anyio.move_on_after(seconds), select.epoll() as poller:
+        for session in sessions:
+            if not session.connection.closed:
+                poller.register(session.connection.pgconn.socket, select.EPOLLRDHUP)
+        await anyio.wait_readable(poller.fileno())
 
 
 async def clocks_of(cursor: psycopg.AsyncCursor[Any]) -> list[float]:

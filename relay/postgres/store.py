@@ -18,7 +18,6 @@ A settlement is guarded by ``(epoch, holder)`` as well, which each term's beginn
 Source: riverqueue/river internal/leadership/doc.go (trusted from when the attempt started).
 """
 
-import select
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -41,23 +40,17 @@ from relay.postgres.session import (
     Session,
     SilentTooLong,
     StatementCanceled,
+    until_hung_up,
 )
 from relay.postgres.sqlfiles import LEASE_CLASS, load
 
 BEAT: Final = 1.0
 """Seconds; a term speaks at least so often."""
 
-LOOK: Final = 0.1
-"""Seconds between two looks at the sockets."""
-
 RELEASE_WITHIN: Final = 0.5
 """Seconds for a farewell."""
 
 BACKLOG_EXACT_UP_TO: Final = 10_000
-
-_GONE: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
-"""What shows that the server closed the session; where POLLRDHUP is missing (not on Linux), the
-next beat finds out."""
 
 
 def lease_channel(schema: str) -> str:
@@ -81,15 +74,6 @@ def ended_when_silent(lifetime: float) -> Mapping[str, str]:
         "lock_timeout": f"{lifetime * 100:.0f}ms",
         "tcp_user_timeout": whole,
     }
-
-
-def hung_up(session: Session) -> bool:
-    """Say whether the session's socket is closed, by us or by the server. Asks nobody."""
-    if session.connection.closed:
-        return True
-    poller = select.poll()
-    poller.register(session.connection.pgconn.socket, _GONE)
-    return bool(poller.poll(0))
 
 
 class Lease:
@@ -116,7 +100,7 @@ class Lease:
         return (
             self._lost is None
             and self._now() < self._proof + self.lifetime - self.margin
-            and not hung_up(self.session)
+            and not self.session.hung_up()
         )
 
     async def renew(self) -> None:
@@ -159,7 +143,7 @@ class Lease:
             yield self.session
 
     async def watch(self, *others: Session) -> None:
-        """Speak at least once a second until cancelled, and look at the sockets.
+        """Speak at least once a second until cancelled, and notice at once a session that is lost.
 
         One of ``others`` that was closed at this end is none of its business: a stop interrupts the
         reader, and the page in hand is still to be settled; an error is the reader's own to raise.
@@ -168,11 +152,12 @@ class Lease:
             TermLost, StoreOutage: the lease, or one of the sessions of ``others``, is lost.
         """
         while True:
-            await anyio.sleep(LOOK)
             beat = min(BEAT, self.lifetime / 5)
-            if self._now() >= self._proof + beat or hung_up(self.session):
+            left = self._proof + beat - self._now()
+            await until_hung_up((self.session, *others), max(0.0, left))
+            if self._now() >= self._proof + beat or self.session.hung_up():
                 await self.renew()
-            if any(hung_up(other) for other in others if not other.connection.closed):
+            if any(other.hung_up() for other in others if not other.connection.closed):
                 raise self._lose(StoreOutage("Postgres closed a session of the term"))
 
     async def release(self) -> None:
@@ -181,7 +166,7 @@ class Lease:
         Where that can't be said in time the session's end says it, to who asks next.
         """
         try:
-            if self._lost is None and not hung_up(self.session):
+            if self._lost is None and not self.session.hung_up():
                 with anyio.move_on_after(RELEASE_WITHIN, shield=True):
                     await self.row(self._release, self._release_params)
         except (StoreOutage, TermLost):
@@ -212,7 +197,7 @@ class Lease:
     def _after(self, outage: StoreOutage | TermLost, asked: float) -> StoreOutage | TermLost:
         """Return what an outage, met by a statement begun at ``asked``, means for the lease."""
         harmless = isinstance(outage, StoreBusy | StoreFull | StatementCanceled)
-        if (harmless or outage.__cause__ is None) and not hung_up(self.session):
+        if (harmless or outage.__cause__ is None) and not self.session.hung_up():
             return outage  # of one statement, or our own: the session is as good as before
         silent = asked - self._proof  # ours; a server that does not answer is an outage
         if silent >= self.lifetime or isinstance(outage, SilentTooLong):

@@ -11,7 +11,7 @@ from psycopg import sql
 from relay.errors import LeaseTaken
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.sqlfiles import LEASE_CLASS
-from relay.postgres.store import PostgresStore, hung_up
+from relay.postgres.store import PostgresStore
 from tests.postgres.leases import PATIENT, TERMS, begun, outbox_of
 
 pytestmark = pytest.mark.anyio
@@ -120,7 +120,9 @@ async def test_a_candidate_whose_session_was_ended_makes_another_one(
     assert candidate is not None
     while len(admin.execute(TERMS).fetchall()) > 1:  # the server ends a silent candidate, too
         await anyio.sleep(0.05)
-    while not hung_up(candidate):  # its session leaves pg_stat_activity before the socket is closed
+    while (
+        not candidate.hung_up()
+    ):  # its session leaves pg_stat_activity before the socket is closed
         await anyio.sleep(0.05)
     assert await outbox.campaign("another") is None
     watching.cancel()
