@@ -37,11 +37,11 @@ def test_turns_come_at_the_rate_and_some_are_saved_up() -> None:
     assert [turns.take() for _ in range(4)] == pytest.approx([0, 0, 0, 0.1])
 
 
-@pytest.mark.parametrize(("waiting", "longest"), [(1, 0.005), (50, 0.25), (100, 0.5)])
+@pytest.mark.parametrize(("waiting", "longest"), [(1, 0.008), (50, 0.4), (100, 0.8)])
 def test_nobody_waits_longer_for_a_turn_than_all_places_need(waiting: int, longest: float) -> None:
     turns = Turns(TURNS_A_SECOND, TURNS_AT_ONCE, Clock())
     for _ in range(TURNS_AT_ONCE):
-        assert turns.take() == 0
+        assert turns.take() == pytest.approx(0, abs=1e-9)
     assert [turns.take() for _ in range(waiting)][-1] == pytest.approx(longest)
 
 
@@ -187,7 +187,8 @@ def test_clients_without_a_pause_have_so_many_turns_and_no_more(
     beside.start()
     clients(port, path, counts, 2.0)
     beside.join()
-    assert sum(counts) <= TURNS_AT_ONCE + TURNS_A_SECOND * 2.6
+    until_the_last_s_turn = 2.0 + MOST_CONNECTIONS / TURNS_A_SECOND + 0.1
+    assert sum(counts) <= TURNS_AT_ONCE + TURNS_A_SECOND * until_the_last_s_turn
     assert len(before_it) == 5
     # Those that waited before it, and those that were answered and not counted yet.
     assert max(before_it) <= 2 * MOST_CONNECTIONS + 20
