@@ -37,6 +37,7 @@ from relay.core.backoff import Backoff
 from relay.errors import Misconfigured, RelayError, StoreOutage, sole
 from relay.ports import Wake
 from relay.postgres.outbox import PostgresOutbox
+from relay.postgres.ring import Ring
 from relay.postgres.session import Session, translated
 from relay.postgres.sqlfiles import BELL_CLASS, load
 from relay.postgres.trial import Trial
@@ -81,8 +82,7 @@ class PostgresBell:
         names = self._channel, self._token
         self._trial = Trial(outbox.pool, *names, now=now, too_long=self._cant_ring)
         self._now, self._jitter = now, jitter
-        self._rung = anyio.Event()  # what the caller waits for
-        self._cause = Wake.POLL
+        self._ring = Ring()
         # The listener: whether it works, whose turn it is, and N while it holds the lock.
         self._listener: Session | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -104,8 +104,7 @@ class PostgresBell:
             if self._held is not None:
                 self._leaving = self._refused = False
                 return self._held
-            self._rung = anyio.Event()
-            self._cause = Wake.POLL
+            self._ring.forget()
             try:
                 async with self._speaking() as listener:
                     await self._take(listener)
@@ -121,11 +120,7 @@ class PostgresBell:
 
     async def wait(self, timeout: float) -> Wake:  # noqa: ASYNC109 - the poll interval
         """Sleep until rung, or for ``timeout`` s."""
-        with anyio.move_on_after(timeout):
-            await self._rung.wait()
-        cause, self._cause = self._cause, Wake.POLL
-        self._rung = anyio.Event()
-        return cause
+        return await self._ring.sleep(timeout)
 
     @property
     def ring_seconds(self) -> float | None:
@@ -149,7 +144,7 @@ class PostgresBell:
                 if not isinstance(alone := sole(group), RelayError):
                     raise
                 self._complain(alone)
-            self._ring(Wake.START)  # who waits must not wait for a dead bell
+            self._ring.ring(Wake.START)  # who waits must not wait for a dead bell
             await anyio.sleep(self._retry.failed(self._jitter()))
 
     async def _serve_once(self) -> None:
@@ -168,7 +163,7 @@ class PostgresBell:
                     self._complaint = ""
                     self._retry.succeeded()
                     self._listener = listener
-                    self._ring(Wake.START)  # listen, then read: what came before rang nobody
+                    self._ring.ring(Wake.START)  # listen, then read: what came before rang nobody
                     tasks.start_soon(self._try_commits)
             finally:
                 self._listener = self._tasks = self._held = None
@@ -190,7 +185,7 @@ class PostgresBell:
             self._heard.set()
         else:
             self._rings_since_trial = True
-            self._ring(Wake.BELL)
+            self._ring.ring(Wake.BELL)
 
     async def _first_test(self) -> None:
         """Make trial commits until one is quick enough to be waited for, and heard."""
@@ -216,7 +211,7 @@ class PostgresBell:
         self._trial_again = HEARTBEAT
         if failed_before or self._refused:
             self._refused = False
-            self._ring(Wake.START)  # who waits may arm again
+            self._ring.ring(Wake.START)  # who waits may arm again
         with anyio.move_on_after(SELF_TEST_DEADLINE):
             await self._heard.wait()
             return True
@@ -246,12 +241,12 @@ class PostgresBell:
         if self._enabled and not enabled:
             self._cant_ring()
         if enabled and not self._enabled:
-            self._ring(Wake.START)  # who waits may arm
+            self._ring.ring(Wake.START)  # who waits may arm
         self._enabled = enabled
 
     def _cant_ring(self) -> None:
         if self._held is not None:  # who waits must arm again; who should wait may be long away
-            self._ring(Wake.START)
+            self._ring.ring(Wake.START)
             self.disarm()
 
     async def _try_commits(self) -> None:
@@ -331,11 +326,6 @@ class PostgresBell:
             self._named, message = who, "somebody else holds the bell's lock; polling meanwhile"
             log.warning(message, extra={"holder": who})
         self._intruder = who
-
-    def _ring(self, cause: Wake) -> None:
-        if self._cause is not Wake.START:  # which says that nobody rings any more
-            self._cause = cause
-        self._rung.set()
 
     def _complain(self, error: BaseException) -> None:
         if not self._complaint:  # once: only the poll is left

@@ -243,7 +243,7 @@ async def test_a_reader_that_was_refused_and_is_armed_since_is_not_woken_to_arm(
         assert await bell.arm() is not None
     with anyio.fail_after(LATE):
         await heard.wait()
-    assert not bell._rung.is_set()
+    assert not bell._ring.is_rung
 
 
 def test_the_lock_of_the_trigger_is_the_one_that_the_relay_takes() -> None:
