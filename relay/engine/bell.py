@@ -10,7 +10,7 @@
 
 R-FIRST: only a sleeping relay is rung: not one that has more to read, or waits with a page in hand.
 And the bell goes off where rings hold their lock for more than two fifths of all time: up to there,
-32 clients keep 0.98 of their commits behind flushes of 5 ms (bench --scenario slow-flush). A writer
+32 clients keep 0.97 of their commits behind flushes of 5 ms (bench --scenario slow-flush). A writer
 that asked before the lock was taken stays silent; its transaction is below N, so it has ended, and
 its events are visible, once a read's snapshot has ``xmin >= N``. Whoever comes later rings. The
 order arm, read, wait is what makes the sleep safe.
