@@ -1,9 +1,8 @@
 """The pool of two sessions for everything but the term, the reader and the listener.
 
 It serves the looks at the backlog and the parked, housekeeping, reports, sizes, and the bell's
-trial commits. A session is made when it is needed, checked when it is lent (is it alive? and every
-``CHECK_EVERY`` s: does its server still take writes?), and closed by the pool after ``IDLE`` s
-without use.
+trial commits. A session is made when it is needed, checked each time it is lent (does its server
+still take writes?), and closed by the pool after ``IDLE`` s without use.
 
 The pool stays with the term's server; each candidate's session has it ``begin_anew``. Losing every
 session ends nothing by itself; whoever waits for a session gets a StoreOutage.
@@ -11,7 +10,6 @@ session ends nothing by itself; whoever waits for a session gets a StoreOutage.
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
@@ -28,10 +26,6 @@ MOST: Final = 2
 WAIT: Final = 3.0
 """Seconds to wait for a session: less than every deadline of the callers."""
 
-CHECK_EVERY: Final = 5.0
-"""Seconds for which a server that took writes counts as one that does; a question costs as much as
-a short statement, and a leader that is idle makes two of these a second."""
-
 CHECK_DEADLINE: Final = 2.0
 IDLE: Final = 60.0
 CLOSE_DEADLINE: Final = 0.5
@@ -46,13 +40,7 @@ producers have by default. What housekeeping loses in a crash of the server is d
 
 
 class PooledConnection(Connection):
-    """A connection that the pool opens in our way.
-
-    Attributes:
-        took_writes_at: monotonic seconds; when its server last said so.
-    """
-
-    took_writes_at = float("-inf")
+    """A connection that the pool opens in our way."""
 
     @classmethod
     async def connect(cls, conninfo: str = "", **given: Any) -> Self:
@@ -144,13 +132,9 @@ class Pool:
 
 async def _check(connection: PooledConnection) -> None:
     """Refuse a session that is dead, or whose server takes no writes any more."""
-    asked = time.monotonic()
-    if asked < connection.took_writes_at + CHECK_EVERY and not connection.hung_up():
-        return
     if await _asked(connection, _READ_ONLY) is not False:
         connection.pgconn.finish()
         raise psycopg.OperationalError("the server takes no writes here")
-    connection.took_writes_at = asked
 
 
 async def _asked(connection: Connection, question: str) -> Any:
