@@ -12,6 +12,7 @@ tells only whether that lock is held.
 
 from collections import deque
 from collections.abc import Callable
+from statistics import median
 from typing import Any, Final
 
 import anyio
@@ -26,9 +27,8 @@ TOO_LONG: Final = 0.05
 """Seconds; a producer's commit is not to wait longer for the bell."""
 
 GIVE_UP: Final = 2.0
-LAST: Final = 5
-"""Whole trials that decide together, by the second shortest: a busy machine makes some of them take
-ten times as long, and none shorter. A disk that is slow shows in the fourth."""
+MEDIAN_OF: Final = 5
+"""Whole trials that decide together: on a busy machine a single one may take ten times as long."""
 
 SHORTEST: Final = 1e-5
 """Seconds: less than this is the clock's noise."""
@@ -63,7 +63,7 @@ class Trial:
         self._too_long = too_long
         self._began: float | None = None
         self._works = False
-        self._took = deque[float](maxlen=LAST)
+        self._took = deque[float](maxlen=MEDIAN_OF)
         self._notify = _NOTIFY.format(sql.Literal(channel), sql.Literal(payload))
         self._whole = _WHOLE.format(self._notify)
 
@@ -72,7 +72,7 @@ class Trial:
         """How long a ring takes; None if that is not known, or if the last trial took too long."""
         if self._began is not None and self._now() - self._began > TOO_LONG:
             return None
-        return sorted(self._took)[len(self._took) // 4] if self._works and self._took else None
+        return median(self._took) if self._works and self._took else None
 
     def forget(self) -> None:
         """Know nothing, as before the first one."""
