@@ -11,7 +11,7 @@ When there is no place left, one connection is cut for the newcomer: one that wa
 asked before one that has asked, then one of the address with the most connections, then the oldest.
 A connection that is being answered is left alone; if all are, the newcomer is cut. So connections
 that ask for nothing, for half of something, or without a pause keep no probe out, and take no more
-than a few percent of the loop. (uvicorn's own ``limit_concurrency`` would refuse the probes.)
+than a tenth of the loop. (uvicorn's own ``limit_concurrency`` would refuse the probes.)
 """
 
 import asyncio
@@ -63,6 +63,10 @@ class Turns:
         turn = max(self._next, now - self._saved)
         self._next = turn + self._every
         return max(0.0, turn - now)
+
+    def give_back(self) -> None:
+        """Leave a turn that was taken to somebody else: who has it is gone before it comes."""
+        self._next -= self._every
 
 
 class Allowance(NamedTuple):
@@ -124,14 +128,17 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._deadline: asyncio.TimerHandle | None = None
         self._turn: asyncio.TimerHandle | None = None
+        self._turns = self.places.turns
         self._is_whole = False
         self._expect_next_step(ASK_WITHIN)
         self.places.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the place back."""
+        """Give the place back, and the turn that is waited for."""
         super().connection_lost(exc)
         self.places.leave(self)
+        if self._turn is not None:
+            self._turns.give_back()
         for timer in (self._deadline, self._turn):
             if timer is not None:
                 timer.cancel()
@@ -165,8 +172,8 @@ class Connection(H11Protocol):
             return
         if self.conn.their_state is h11.IDLE:
             self._is_whole = _END_OF_HEAD.search(self.conn.trailing_data[0]) is not None
-            turns = self.places.turns if self._is_whole else self.places.turns_of_parts
-            seconds = turns.take()
+            self._turns = self.places.turns if self._is_whole else self.places.turns_of_parts
+            seconds = self._turns.take()
             if seconds > 0:
                 self.flow.pause_reading()
                 self._turn = self.loop.call_later(seconds, self._have_turn)

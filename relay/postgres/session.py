@@ -18,7 +18,7 @@ import os
 import select
 import socket
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any, Final, Self, TypeVar
 
 import anyio
@@ -242,17 +242,21 @@ class Session:
 async def until_hung_up(sessions: Iterable[Session], seconds: float) -> None:
     """Wait for ``seconds``, or less: until the server closes one of ``sessions``.
 
-    A session that is closed at this end is passed over. Where there is no epoll it is ``LOOK`` s
-    at most: look, and wait again.
+    A session that is closed at this end, before or meanwhile, is passed over; one that is shut down
+    here counts. Where there is no epoll, or no descriptor for one, it is ``LOOK`` s at most: look,
+    and wait again.
     """
-    if not hasattr(select, "epoll"):
-        await anyio.sleep(min(seconds, LOOK))
-        return
-    with anyio.move_on_after(seconds), select.epoll() as poller:
-        for session in sessions:
-            if not session.connection.closed:
-                poller.register(session.connection.pgconn.socket, select.EPOLLRDHUP)
-        await anyio.wait_readable(poller.fileno())
+    open_ones = [each.connection for each in sessions if not each.connection.closed]
+    with ExitStack() as stack:
+        try:
+            poller = stack.enter_context(select.epoll())
+            for connection in open_ones:
+                poller.register(connection.pgconn.socket, select.EPOLLRDHUP)
+        except (AttributeError, OSError):
+            await anyio.sleep(min(seconds, LOOK))
+            return
+        with anyio.move_on_after(seconds):
+            await anyio.wait_readable(poller.fileno())
 
 
 async def clocks_of(cursor: psycopg.AsyncCursor[Any]) -> list[float]:

@@ -143,7 +143,7 @@ class Lease:
             yield self.session
 
     async def watch(self, *others: Session) -> None:
-        """Speak at least once a second until cancelled, and notice at once a session that is lost.
+        """Speak at least once a second until cancelled; notice at once one that Postgres closed.
 
         One of ``others`` that was closed at this end is none of its business: a stop interrupts the
         reader, and the page in hand is still to be settled; an error is the reader's own to raise.

@@ -71,4 +71,14 @@ FIRST = (
         "        if self.ring_seconds is None and self._held is None:  # now,",
         (BELL + "::test_an_arm_during_which_rings_became_too_slow_gives_the_lock_back",),
     ),
+    Bug(
+        "a ring that came before the sleep is slept through",
+        "relay/postgres/ring.py",
+        "        if self.is_rung:\n",
+        "        if self.is_rung and seconds <= 0:\n",
+        (
+            "tests/postgres/test_bell_sleep.py::test_a_ring_before_the_sleep_ends_it_at_once_and_no_other",
+        ),
+        HANGS,
+    ),
 )

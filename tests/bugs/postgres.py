@@ -234,6 +234,14 @@ TERM = (
         HANGS,
     ),
     Bug(
+        "a session of the term that the server closed is noticed by the next beat",
+        "relay/postgres/session.py",
+        "                poller.register(connection.pgconn.socket, select.EPOLLRDHUP)\n",
+        "                assert connection\n",
+        (LEASE + "::test_a_session_of_the_term_that_is_lost_ends_it_at_once",),
+        HANGS,
+    ),
+    Bug(
         "the server is not told to end a silent session",
         "relay/postgres/store.py",
         '        "idle_session_timeout": whole,\n',

@@ -45,6 +45,14 @@ def test_nobody_waits_longer_for_a_turn_than_all_places_need(waiting: int, longe
     assert [turns.take() for _ in range(waiting)][-1] == pytest.approx(longest)
 
 
+def test_a_turn_that_is_given_back_is_somebody_else_s() -> None:
+    """Else connections that are cut while they wait keep all others waiting, ever longer."""
+    turns = Turns(10.0, 1, Clock())
+    assert [turns.take() for _ in range(3)] == pytest.approx([0, 0.1, 0.2])
+    turns.give_back()
+    assert [turns.take() for _ in range(2)] == pytest.approx([0.2, 0.3])
+
+
 def test_a_budget_is_spent_by_address_and_by_all_together() -> None:
     clock = Clock()
     budget = Budget(Allowance(1.0, 6), Allowance(0.5, 4), clock)
@@ -217,6 +225,17 @@ def test_parts_of_requests_without_a_pause_keep_no_probe_waiting(port: int) -> N
         stop.set()
         for each in dripping:
             each.join()
+
+
+def test_an_answer_s_date_goes_on(port: int) -> None:
+    def date() -> bytes:
+        head = asked(port, "/livez").lower().split(b"\r\n\r\n")[0]
+        return next(line for line in head.split(b"\r\n") if line.startswith(b"date: "))
+
+    first, deadline = date(), time.monotonic() + 20
+    while date() == first:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_pipelined_requests_take_a_turn_each(port: int) -> None:

@@ -64,7 +64,7 @@ async def test_a_ring_does_not_hide_that_the_sessions_are_new(
     source: PostgresBell, rings: list[Wake], after: list[Wake]
 ) -> None:
     for cause in [*rings, Wake.START, *after]:
-        source._ring(cause)
+        source._ring.ring(cause)
     assert await source.wait(1) is Wake.START
 
 
