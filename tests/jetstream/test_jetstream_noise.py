@@ -90,8 +90,15 @@ async def test_another_domains_answers_prove_nothing_and_it_is_named(
                 while not all_stored(await bus.publish(page)):
                     pass
             assert await at_leaf.count("ORDERS") == 30
-        warned = [r for r in caplog.records if "of another domain answers" in r.getMessage()]
-        assert [record.stream for record in warned] == [other]
+
+            def named() -> list[str]:
+                said = "of another domain answers"
+                return [each.stream for each in caplog.records if said in each.getMessage()]
+
+            with anyio.fail_after(10):
+                while not named():  # an answer that comes behind the last of ours is not seen
+                    await bus.publish(page)
+        assert named() == [other]
 
 
 @pytest.mark.parametrize("domain", ["hub", "$JS.hub.API", "$JS.hub.API."])
