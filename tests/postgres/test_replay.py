@@ -1,7 +1,6 @@
 """Replays as the database keeps them: what is marked, in which order, by whom, until when."""
 # R-ORDER, R-ONCE, R-BOUND
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -20,24 +19,18 @@ from tests.postgres.replaying import EVERYTHING, Leader, begin, deliver, emit, r
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def producer(outbox_dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
-    async with await psycopg.AsyncConnection.connect(outbox_dsn, autocommit=True) as connection:
-        yield connection
-
-
 async def test_what_is_delivered_is_published_again_key_by_key_under_new_ids(
-    store: PostgresStore, producer: psycopg.AsyncConnection, replays: Replays
+    store: PostgresStore, writer: psycopg.AsyncConnection, replays: Replays
 ) -> None:
-    ids = await emit(producer, "a", "b", None, "a", "b", "c")
-    ids += await emit(producer, "a", name="idempotent")
+    ids = await emit(writer, "a", "b", None, "a", "b", "c")
+    ids += await emit(writer, "a", name="idempotent")
     await deliver(store)
-    (waiting,) = await emit(producer, "a")
+    (waiting,) = await emit(writer, "a")
     leader = Leader(store)
     assert await run(replays, await begin(replays), leader)
     assert sorted(leader.ids) == ids
     assert waiting not in leader.ids
-    rows = await (await producer.execute("select id, event_id::text from relay.outbox")).fetchall()
+    rows = await (await writer.execute("select id, event_id::text from relay.outbox")).fetchall()
     assert dict(leader.published) == {
         id_: f"relay-{uuid}-r1" for id_, uuid in rows if id_ != waiting
     }
@@ -45,12 +38,12 @@ async def test_what_is_delivered_is_published_again_key_by_key_under_new_ids(
 
 async def test_one_key_with_more_than_a_chunk_is_never_let_go_between_two(
     store: PostgresStore,
-    producer: psycopg.AsyncConnection,
+    writer: psycopg.AsyncConnection,
     replays: Replays,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("relay.postgres.replay.CHUNK_ROWS", 3)
-    ids = await emit(producer, *["k"] * 20)
+    ids = await emit(writer, *["k"] * 20)
     await deliver(store)
     replay, leader = await begin(replays), Leader(store, 2)
     free_after: list[int] = []
@@ -72,9 +65,9 @@ async def test_one_key_with_more_than_a_chunk_is_never_let_go_between_two(
 
 
 async def test_a_key_s_last_marked_event_is_let_go_after_a_while_if_the_rest_never_comes(
-    store: PostgresStore, producer: psycopg.AsyncConnection, replays: Replays
+    store: PostgresStore, writer: psycopg.AsyncConnection, replays: Replays
 ) -> None:
-    ids = await emit(producer, "k", "k", "k")
+    ids = await emit(writer, "k", "k", "k")
     await deliver(store)
     replay = await begin(replays)
     await replays._mark(replay, [(ids[0], ids[0], True), (ids[1], ids[0], True)], goes_on=True)
@@ -83,7 +76,7 @@ async def test_a_key_s_last_marked_event_is_let_go_after_a_while_if_the_rest_nev
         Settlement(None, (), [each.event.event_id for each in await store.parked.due(10)])
     )
     assert list(await store.parked.due(10)) == []
-    await producer.execute(
+    await writer.execute(
         "update relay.parked set next_attempt_at = next_attempt_at - interval '20 s'"
     )
     assert [each.event.id for each in await store.parked.due(10)] == ids[1:2]
@@ -92,13 +85,13 @@ async def test_a_key_s_last_marked_event_is_let_go_after_a_while_if_the_rest_nev
 @pytest.mark.parametrize("chunk", [1, 2, 7])
 async def test_an_interrupted_replay_goes_on_behind_what_was_marked_last(
     store: PostgresStore,
-    producer: psycopg.AsyncConnection,
+    writer: psycopg.AsyncConnection,
     outbox_dsn: str,
     monkeypatch: pytest.MonkeyPatch,
     chunk: int,
 ) -> None:
     monkeypatch.setattr("relay.postgres.replay.CHUNK_ROWS", chunk)
-    ids = await emit(producer, *"abcabcabcaaaab", None, None)
+    ids = await emit(writer, *"abcabcabcaaaab", None, None)
     await deliver(store)
     leader = Leader(store)
     async with Replays.open(outbox_dsn, "relay") as replays:
@@ -113,33 +106,33 @@ async def test_an_interrupted_replay_goes_on_behind_what_was_marked_last(
         with pytest.raises(RelayError, match="no replay 99"):
             await replays.go_on(99, by="berta")
     assert sorted(leader.ids) == ids
-    audit = await producer.execute(
+    audit = await writer.execute(
         "select action, replay, split_part(decided_by, '(', 2) from relay.decision order by id"
     )
     assert await audit.fetchall() == [("replay", 1, "anna)"), ("replay", 1, "berta)")]
 
 
 async def test_a_replay_whose_rows_were_pruned_meanwhile_is_not_gone_on_with(
-    store: PostgresStore, producer: psycopg.AsyncConnection, replays: Replays
+    store: PostgresStore, writer: psycopg.AsyncConnection, replays: Replays
 ) -> None:
-    await emit(producer, "a", "b")
+    await emit(writer, "a", "b")
     await deliver(store)
     replay = await begin(replays)
-    await producer.execute("update relay.replay set kept_until = now()")
-    await producer.execute("delete from relay.outbox where id = 1")
+    await writer.execute("update relay.replay set kept_until = now()")
+    await writer.execute("delete from relay.outbox where id = 1")
     with pytest.raises(RelayError, match="past retention"):
         await replays.go_on(replay.id, by="anna")
 
 
 async def test_retention_leaves_the_rows_of_a_replay_until_it_has_ended(
-    store: PostgresStore, producer: psycopg.AsyncConnection, replays: Replays
+    store: PostgresStore, writer: psycopg.AsyncConnection, replays: Replays
 ) -> None:
     # R-LOSS
-    await emit(producer, "a", "b", "c")
+    await emit(writer, "a", "b", "c")
     await deliver(store)
     await store.tend(900.0)
     replay = await begin(replays, Selection(from_id=2))
-    await producer.execute("update relay.settled set settled_at = settled_at - interval '1 hour'")
+    await writer.execute("update relay.settled set settled_at = settled_at - interval '1 hour'")
     assert await store.tend(900.0) == 1
     assert await run(replays, replay, Leader(store))
     store._housekeeping._bottom_at -= 60.0
@@ -147,13 +140,13 @@ async def test_retention_leaves_the_rows_of_a_replay_until_it_has_ended(
 
 
 async def test_parked_and_dead_events_and_what_is_not_delivered_are_left_out(
-    store: PostgresStore, producer: psycopg.AsyncConnection, outbox_dsn: str, replays: Replays
+    store: PostgresStore, writer: psycopg.AsyncConnection, outbox_dsn: str, replays: Replays
 ) -> None:
     with psycopg.connect(outbox_dsn, autocommit=True) as connection:
         park(connection, 5)
-    await emit(producer, "a")
+    await emit(writer, "a")
     await deliver(store)
-    await emit(producer, "a")
+    await emit(writer, "a")
     found = await replays.look(EVERYTHING)
     assert (found.events, found.parked, found.waiting, found.matching) == (1, 1, 1, 3)
     leader, replay = Leader(store), await begin(replays)
@@ -162,17 +155,17 @@ async def test_parked_and_dead_events_and_what_is_not_delivered_are_left_out(
 
 
 async def test_every_filter_says_what_it_takes(
-    store: PostgresStore, producer: psycopg.AsyncConnection, replays: Replays
+    store: PostgresStore, writer: psycopg.AsyncConnection, replays: Replays
 ) -> None:
-    await emit(producer, "a", subject="orders.eu.placed")
-    await emit(producer, "b", subject="orders.eu.paid", name="paid-1")
-    await emit(producer, "b", subject="orders.us.paid")
-    await producer.execute(
+    await emit(writer, "a", subject="orders.eu.placed")
+    await emit(writer, "b", subject="orders.eu.paid", name="paid-1")
+    await emit(writer, "b", subject="orders.us.paid")
+    await writer.execute(
         "update relay.outbox set created_at = now() - interval '1 hour' where id = 1"
     )
     await deliver(store)
     row = await (
-        await producer.execute("select event_id::text from relay.outbox where id = 3")
+        await writer.execute("select event_id::text from relay.outbox where id = 3")
     ).fetchone()
     assert row is not None
     recently = datetime.now(UTC) - timedelta(minutes=30)
@@ -200,19 +193,19 @@ async def test_every_filter_says_what_it_takes(
 
 
 async def test_with_the_same_ids_a_hand_retried_event_keeps_the_one_under_which_it_was_stored(
-    store: PostgresStore, producer: psycopg.AsyncConnection, replays: Replays
+    store: PostgresStore, writer: psycopg.AsyncConnection, replays: Replays
 ) -> None:
-    await emit(producer, "a", "b", name="")
-    await emit(producer, "c", name="own")
+    await emit(writer, "a", "b", name="")
+    await emit(writer, "c", name="own")
     await deliver(store)
-    await producer.execute(
+    await writer.execute(
         "insert into relay.decision (decided_by, action, parked_id, event_id, subject, attempts)"
         " select 'x', 'retry', id, event_id, subject, 1 from relay.outbox, generate_series(1, 2)"
         " where id = 2"
     )
     leader = Leader(store)
     assert await run(replays, await begin(replays, same_id=True), leader)
-    rows = await (await producer.execute("select event_id from relay.outbox order by 1")).fetchall()
+    rows = await (await writer.execute("select event_id from relay.outbox order by 1")).fetchall()
     assert len(rows) == 3
     named = dict(leader.published)
     assert named[1].startswith("relay-")
@@ -222,15 +215,15 @@ async def test_with_the_same_ids_a_hand_retried_event_keeps_the_one_under_which_
 
 
 async def test_what_was_settled_within_the_window_is_young(
-    store: PostgresStore, producer: psycopg.AsyncConnection, replays: Replays
+    store: PostgresStore, writer: psycopg.AsyncConnection, replays: Replays
 ) -> None:
-    await emit(producer, "a")
+    await emit(writer, "a")
     await deliver(store)
     assert (await replays.look(EVERYTHING, window=120.0)).young == 1
     await store.tend(900.0)
     assert (await replays.look(EVERYTHING, window=120.0)).young == 1
-    await producer.execute("update relay.settled set settled_at = settled_at - interval '3 min'")
-    await emit(producer, "a")
+    await writer.execute("update relay.settled set settled_at = settled_at - interval '3 min'")
+    await emit(writer, "a")
     await deliver(store)
     found = await replays.look(EVERYTHING, window=120.0)
     assert (found.events, found.young) == (2, 1)
@@ -238,25 +231,25 @@ async def test_what_was_settled_within_the_window_is_young(
 
 @pytest.mark.parametrize("how", ["replayed", "retried"])
 async def test_what_was_stored_again_under_the_same_id_is_young_again(
-    store: PostgresStore, producer: psycopg.AsyncConnection, replays: Replays, how: str
+    store: PostgresStore, writer: psycopg.AsyncConnection, replays: Replays, how: str
 ) -> None:
-    await emit(producer, "a", "b")
+    await emit(writer, "a", "b")
     await deliver(store)
     await store.tend(900.0)
-    await producer.execute("update relay.settled set settled_at = settled_at - interval '1 hour'")
+    await writer.execute("update relay.settled set settled_at = settled_at - interval '1 hour'")
     assert (await replays.look(EVERYTHING, window=120.0)).young == 0
     if how == "replayed":
         assert await run(
             replays, await begin(replays, Selection(key="a"), same_id=True), Leader(store)
         )
     else:
-        await producer.execute(
+        await writer.execute(
             "insert into relay.decision"
             " (decided_by, action, parked_id, event_id, subject, attempts)"
             " select 'x', 'retry', id, event_id, subject, 1 from relay.outbox where id = 1"
         )
     assert (await replays.look(EVERYTHING, window=120.0)).young == 1
-    await producer.execute(
+    await writer.execute(
         "update relay.replay set ended_at = ended_at - interval '5 min';"
         "update relay.decision set decided_at = decided_at - interval '5 min'"
     )
@@ -264,9 +257,9 @@ async def test_what_was_stored_again_under_the_same_id_is_young_again(
 
 
 async def test_two_replays_at_once_are_refused(
-    store: PostgresStore, producer: psycopg.AsyncConnection, replays: Replays, outbox_dsn: str
+    store: PostgresStore, writer: psycopg.AsyncConnection, replays: Replays, outbox_dsn: str
 ) -> None:
-    await emit(producer, "a")
+    await emit(writer, "a")
     await deliver(store)
     await begin(replays)
     async with Replays.open(outbox_dsn, "relay") as others:
@@ -275,12 +268,12 @@ async def test_two_replays_at_once_are_refused(
 
 
 async def test_a_replayed_row_that_cannot_be_read_with_the_others_keeps_its_id_and_header(
-    store: PostgresStore, producer: psycopg.AsyncConnection, replays: Replays
+    store: PostgresStore, writer: psycopg.AsyncConnection, replays: Replays
 ) -> None:
     # R-FATE
-    (good, bad) = await emit(producer, None, None)
+    (good, bad) = await emit(writer, None, None)
     await deliver(store)
-    await producer.execute(
+    await writer.execute(
         "alter table relay.outbox drop constraint outbox_publishable;"
         f"update relay.outbox set headers = '[1]' where id = {bad}"
     )

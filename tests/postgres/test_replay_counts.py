@@ -1,8 +1,6 @@
 """What a replay counts: what it takes, what it has handed over, what of that is its own."""
 # R-BOUND, R-ORDER
 
-from collections.abc import AsyncIterator
-
 import anyio
 import psycopg
 import pytest
@@ -14,22 +12,16 @@ from tests.postgres.replaying import Leader, begin, deliver, emit, run
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def producer(outbox_dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
-    async with await psycopg.AsyncConnection.connect(outbox_dsn, autocommit=True) as connection:
-        yield connection
-
-
 async def test_while_nobody_leads_no_more_is_handed_over_however_often_it_is_gone_on_with(
     store: PostgresStore,
-    producer: psycopg.AsyncConnection,
+    writer: psycopg.AsyncConnection,
     replays: Replays,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # R-BOUND
     monkeypatch.setattr("relay.postgres.replay.CHUNK_ROWS", 2)
     monkeypatch.setattr("relay.postgres.replay.IN_FLIGHT", 4)
-    await emit(producer, *"abcdefgh")
+    await emit(writer, *"abcdefgh")
     await deliver(store)
 
     async def run_for_a_while(replay: Replay) -> Replay:
@@ -54,13 +46,13 @@ async def test_while_nobody_leads_no_more_is_handed_over_however_often_it_is_gon
 
 
 async def test_a_replay_counts_its_own_events_and_waits_for_no_other_one_s(
-    store: PostgresStore, producer: psycopg.AsyncConnection, replays: Replays
+    store: PostgresStore, writer: psycopg.AsyncConnection, replays: Replays
 ) -> None:
-    ids = await emit(producer, *"abc")
+    ids = await emit(writer, *"abc")
     await deliver(store)
     first = await begin(replays)
     await replays._mark(first, [(ids[0], ids[0], False)], goes_on=False)
-    await producer.execute("update relay.parked set next_attempt_at = now() + interval '20 s'")
+    await writer.execute("update relay.parked set next_attempt_at = now() + interval '20 s'")
     other, leader = await begin(replays), Leader(store)
     assert await run(replays, other, leader)
     assert (other.published, other.skipped, other.in_flight) == (2, 0, 1)
@@ -69,16 +61,16 @@ async def test_a_replay_counts_its_own_events_and_waits_for_no_other_one_s(
 
 async def test_what_is_delivered_while_a_replay_begins_is_neither_counted_nor_replayed(
     store: PostgresStore,
-    producer: psycopg.AsyncConnection,
+    writer: psycopg.AsyncConnection,
     replays: Replays,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ids = await emit(producer, "a", "b")
+    ids = await emit(writer, "a", "b")
     await deliver(store)
     lock = replays._lock
 
     async def deliver_more() -> None:
-        await emit(producer, "a", "c")
+        await emit(writer, "a", "c")
         await deliver(store)
         await lock()
 
