@@ -35,6 +35,7 @@ from relay.postgres.parked import PostgresParked
 from relay.postgres.pool import Pool
 from relay.postgres.reading import Position, Reader
 from relay.postgres.session import (
+    LOOK,
     STATEMENT_DEADLINE,
     Row,
     Session,
@@ -146,7 +147,8 @@ class Lease:
         """Speak at least once a second until cancelled; notice at once one that Postgres closed.
 
         One of ``others`` that was closed at this end is none of its business: a stop interrupts the
-        reader, and the page in hand is still to be settled; an error is the reader's own to raise.
+        reader, and the page in hand is still to be settled. One with a statement under way is that
+        statement's: it raises what Postgres said.
 
         Raises:
             TermLost, StoreOutage: the lease, or one of the sessions of ``others``, is lost.
@@ -157,8 +159,12 @@ class Lease:
             await until_hung_up((self.session, *others), max(0.0, left))
             if self._now() >= self._proof + beat or self.session.hung_up():
                 await self.renew()
-            if any(other.hung_up() for other in others if not other.connection.closed):
+            open_ones = (each.connection for each in others if not each.connection.closed)
+            gone = [each for each in open_ones if each.hung_up()]
+            if any(not each.is_waited_for for each in gone):
                 raise self._lose(StoreOutage("Postgres closed a session of the term"))
+            if gone:
+                await anyio.sleep(LOOK)
 
     async def release(self) -> None:
         """Let go of the lease, and wake those that stand by; the next term can begin at once.

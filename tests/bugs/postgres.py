@@ -228,10 +228,17 @@ TERM = (
     Bug(
         "the loss of the reader's session is not noticed",
         "relay/postgres/store.py",
-        "            if any(other.hung_up() for other in others if not other.connection.closed):\n",
+        "            if any(not each.is_waited_for for each in gone):\n",
         "            if others is None:\n",
         (LEASE + "::test_a_session_of_the_term_that_is_lost_ends_it_at_once",),
         HANGS,
+    ),
+    Bug(
+        "the watch ends a read that Postgres is ending",
+        "relay/postgres/store.py",
+        "            if any(not each.is_waited_for for each in gone):\n",
+        "            if gone:\n",
+        (LEASE + "::test_a_session_that_is_lost_under_a_statement_is_left_to_it",),
     ),
     Bug(
         "a session of the term that the server closed is noticed by the next beat",

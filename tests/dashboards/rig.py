@@ -3,7 +3,7 @@
     two relays, one leads, one stands by         producers all the while
     events whose id another message has: dead    fast ingest is switched off: answers decide nothing
     events that the stream holds already, and    NATS is away for a moment
-    those of which the message is gone           the leader's sessions are ended: a new term
+    those of which the message is gone           a session of the leader's is ended: a new term
 
 Prometheus scrapes once a second, by the shipped configuration and rules, but for the targets and
 for the alerts' waiting times. What has to be seen, it is asked for; nothing is slept for.
@@ -34,16 +34,10 @@ SETTINGS = {
     "circuit_breaker_lag": "200ms",
     "max_retry_delay": "500ms",
 }
-END_SESSIONS = """
+END_A_WAITING_READ = """
 select pg_terminate_backend(pid)
   from pg_stat_activity
- where application_name in ('relay term', 'relay reader')
-"""
-WAITING_FOR_A_LOCK = """
-select exists (
-    select from pg_stat_activity
-     where application_name in ('relay term', 'relay reader') and wait_event_type = 'Lock'
-)
+ where application_name = 'relay reader' and wait_event_type = 'Lock'
 """
 
 
@@ -117,7 +111,7 @@ def provoke(server: Prometheus, dsn: str, bus: devstack.NatsServer) -> None:
     bus.start()
     server.wait('max(relay_outage{relay_side="nats"})', 0)
 
-    end_sessions_at_work(dsn)
+    end_a_session_at_work(dsn)
     server.wait("max(relay_epoch)", 2)
     server.wait(f"count({rate('db_client_operation_duration_seconds_count', FAILED)})")
     server.wait(STORED)
@@ -127,12 +121,11 @@ def provoke(server: Prometheus, dsn: str, bus: devstack.NatsServer) -> None:
         next_scrape(server)
 
 
-def end_sessions_at_work(dsn: str) -> None:
-    """End the leader's sessions while a statement of theirs waits: that one is sure to fail."""
+def end_a_session_at_work(dsn: str) -> None:
+    """End the leader's reader while a statement of it waits: that one is sure to fail."""
     with psycopg.connect(dsn) as lock, psycopg.connect(dsn, autocommit=True) as other:
         lock.execute("lock table relay.outbox")
-        until(lambda: other.execute(WAITING_FOR_A_LOCK).fetchone() == (True,), 20)
-        other.execute(END_SESSIONS)
+        until(lambda: other.execute(END_A_WAITING_READ).fetchone() == (True,), 20)
 
 
 def cut_off(bus: devstack.NatsServer) -> None:

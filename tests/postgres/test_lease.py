@@ -23,6 +23,12 @@ pytestmark = pytest.mark.anyio
 
 INSERT = "insert into relay.outbox (subject, key, payload_bytes) values ('a.b', 'k', 'x')"
 
+END_READER = """
+select pg_terminate_backend(pid, 5000)
+  from pg_stat_activity
+ where application_name = 'relay reader' and datname = current_database()
+"""
+
 
 @pytest.fixture
 async def outbox(outbox_dsn: str) -> AsyncIterator[PostgresOutbox]:
@@ -175,6 +181,45 @@ async def test_a_session_of_the_term_that_is_lost_ends_it_at_once(
         with pytest.raises(StoreOutage):
             await store.settle(Settlement(None))
         await store.close()
+
+
+async def test_a_read_whose_session_is_ended_raises_what_postgres_said(
+    outbox_dsn: str, admin: psycopg.Connection
+) -> None:
+    async with outbox_of(outbox_dsn, 300.0) as outbox:
+        store = await begun(outbox)
+        with psycopg.connect(outbox_dsn) as other:
+            other.execute("lock table relay.outbox")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(store.watch)
+                tasks.start_soon(_end_the_reader_once_it_waits, admin)
+                with pytest.raises(StoreOutage, match="administrator command"), anyio.fail_after(5):
+                    await store.read(1)
+                tasks.cancel_scope.cancel()
+        await store.close()
+
+
+async def test_a_session_that_is_lost_under_a_statement_is_left_to_it(
+    outbox_dsn: str, admin: psycopg.Connection
+) -> None:
+    async with outbox_of(outbox_dsn, 300.0) as outbox:
+        store = await begun(outbox)
+        connection = store._reader.session.connection
+        connection.is_waited_for = True
+        admin.execute(END_READER)
+        with anyio.move_on_after(0.3) as watched:
+            await store.watch()
+        assert watched.cancelled_caught
+        assert store.granted()
+        connection.is_waited_for = False
+        with pytest.raises(StoreOutage, match="closed a session"), anyio.fail_after(5):
+            await store.watch()
+        await store.close()
+
+
+async def _end_the_reader_once_it_waits(admin: psycopg.Connection) -> None:
+    while not admin.execute(f"{END_READER} and wait_event_type = 'Lock'").fetchall():
+        await anyio.sleep(0.01)
 
 
 async def test_a_lost_session_grants_nothing_even_before_anybody_has_asked(
