@@ -5,7 +5,8 @@ before. Every sixteenth of it the settled base is noted in ``settled`` with the 
 when the newest note past retention sees it (R-LOSS). So nothing goes before its settlement.
 
 The next walk begins where the last one ended, so that rows to which something parked refers are not
-walked each time; once a minute a walk begins at the lowest id, because those rows are freed.
+walked each time; once a minute, but never in mid-walk, one begins at the lowest id, because those
+rows are freed. So a walk gets past them, however many they are.
 
 The server's wall clock is compared with our monotonic one: when it has jumped, the notes are moved
 with it, and keep their age.
@@ -24,6 +25,9 @@ from relay.postgres.session import Session
 from relay.postgres.sqlfiles import load
 
 PRUNE_CHUNK_ROWS: Final = 5_000
+CHUNKS_AT_ONCE: Final = 20
+"""Chunks of a walk, of which nothing may go, that one ``tend`` reads."""
+
 FROM_THE_BOTTOM: Final = 60.0
 """Seconds between two walks that begin at the lowest id."""
 
@@ -50,6 +54,7 @@ class Housekeeping:
         self._clocks: tuple[Any, float] | None = None
         self._floor = 0
         self._next_floor: int | None = None
+        self._walking = False
         self._bottom_at = now()
 
     async def tend(self, session: Session, retention: float) -> int:
@@ -73,7 +78,10 @@ class Housekeeping:
             )
         jump = await self._jumped(session)
         await self._row(session, "mark", retention=f"{retention} seconds", jump=f"{jump} seconds")
-        deleted = await self._prune_chunk(session, retention)
+        for _ in range(CHUNKS_AT_ONCE):
+            deleted = await self._prune_chunk(session, retention)
+            if deleted or not self._walking:
+                break
         await self._parked.promote_all(session)
         return deleted
 
@@ -89,7 +97,7 @@ class Housekeeping:
         return jump if abs(jump) > JUMP else 0.0
 
     async def _prune_chunk(self, session: Session, retention: float) -> int:
-        if self._now() >= self._bottom_at + FROM_THE_BOTTOM:
+        if not self._walking and self._now() >= self._bottom_at + FROM_THE_BOTTOM:
             self._floor, self._next_floor, self._bottom_at = 0, None, self._now()
         chunk = {"floor": self._floor, "chunk_rows": PRUNE_CHUNK_ROWS}
         row = await self._row(session, "prune", retention=f"{retention} seconds", **chunk)
@@ -99,7 +107,8 @@ class Housekeeping:
             self._next_floor = young_id - 1
         if last_id is not None:
             self._floor = last_id
-        if short or (young_id is not None and not deleted):  # the walk has ended
+        self._walking = not short and (young_id is None or deleted > 0)
+        if not self._walking:
             if self._next_floor is not None:
                 self._floor = self._next_floor
             self._next_floor = None

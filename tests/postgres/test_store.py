@@ -9,6 +9,7 @@ import pytest
 from relay.core import disposition
 from relay.errors import SchemaError, SettingsError, StoreOutage, TermLost
 from relay.ports import Settlement
+from relay.postgres import housekeeping
 from relay.postgres.housekeeping import PRUNE_CHUNK_ROWS
 from relay.postgres.outbox import PostgresOutbox
 from relay.postgres.session import Session, StatementCanceled
@@ -138,8 +139,30 @@ async def test_retention_goes_in_bounded_chunks_and_past_what_it_must_keep(
         await producer.execute(INSERT, (b"x", PRUNE_CHUNK_ROWS + 7))
         await deliver_all(store)
         await late.commit()
-    assert [await store.tend(0.0) for _ in range(4)] == [0, PRUNE_CHUNK_ROWS, 7, 0]
+    assert [await store.tend(0.0) for _ in range(3)] == [PRUNE_CHUNK_ROWS, 7, 0]
     assert len(await ids(producer)) == PRUNE_CHUNK_ROWS
+
+
+async def test_no_number_of_rows_that_are_kept_stops_retention_behind_them(
+    store: PostgresStore,
+    producer: psycopg.AsyncConnection,
+    outbox_dsn: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though between any two pieces a walk from the lowest id would be due."""
+    # R-BOUND
+    monkeypatch.setattr(housekeeping, "PRUNE_CHUNK_ROWS", 10)
+    monkeypatch.setattr(housekeeping, "CHUNKS_AT_ONCE", 3)
+    async with await psycopg.AsyncConnection.connect(outbox_dsn) as late:
+        await late.execute(INSERT, (b"x", 200))
+        await producer.execute(INSERT, (b"x", 5))
+        await deliver_all(store)
+        await late.commit()
+    deleted = 0
+    for _ in range(10):
+        store._housekeeping._bottom_at = float("-inf")
+        deleted += await store.tend(0.0)
+    assert deleted == 5
 
 
 async def test_a_row_that_can_t_be_deleted_is_told_and_ends_nothing(
