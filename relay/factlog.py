@@ -95,16 +95,20 @@ def record(fact: Fact) -> None:
 
 def _line_of(fact: Fact) -> tuple[int, str] | None:
     """Return level and text; both can depend on the fact's values."""
-    if isinstance(fact, Parked) and fact.fault is Fault.COLLISION:
-        return logging.ERROR, "event is dead: another event is stored under its message id"
-    if isinstance(fact, Parked) and fact.dead:
-        return logging.ERROR, "event is dead: refused too often, kept in relay.parked"
+    if isinstance(fact, Parked) and (fact.dead or fact.fault is Fault.COLLISION):
+        return logging.ERROR, "event is dead: " + (
+            "another event is stored under its message id"
+            if fact.fault is Fault.COLLISION
+            else "refused too often, kept in relay.parked"
+        )
     if isinstance(fact, BreakerChanged):
         quiet = {State.CLOSED: logging.INFO, State.HALF_OPEN: logging.DEBUG}
         # an outage of an hour is one change for a person, not 7,200 tries
         again = fact.state is State.OPEN and fact.was is State.HALF_OPEN
         level = logging.DEBUG if again else quiet.get(fact.state, logging.WARNING)
         return level, f"{fact.breaker} breaker is {fact.state}"
+    if isinstance(fact, HousekeepingFailed) and fact.again:
+        return logging.DEBUG, "housekeeping fails again"
     if isinstance(fact, StreamLost) and (fact.gone or not fact.repairing):
         return logging.ERROR, _lost(fact)
     if isinstance(fact, Repaired) and fact.remembered:

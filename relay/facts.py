@@ -207,9 +207,10 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class HousekeepingFailed:
-    """Pruning or looking at the backlog failed; delivery goes on."""
+    """Pruning or looking at the backlog failed; ``again`` if it did within the last minute."""
 
     reason: str
+    again: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

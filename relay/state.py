@@ -46,6 +46,9 @@ from relay.ports import Backlog, Wake
 RATE_OVER: Final = 10.0
 """Seconds over which ``delivery_rate`` is averaged."""
 
+BLIND_AFTER: Final = 30.0
+"""Seconds of failing looks after which what was seen last is not true any more."""
+
 _NO_BACKLOG: Final = Backlog(0, 0.0, 0)
 
 
@@ -108,13 +111,12 @@ class RelayState:
         epoch: of this relay's term, or of its last one; 0 before the first.
         connected: the bus took this relay in, in this term.
         backlog: as a leader saw it last; zeros on a standby, which does not look.
-        backlog_is_current: ``backlog`` was seen in the present term.
         outbox, streams: what the events take up, as far as somebody measures it.
         breakers: of "lag" and "bus".
         outages: those under way, by "postgres" and "nats".
         holds: streams, or parts of one, that take nothing, by name.
         repairs: streams whose lost events are published again, by name.
-        housekeeping: the last failure, until a look at the backlog succeeds.
+        housekeeping: it fails, since when and why, until a look at the backlog succeeds.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -126,7 +128,7 @@ class RelayState:
         self.epoch = 0
         self.connected = False
         self.backlog = _NO_BACKLOG
-        self.backlog_is_current = False
+        self._backlog_is_of_term = False
         self.outbox: OutboxStorage | None = None
         self.streams: tuple[StreamStorage, ...] = ()
         self.breakers: Mapping[str, State] = {"lag": State.CLOSED, "bus": State.CLOSED}
@@ -141,6 +143,17 @@ class RelayState:
         self._recent_sum = 0
         self._since = now()
 
+    @property
+    def backlog_is_current(self) -> bool:
+        """Whether ``backlog`` was seen in the present term, and not before looks began to fail."""
+        return self._backlog_is_of_term and not self.looks_fail
+
+    @property
+    def looks_fail(self) -> bool:
+        """Whether no look at the backlog has succeeded for ``BLIND_AFTER`` s of a term."""
+        failing = self.housekeeping
+        return failing is not None and self._now() - failing.since >= BLIND_AFTER
+
     def stop(self) -> None:
         """Take note that the relay is to stop."""
         self.role = Role.STOPPING
@@ -154,7 +167,7 @@ class RelayState:
                 self._unverified += fact.unverified
                 self._remember(events)
             case BacklogSeen(backlog=backlog):
-                self.backlog, self.backlog_is_current = backlog, True
+                self.backlog, self._backlog_is_of_term = backlog, True
                 self.housekeeping = None
             case Woken(cause=cause):
                 self._wakes[cause] += 1
@@ -211,7 +224,7 @@ class RelayState:
                 self.outages = _without(self.outages, "nats")  # the leader asks NATS now
                 role = Role.STANDBY
             case TermEnded():
-                self.leading = self.connected = self.backlog_is_current = False
+                self.leading = self.connected = self._backlog_is_of_term = False
                 self.outbox, self.streams, self.holds, self.housekeeping = None, (), {}, None
                 role = Role.BETWEEN
         if self.role is not Role.STOPPING:
@@ -236,7 +249,8 @@ class RelayState:
             case HoldEnded(by=by):
                 self.holds = _without(self.holds, by)
             case HousekeepingFailed(reason=reason):
-                self.housekeeping = Ongoing(self._now(), reason)
+                since = self.housekeeping.since if self.housekeeping else self._now()
+                self.housekeeping = Ongoing(since, reason)
             case _:
                 self._record_repair(fact)
 

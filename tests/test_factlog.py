@@ -7,7 +7,7 @@ from io import StringIO
 import pytest
 
 from relay.factlog import FactSinks, record
-from relay.facts import Fact, Pruned, StandingBy, TermEnded
+from relay.facts import Fact, HousekeepingFailed, Pruned, StandingBy, TermEnded
 from relay.logformat import JsonLines
 
 FACT, NEXT = Pruned(1), Pruned(2)
@@ -106,3 +106,12 @@ def test_a_reason_that_there_is_not_is_left_out_of_the_line(
         record(TermEnded(3, ""))
     (line,) = caplog.records
     assert (line.epoch, hasattr(line, "reason")) == (3, False)  # type: ignore[attr-defined]
+
+
+def test_housekeeping_that_fails_again_is_no_line_at_the_usual_level(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    record(HousekeepingFailed("no session"))
+    record(HousekeepingFailed("no session", again=True))
+    assert [line.levelno for line in caplog.records] == [logging.WARNING, logging.DEBUG]

@@ -23,7 +23,7 @@ from relay.facts import (
 from relay.memory import MemoryBus, MemoryOutbox
 from relay.ports import Backlog
 from relay.settings import Settings
-from relay.state import Ongoing, RelayState, Role
+from relay.state import BLIND_AFTER, Ongoing, RelayState, Role
 
 BACKLOG = Backlog(12, 3.5, 4, 1, held=2, held_lag=1.5)
 
@@ -99,6 +99,20 @@ def test_a_look_at_the_backlog_shows_that_housekeeping_works_again(state: Record
     state(TermBegan("me", 1), HousekeepingFailed("locked"), Pruned(3))
     assert state.housekeeping is not None
     assert state(BacklogSeen(BACKLOG)).housekeeping is None
+
+
+def test_what_was_seen_last_is_not_current_once_looks_have_failed_for_long(
+    state: Recorded,
+) -> None:
+    state(TermBegan("me", 1), BacklogSeen(BACKLOG), HousekeepingFailed("no session"))
+    assert state.backlog_is_current
+    state.clock += BLIND_AFTER
+    state(HousekeepingFailed("no session", again=True))
+    assert not state.backlog_is_current
+    assert state.looks_fail
+    state(BacklogSeen(BACKLOG))
+    assert state.backlog_is_current
+    assert not state.looks_fail
 
 
 def test_the_last_backlog_is_kept_between_terms_but_is_current_in_its_own_alone(

@@ -20,6 +20,7 @@ the term, and what was not settled comes again.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import anyio
 
@@ -128,12 +129,10 @@ class Delivery:
     async def _fence(self, events: Sequence[Event], stop: anyio.Event) -> KeyFence:
         """Return the fence of those keys that have a parked event."""
         keys = {event.key for event in events if event.key is not None}
-        while keys:
-            try:
-                return KeyFence(await self._store.parked.blocked(keys))
-            except StoreBusy:
-                await rest(BEHIND_PAUSE, stop)
-        return KeyFence()
+        if not keys:
+            return KeyFence()
+        blocked = partial(self._store.parked.blocked, keys)
+        return KeyFence(await self._settler.outage.wait_out(blocked, partial(rest, stop=stop)))
 
     async def _publish_all(  # noqa: PLR0917 - all of it is the page's
         self,

@@ -24,6 +24,9 @@ TEND_EVERY_MOST = 10.0
 TEND_PAUSE = 0.02
 """Seconds."""
 
+SAY_AGAIN = 60.0
+"""Seconds for which a failure of the same work is no news."""
+
 FIRST_PAGE_WITHIN = 0.25
 """Seconds for which a term's first page may have the process for itself."""
 
@@ -53,6 +56,7 @@ class Housekeeping:
         self._lag_breaker = lag_breaker
         self._record = record
         self._reported: Report | None = None
+        self._failing = dict[str, float]()
         self.may_begin = anyio.Event()
 
     async def run(self, beside: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -118,7 +122,12 @@ class Housekeeping:
     async def _careful(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
+            self._failing.pop(work.__name__, None)
         except StoreReadOnly:
             raise  # nothing could be settled either: the term is over
         except StoreOutage as outage:
-            self._record(HousekeepingFailed(str(outage)))
+            now, before = anyio.current_time(), self._failing.get(work.__name__)
+            again = before is not None and now < before + SAY_AGAIN
+            if not again:
+                self._failing[work.__name__] = now
+            self._record(HousekeepingFailed(str(outage), again=again or None))

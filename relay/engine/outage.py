@@ -11,12 +11,13 @@ recorded once when it begins and once when it ends, however many tries it takes;
 its reason becomes one of another kind: Postgres is back, but somebody else holds the lease.
 """
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 import anyio
 
 from relay.core.backoff import Backoff, State
+from relay.errors import StoreBusy, StoreFull
 from relay.facts import BreakerChanged, FactSink, OutageBegan, OutageChanged, OutageEnded
 
 PAUSE_FIRST: Final = 0.05
@@ -28,6 +29,8 @@ TRIP_AFTER: Final = 3
 
 SAY_AGAIN: Final = 30.0
 """Seconds before a kind of reason that was recorded in this outage is recorded again."""
+
+_T = TypeVar("_T")
 
 
 class OutageBook:
@@ -94,6 +97,23 @@ class OutageBook:
             self.lasts = False
             self._record(OutageEnded(self._side, self._now() - self._since, self._failures))
         self._change(State.CLOSED, f"{self._side} answers again")
+
+    async def wait_out(
+        self, ask: Callable[[], Awaitable[_T]], pause: Callable[[float], Awaitable[None]]
+    ) -> _T:
+        """Ask until there is room, a lock, a session: a new term would fare no better.
+
+        Raises what ``ask`` raises but StoreBusy and StoreFull, and what ``pause`` raises.
+        """
+        while True:
+            try:
+                answer = await ask()
+            except (StoreFull, StoreBusy) as why:
+                await pause(self.failed(why))
+            else:
+                if self.lasts:
+                    self.answered()
+                return answer
 
     def forget(self) -> None:
         """Another relay asks from now on: whether the side is away is not known here."""

@@ -20,6 +20,7 @@ RELAY_REPAIR: ``auto`` does this, ``report`` only says what was lost, ``off`` co
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import anyio
@@ -103,11 +104,8 @@ class Reconciliation:
         return [event for event in page.events if not delivered.get(event.id)]
 
     async def _delivered(self, events: Sequence[Event], stop: anyio.Event) -> Mapping[int, bool]:
-        while True:
-            try:
-                return await self._checkpoints.delivered([event.id for event in events])
-            except StoreBusy:
-                await rest(_PAUSE, stop)
+        ask = partial(self._checkpoints.delivered, [event.id for event in events])
+        return await self._settler.outage.wait_out(ask, partial(rest, stop=stop))
 
     async def page_done(self, page: Page, stop: anyio.Event) -> None:
         """Count what a page published again; the repair is over once the reader has caught up."""
@@ -119,11 +117,8 @@ class Reconciliation:
         if over:  # not before its last page is settled, or a relay that dies now would forget it
             await self._settler.add_and_wait(Done(page.position))
         if repaired or remembered or over:
-            try:
-                await self._checkpoints.repaired(repaired, remembered, over=over)
-            except StoreBusy:
-                await rest(_PAUSE, stop)
-                return  # the next page that is not full ends it
+            note = partial(self._checkpoints.repaired, repaired, remembered, over=over)
+            await self._settler.outage.wait_out(note, partial(rest, stop=stop))
         if over:
             self.lasts = False
             self._link.bus.reconciling.pass_over(())

@@ -23,7 +23,6 @@ from relay.core.checkpoint import Tip
 from relay.core.disposition import Parking
 from relay.engine.link import BusLink
 from relay.engine.outage import OutageBook
-from relay.errors import StoreBusy, StoreFull
 from relay.failpoints import reach
 from relay.ports import OutboxStore, Settlement
 
@@ -72,6 +71,7 @@ class Settler:
     Attributes:
         position: the newest position that was added, settled or not: what waits is behind it. One
             with parked events counts once it is settled, for they are nowhere else before.
+        outage: the book of Postgres, for all that the delivery asks the store.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Settler:
         self.position: object | None = None
         self._store = store
         self._link = link
-        self._outage = outage
+        self.outage = outage
         self._done: Done | None = None
         self._news = anyio.Event()
         self._written = anyio.Event()
@@ -171,19 +171,15 @@ class Settler:
         What was learnt of streams is remembered first: without their stream, subjects that were
         captured once wait (R-FATE), whoever leads then.
         """
-        while True:
-            try:
-                streams = self._link.learnt()
-                if streams:
-                    await self._store.keep_streams(streams)
-                    self._link.kept(streams)
-                await self._store.settle(settlement)
-            except (StoreFull, StoreBusy) as why:
-                await anyio.sleep(self._outage.failed(why))
-            else:
-                if self._outage.lasts:
-                    self._outage.answered()
-                return
+
+        async def write() -> None:
+            streams = self._link.learnt()
+            if streams:
+                await self._store.keep_streams(streams)
+                self._link.kept(streams)
+            await self._store.settle(settlement)
+
+        await self.outage.wait_out(write, anyio.sleep)
 
 
 def _newest(before: Sequence[Tip], after: Sequence[Tip]) -> Sequence[Tip]:

@@ -201,6 +201,8 @@ class Health:
         return (False, "connecting") if is_leader else (True, "not asked yet")
 
     def _lag(self) -> tuple[bool, str]:
+        if self.state.looks_fail and (failing := self.state.housekeeping):
+            return False, f"not known for {self.time_of(failing)}: {reason_of(failing.reason)}"
         if not self.lag_is_high:
             return True, "within its limit"
         lag = self.state.backlog.lag

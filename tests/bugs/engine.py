@@ -150,6 +150,20 @@ TERM = (
         (TERMS + "::test_a_leader_whose_epoch_has_passed_stops_leading_even_when_idle",),
     ),
     Bug(
+        "what was seen last is current though no look succeeds any more",
+        "relay/state.py",
+        "        return failing is not None and self._now() - failing.since >= BLIND_AFTER\n",
+        "        return failing is None\n",
+        ("tests/http/test_health.py::test_a_leader_that_can_t_look_at_its_backlog_is_not_ready",),
+    ),
+    Bug(
+        "pages wait for a session, and nothing says so",
+        "relay/engine/outage.py",
+        "                await pause(self.failed(why))\n",
+        "                await pause(0.1)\n",
+        (HOLD_TESTS + "::test_a_pool_without_a_free_session_ends_no_term",),
+    ),
+    Bug(
         "nobody watches the lease",
         "relay/engine/lead.py",
         "            tasks.start_soon(self._store.watch)\n",

@@ -10,7 +10,7 @@ import pytest
 from relay.core.event import Event
 from relay.core.outcome import Held, Outcome
 from relay.errors import StoreBusy
-from relay.facts import HoldBegan, HoldEnded, OutageBegan, Parked, TermBegan
+from relay.facts import HoldBegan, HoldEnded, OutageBegan, OutageEnded, Parked, TermBegan
 from relay.memory import MemoryBus, MemoryOutbox, MemoryStore
 from relay.ports import Permit
 from tests.engine.world import World, running, settle_once, until
@@ -315,3 +315,5 @@ async def test_a_pool_without_a_free_session_ends_no_term(world: World) -> None:
     assert world.stored() == [b"1", b"2", b"3"]
     assert len(world.told(TermBegan)) == 1
     assert failures == {"blocked": 0, "due": 0}
+    began, ended = world.told(OutageBegan), world.told(OutageEnded)
+    assert [fact.side for fact in began + ended] == ["postgres"] * 2

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from relay.core.disposition import Parking
+from relay.engine.outage import OutageBook
 from relay.engine.settle import BEHIND_SHARE, SETTLE_EVERY, Done, Settler
 from relay.ports import Settlement
 
@@ -28,7 +29,7 @@ class SlowStore:
 
 def settler_over(store: SlowStore) -> Settler:
     link = SimpleNamespace(bus=SimpleNamespace(duplicate_window=WINDOW), learnt=dict)
-    outage = SimpleNamespace(lasts=False)
+    outage = OutageBook("postgres", jitter=lambda: 0.0, record=lambda _: None)
     given: Any = store, link, outage
     return Settler(*given)
 

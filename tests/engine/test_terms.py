@@ -279,6 +279,25 @@ async def test_a_term_that_is_over_has_dropped_its_connection_before_anybody_hea
     assert order[:2] == ["dropped", "told"]
 
 
+async def test_a_look_that_fails_again_is_no_news_for_a_minute(world: World) -> None:
+    async def fail(*_: Any) -> Any:
+        raise StoreOutage("no session")
+
+    campaign = world.outbox.campaign
+
+    async def campaign_for_a_blind_store(holder: str) -> MemoryStore | None:
+        store = await campaign(holder)
+        if store is not None:
+            store.look = fail  # type: ignore[method-assign]
+        return store
+
+    world.outbox.campaign = campaign_for_a_blind_store  # type: ignore[method-assign]
+    await running(world, lambda: anyio.sleep(150))
+    told = world.told(HousekeepingFailed)
+    assert len(told) > 100
+    assert [number for number, fact in enumerate(told) if not fact.again] == [0, 60, 120]
+
+
 @pytest.mark.parametrize("duty", ["tend", "look"])
 async def test_a_leader_whose_server_was_demoted_ends_its_term_even_when_idle(
     world: World, duty: str

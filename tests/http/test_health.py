@@ -117,6 +117,19 @@ def test_who_is_not_ready_says_why(facts: tuple[Fact, ...], reasons: dict[str, s
     assert failing(health) == reasons
 
 
+def test_a_leader_that_can_t_look_at_its_backlog_is_not_ready() -> None:
+    clock = Clock()
+    health = health_at(clock, *LEADS, HousekeepingFailed("FATAL: too many connections"))
+    assert health.is_ready
+    clock.now += 29
+    assert health.is_ready
+    clock.now += 1
+    reason = "not known for 30 s: it has no connection left for us"
+    assert failing(health) == {"lag": reason}
+    health.state.record(BacklogSeen(Backlog(0, 0.0, 0)))
+    assert health.is_ready
+
+
 TAKEN = (
     "the lease of schema s is held by a session that is no relay's: pid 4711, login m; end it",
     "the lease of schema s is held by a session that is no relay's: a prepared transaction; end it",
