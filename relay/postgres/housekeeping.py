@@ -16,10 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import psycopg
-
-from relay.errors import StoreOutage, TermLost
-from relay.postgres.connecting import in_words
+from relay.errors import TermLost
 from relay.postgres.parked import PostgresParked
 from relay.postgres.session import Session
 from relay.postgres.sqlfiles import load
@@ -62,15 +59,10 @@ class Housekeeping:
 
         Raises:
             TermLost: rows of another cluster came in, which only the beginning of a term takes in.
-            StoreOutage: as a session does; also where something of the database's owner is in the
-                way, such as a table that refers to a row.
+            StoreOutage: as a session does.
+            psycopg.Error: something of the database's owner is in the way, such as a table that
+                refers to a row.
         """
-        try:
-            return await self._tend(session, retention)
-        except psycopg.Error as error:
-            raise StoreOutage(f"the database refuses it: {in_words(error)}") from error
-
-    async def _tend(self, session: Session, retention: float) -> int:
         if await self._row(session, "foreign_rows") is not None:
             raise TermLost(
                 "the outbox has got rows with transaction ids of another cluster (a restore, a"

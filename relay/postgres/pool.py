@@ -20,6 +20,7 @@ import psycopg_pool
 from psycopg_pool import AsyncConnectionPool
 
 from relay.errors import RelayError, StoreBusy, StoreOutage
+from relay.postgres.connecting import in_words
 from relay.postgres.session import Connection, Session
 
 MOST: Final = 2
@@ -77,6 +78,8 @@ class Pool:
 
         Raises:
             StoreBusy: there is none within ``WAIT`` s, whether the server is away or not.
+            StoreOutage: also for what the server says to a statement that is of no outage's kind,
+                such as a broken index: what is asked here is asked again.
         """
         pool = await self._opened()
         try:
@@ -89,6 +92,8 @@ class Pool:
             raise StoreOutage("the pool of sessions is closed") from None
         try:
             yield Session(connection)
+        except psycopg.Error as error:
+            raise StoreOutage(f"the database refuses it: {in_words(error)}") from error
         finally:
             if connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                 connection.pgconn.finish()

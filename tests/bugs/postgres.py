@@ -70,6 +70,13 @@ LOSS = (
         (PARKED + "::test_a_reference_whose_row_was_deleted_is_due_and_said_aloud",),
     ),
     Bug(
+        "an index that is broken ends the process, though delivery does without it",
+        "relay/postgres/pool.py",
+        "        except psycopg.Error as error:\n            raise StoreOutage(f",
+        "        except ZeroDivisionError as error:\n            raise StoreOutage(f",
+        (STORE + "::test_an_error_of_no_outage_s_kind_beside_delivery_is_waited_for",),
+    ),
+    Bug(
         "pruning begins from the lowest id in mid-walk",
         "relay/postgres/housekeeping.py",
         "        if not self._walking and self._now()",

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import anyio
 import psycopg
 import pytest
+from psycopg import sql
 
 from relay.core import disposition
 from relay.errors import SchemaError, SettingsError, StoreOutage, TermLost
@@ -178,6 +179,17 @@ async def test_a_row_that_can_t_be_deleted_is_told_and_ends_nothing(
         await store.tend(0.0)
     await producer.execute("drop table audit")
     assert await store.tend(0.0) == 2
+
+
+async def test_an_error_of_no_outage_s_kind_beside_delivery_is_waited_for(
+    outbox: PostgresOutbox, store: PostgresStore
+) -> None:
+    """Such as that of a broken index, or of a table that another session is changing."""
+    # R-FATE
+    with pytest.raises(StoreOutage, match="refuses it: division by zero"):
+        async with outbox.pool.session() as session:
+            await session.rows(sql.SQL("select 1 / 0").format())
+    assert (await store.look(None)).undelivered == 0
 
 
 @pytest.mark.parametrize("hours", [1, -1, 24 * 365])
