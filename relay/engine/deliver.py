@@ -116,6 +116,7 @@ class Delivery:
                 self._record(SetAside(set_aside))
             with self.parked.changing():
                 await self._settler.add_and_wait(done)
+            self._parked(total.refused)
         else:
             self._settler.add(done)
         if repair.lasts:
@@ -172,6 +173,7 @@ class Delivery:
             total.stored += fates.stored
             total.duplicates += fates.duplicates
             total.unverified += fates.unverified
+            total.refused += fates.refused
             done.parked += fates.parkings
             if fence:
                 rest_of_page = self._park_behind(rest_of_page, fence, done)
@@ -191,7 +193,7 @@ class Delivery:
         return passing
 
     def _note(self, fates: Fates, closed: Collection[str]) -> None:
-        """Record what was refused or is held up."""
+        """Record what is held up, and note what leaves the page."""
         for held in fates.held.values():
             self._held(held, closed)
         if fates.parkings:
@@ -201,9 +203,12 @@ class Delivery:
                 self.holds.set_aside(parking.held_by)
         self.holds.wait_with_page(fates.left_by)
         self.delivered += fates.stored
-        self.refused += len(fates.refused)
-        for event, parking, refused in fates.refused:
-            self._record(Parked.of(event, parking, refused.fault))
+
+    def _parked(self, refused: Sequence[tuple[Event, Parking, Refused]]) -> None:
+        """Record what was refused, once it is settled: before, nobody has kept it."""
+        self.refused += len(refused)
+        for event, parking, why in refused:
+            self._record(Parked.of(event, parking, why.fault))
 
     def _pause(self, fates: Fates, retry: Backoff) -> float:
         """Return the seconds to wait before those left are published again."""
@@ -262,6 +267,7 @@ class Delivery:
                 left = [e for e in left[len(events) :] if tries.fence.passes(e.event.key)]
             if settled is not None:
                 await settled.wait()
+                self._parked(tries.total.refused)
         return tries
 
     def _conclude(
@@ -287,7 +293,9 @@ class Delivery:
             if disposition.is_alone(each.event.subject, each.held_by, fate, self._answered):
                 fate = Refused(NO_ANSWER)
             if isinstance(fate, Refused):
-                done.parked.append(self._refuse(each, fate))
+                parking = self._refuse(each, fate)
+                tries.total.refused.append((each.event, parking, fate))
+                done.parked.append(parking)
             elif isinstance(fate, Held):
                 if fate.by in closed and fate.by not in self.holds:
                     continue  # it ended while the bus was told not to ask: due again at once
@@ -296,7 +304,7 @@ class Delivery:
         return done
 
     def _refuse(self, each: Due, refused: Refused) -> Parking:
-        parking = disposition.refused(
+        return disposition.refused(
             each.event,
             refused,
             attempts=each.attempts + 1,
@@ -305,9 +313,6 @@ class Delivery:
             jitter=self._jitter(),
             once=each.replay is not None,
         )
-        self.refused += 1
-        self._record(Parked.of(each.event, parking, refused.fault))
-        return parking
 
     def _hold(self, each: Due, held: Held, closed: Collection[str], *, again: bool) -> Parking:
         """Park a due event that is held; the ledger counts one answer a call (not ``again``)."""

@@ -149,6 +149,28 @@ async def test_a_lock_on_the_parked_is_waited_for_within_the_term(world: World) 
     assert world.stored() == [b"1"]
 
 
+async def test_a_refusal_is_told_once_it_is_kept(world: World) -> None:
+    """A term that ends before would tell it, and the next one would tell it again."""
+    busy = False
+    settle_once(world.outbox, lambda: not busy, StoreBusy("a lock"))
+    world.bus.refuse["a.bad"] = "too large"
+
+    async def work() -> None:
+        nonlocal busy
+        world.outbox.emit("a.b", b"1")
+        await until(lambda: world.outbox.settled == 1)
+        busy = True
+        world.outbox.emit("a.bad", b"2")
+        await until(lambda: bool(world.told(OutageBegan)))
+        await anyio.sleep(30)
+        assert world.told(Parked) == []
+        busy = False
+        await until(lambda: bool(world.told(Parked)))
+
+    await running(world, work)
+    assert world.outbox.parked.rows
+
+
 async def test_a_relay_that_has_lost_its_lease_sends_nothing_of_the_page_in_hand() -> None:
     # R-TERM
     outbox, bus = MemoryOutbox(), MemoryBus()
