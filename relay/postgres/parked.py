@@ -10,6 +10,7 @@ A settlement that can't keep one of its events keeps nothing, and says which (R-
 that can't be decoded, or whose outbox row is gone, is due as an unreadable event (R-FATE).
 """
 
+import json
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -62,7 +63,8 @@ class PostgresParked:
     async def blocked(self, keys: Collection[str]) -> set[str]:
         """Return those of ``keys`` whose next event has to queue behind a parked one."""
         async with self._pool.session() as session:
-            rows = await session.rows(self._query("blocked"), self._blocks | {"keys": list(keys)})
+            asked = self._blocks | {"keys": _json(list(keys))}
+            rows = await session.rows(self._query("blocked"), asked)
         return {key for (key,) in rows}
 
     async def due(self, limit: int, *, without: Collection[str] = ()) -> Sequence[Due]:
@@ -130,7 +132,7 @@ class PostgresParked:
             stay += renewed
         freed: list[Row] = []
         if unparked:
-            freed = await term.rows(self._query("unpark"), {"event_ids": list(unparked)})
+            freed = await term.rows(self._query("unpark"), {"event_ids": _json(unparked)})
         moved = [each.event_id for each in stay if each.dead or each.delay is None]
         if moved:
             freed += await term.rows(self._query("keys_of"), {"event_ids": moved})
@@ -155,18 +157,20 @@ class PostgresParked:
         """Run ``park`` or ``repark``; id and event_id of the events that are parked."""
         if not parkings:
             return set()
-        columns = {
-            "event_ids": [each.event_id for each in parkings],
-            "ids": [each.id for each in parkings],
-            "attempts": [each.attempts for each in parkings],
-            # psycopg takes a list of one type only
-            "delays": [None if each.delay is None else float(each.delay) for each in parkings],
-            "dead": [each.dead for each in parkings],
-            "held_by": [each.held_by for each in parkings],
-            "errors": [each.error for each in parkings],
-            "codes": [each.code for each in parkings],
-        }
-        return set(await term.rows(self._query(name), columns))
+        events = [
+            {
+                "event_id": each.event_id,
+                "id": each.id,
+                "attempts": each.attempts,
+                "delay": each.delay,
+                "dead": each.dead,
+                "held_by": each.held_by,
+                "error": each.error,
+                "code": each.code,
+            }
+            for each in parkings
+        ]
+        return set(await term.rows(self._query(name), {"events": _json(events)}))
 
     async def _renewed(self, term: Session, lost: Sequence[Parking]) -> list[Parking]:
         """Give rows an event_id of their own where a parked row has the same (R-ONCE)."""
@@ -182,6 +186,11 @@ class PostgresParked:
 
     def _query(self, name: str) -> Any:
         return load(f"queries/{name}", self._schema)
+
+
+def _json(value: Sequence[Any]) -> str:
+    """Write what a statement takes; a character as itself, for the database may not be in UTF-8."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _as_parked(read: Event, parked: Event, replay: int | None) -> Event:

@@ -8,7 +8,8 @@
 --          row no more; waits_for is the parked event of the same key that has to go first; total
 --          counts every match; as_of is the clock, or when the last of them died: it may have been set
 --          back since
--- reads    the parked once over; for the rows returned the index (key, id), and the outbox by id
+-- reads    the parked once over; for the rows returned the indexes (key, id) of the live and
+--          of the dead, and the outbox by id
 -- locks    nothing
 with matching as materialized (
   select p.id, p.event_id, p.dead_at
@@ -37,7 +38,8 @@ select p.id, p.event_id::text, p.subject, p.key, p.attempts, p.retries, p.create
            (select min(e.id) from :"schema".parked as e
              where e.key = p.key and e.id < p.id and e.dead_at is null),
            case when p.next_attempt_at is null then
-             (select min(e.id) from :"schema".parked as e where e.key = p.key and e.id < p.id)
+             (select min(e.id) from :"schema".parked as e
+               where e.key = p.key and e.id < p.id and e.dead_at is not null)
            end
          )
        end as waits_for,

@@ -17,7 +17,8 @@ select p.id, p.event_id::text, p.subject, p.key, p.attempts, p.retries, p.create
            (select min(e.id) from :"schema".parked as e
              where e.key = p.key and e.id < p.id and e.dead_at is null),
            case when p.next_attempt_at is null then
-             (select min(e.id) from :"schema".parked as e where e.key = p.key and e.id < p.id)
+             (select min(e.id) from :"schema".parked as e
+               where e.key = p.key and e.id < p.id and e.dead_at is not null)
            end
          )
        end as waits_for,

@@ -47,7 +47,7 @@ head as materialized (
                 limit 1) is not null
               or %(dead_blocks)s::boolean
                  and (select true from :"schema".fence as f
-                       where f.key between h.key and h.key and f.id < h.id
+                       where f.key between h.key and h.key and f.id < h.id and f.dead
                        order by f.key, f.id
                        limit 1) is not null) as blocked
     from outage as o
@@ -102,7 +102,8 @@ chosen as materialized (
                      <= statement_timestamp() + make_interval(secs => %(longest)s::float8)
               or %(dead_blocks)s::boolean
                  and exists (select from :"schema".fence as e  -- between two live ones: a dead one
-                              where e.key = f.key and e.id > b.id_before and e.id < b.id)
+                              where e.key = f.key and e.id > b.id_before and e.id < b.id
+                                and e.dead)
             )) over inwards as stopped
        from (
          select p.ctid as place, p.id, p.held_by, p.next_attempt_at,

@@ -19,6 +19,6 @@ update :"schema".parked as p
    and first.next_attempt_at is null
    and not (%(dead_blocks)s::boolean
             and (select true from :"schema".fence as e
-                     where e.key between k.key and k.key and e.id < first.id
+                     where e.key between k.key and k.key and e.id < first.id and e.dead
                      order by e.key, e.id
                      limit 1) is not null)

@@ -1,8 +1,6 @@
 -- repark: events that are parked already were tried again, and stay.
 --
--- takes    event_ids (text[] of uuids), ids (bigint[]), attempts (int[]), delays (float8[], s from
---          now, null for the dead), dead (boolean[]), held_by (text[]), errors (text[]), codes
---          (int[]), side by side
+-- takes    events (json): as park
 -- returns  id and event_id of those that are parked
 -- locks    their rows
 --
@@ -25,9 +23,9 @@ update :"schema".parked as p
               || jsonb_build_object('at', clock_timestamp(), 'attempt', t.attempts,
                                     'code', t.code, 'error', t.error)
        end
-  from unnest(%(event_ids)s::text[], %(ids)s::bigint[], %(attempts)s::int[], %(delays)s::float8[],
-              %(dead)s::boolean[], %(held_by)s::text[], %(errors)s::text[], %(codes)s::int[])
-         as t (event_id, id, attempts, delay, dead, held_by, error, code)
+  from json_to_recordset(%(events)s::json)
+         as t (event_id text, id bigint, attempts int, delay float8, dead boolean, held_by text,
+               error text, code int)
  where p.event_id = t.event_id::uuid
    and p.id = t.id
 returning p.id, p.event_id::text

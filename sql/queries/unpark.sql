@@ -1,13 +1,14 @@
 -- unpark: events that were parked are stored now; kept for as long as the stream may lose them.
 --
--- takes    event_ids (text[] of uuids)
+-- takes    event_ids (json: an array)
 -- returns  their keys, each once
 -- locks    their rows
 --
 -- The time is that of the settlement's transaction, as that of its checkpoint is.
 with stored as (
   delete from :"schema".parked as p
-   where p.event_id = any (%(event_ids)s::text[]::uuid[])
+   where p.event_id = any (array(
+           select e.id::uuid from json_array_elements_text(%(event_ids)s::json) as e (id)))
   returning p.event_id, p.id, p.key, p.subject, p.created_at, p.retries, p.replay
 ),
 kept as (

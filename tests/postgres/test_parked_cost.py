@@ -1,6 +1,7 @@
 """What a look at many parked events touches."""
 
 import asyncio
+import json
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -86,7 +87,7 @@ def test_a_hot_key_is_read_no_further_than_a_page(crowded: psycopg.Connection) -
 
 def test_whether_a_key_is_blocked_costs_one_look_a_key(crowded: psycopg.Connection) -> None:
     keys = ["hot", *(f"k{number}" for number in range(1000))]
-    plan = nodes(crowded, "blocked", keys=keys, dead_blocks=True)
+    plan = nodes(crowded, "blocked", keys=json.dumps(keys), dead_blocks=True)
     assert touched(plan, table="parked") <= 2 * len(keys)
 
 
