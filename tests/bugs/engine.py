@@ -46,9 +46,11 @@ LOSS = (
     Bug(
         "where the parked are locked, their page is settled without them",
         "relay/engine/settle.py",
-        "                await anyio.sleep(self._outage.failed(why))\n",
-        "                await anyio.sleep(self._outage.failed(why))\n"
-        "                settlement = Settlement(settlement.position)\n",
+        "            await self._store.settle(settlement)\n",
+        "            try:\n"
+        "                await self._store.settle(settlement)\n"
+        "            except Exception:\n"
+        "                await self._store.settle(Settlement(settlement.position))\n",
         (SEAMS + "::test_a_refused_event_is_kept_though_the_parked_are_locked", MODEL),
     ),
     Bug(
@@ -72,11 +74,9 @@ ORDER = (
         "the next page is published before the parking of this one is settled",
         DELIVER,
         "            with self.parked.changing():\n"
-        "                await self._settler.add_and_wait(done)\n"
-        "        else:\n",
+        "                await self._settler.add_and_wait(done)\n",
         "            with self.parked.changing():\n"
-        "                self._settler.add(done)\n"
-        "        else:\n",
+        "                self._settler.add(done)\n",
         (MODEL,),
     ),
     Bug(

@@ -152,8 +152,8 @@ BUGS = (
     Bug(
         "what was learnt of streams is kept some time later",
         "relay/engine/settle.py",
-        "                if streams:\n",
-        "                if streams and settlement.parked:\n",
+        "            if streams:\n",
+        "            if streams and settlement.parked:\n",
         (SEAMS + "::test_what_was_learnt_of_streams_is_kept_before_what_they_stored_is_settled",),
     ),
     Bug(
@@ -165,7 +165,7 @@ BUGS = (
     ),
     Bug(
         "a lock on the parked ends the term",
-        "relay/engine/settle.py",
+        "relay/engine/outage.py",
         "            except (StoreFull, StoreBusy) as why:\n",
         "            except StoreFull as why:\n",
         (HOLD_TESTS + "::test_a_lock_on_the_parked_is_waited_for_within_the_term",),
