@@ -273,10 +273,10 @@ class RepairEnded:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A batch was handed to the bus, and came back.
+    """A batch was handed to the bus, and came back. Not recorded if nothing of it was sent.
 
     Attributes:
-        events: how many.
+        events: how many were sent.
         counts: the same, by stream ("" if that is not known) and by what came of them: "" stored,
             else refused, held, unknown or outage.
         seconds: what it took.

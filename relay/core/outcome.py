@@ -8,24 +8,26 @@ Unknown   nobody can tell                       -> again, with the same message 
 """
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """JetStream acknowledged the event.
+    """JetStream has the event: it acknowledged it now, or it is known to hold it.
 
     Attributes:
         stream: the stream that has it; "" where the permissions hide its name.
         seq: its stream sequence where the answer told it beyond doubt, as few batches do.
         duplicate: True if the stream held this message id already, None where the answer can't say.
         unverified: a duplicate of a producer's key whose stored message could not be looked at.
+        sent: False if the event was passed over, for the stream is known to hold it.
     """
 
     stream: str = ""
     seq: int | None = None
     duplicate: bool | None = None
     unverified: bool = False
+    sent: bool = True
 
 
 class Fault(enum.StrEnum):
@@ -79,11 +81,13 @@ class Held:
             ORDERS", "forbidden subjects", and the like. Never longer than 300 characters.
         reason: one line for a person.
         code: JetStream's err_code, or 0 if there was none.
+        sent: False if this was known, and the event not sent. It makes no other outcome.
     """
 
     by: str
     reason: str
     code: int = 0
+    sent: bool = field(default=True, compare=False)
 
 
 Outcome = Stored | Refused | Held | Unknown

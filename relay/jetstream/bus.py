@@ -25,6 +25,7 @@ that took nothing last time is tried with a few events first.
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from operator import itemgetter, methodcaller
 
 import anyio
@@ -280,7 +281,7 @@ class _Call:
         if self._connection.lost is not None:
             return outcomes + [None] * len(rest)
         if stream.held is not None:
-            return outcomes + [stream.held] * len(rest)
+            return outcomes + [replace(stream.held, sent=False)] * len(rest)
         fence = KeyFence()
         fence.note(events[:PROBE], [outcome for outcome in outcomes if outcome is not None])
         passing, _ = fence.split(rest)

@@ -37,7 +37,7 @@ import math
 import secrets
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -216,6 +216,7 @@ class _Wire(Client):
         self._must_encrypt = must_encrypt
         self._opened = False
         self._aborted = False
+        self.announced: Sequence[str] = ()  # the cluster's addresses, as the newest INFO has them
 
     def begin(self, inbox: str) -> None:
         """Watch over nats-py's tasks, and subscribe to all below ``inbox``."""
@@ -317,8 +318,10 @@ class _Wire(Client):
         self._current_server = server
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        """Clean the INFO, insist on TLS before nats-py looks, keep the size limit fresh."""
+        """Clean the INFO, insist on TLS before nats-py looks, keep what changes fresh."""
         clean_info(info)
+        # nats-py would keep each address for as long as the connection lasts.
+        self.announced = info.pop("connect_urls")
         if initial_connection and self._must_encrypt and not info.get("tls_required"):
             if not info.get("tls_available"):
                 raise errors.Error("TLS was asked for, but the server offers none")

@@ -20,7 +20,8 @@ class BusOptions:
     """Connection and stream options. ``repr`` shows no secret, nor a URL's user part.
 
     Attributes:
-        urls: ``nats://`` or ``tls://`` servers of one cluster, tried in turn.
+        urls: ``nats://`` or ``tls://`` servers of one cluster, tried by turns with those that it
+            announces.
         creds: path of a credentials file (JWT and seed).
         nkey_seed: an nkey seed, or the path of a file that holds one.
         secret_files: (option, path) of nkey_seed, password and token, read anew at each connect.

@@ -163,7 +163,8 @@ def clean_info(info: dict[str, Any]) -> None:
 def _is_address(url: object) -> bool:
     try:
         parts = urlsplit(f"nats://{url}")
-        return isinstance(url, str) and bool(parts.hostname) and (parts.port or 0) >= 0
+        whole = parts.netloc == url and "@" not in parts.netloc
+        return whole and bool(parts.hostname) and (parts.port or 0) >= 0
     except ValueError:
         return False
 

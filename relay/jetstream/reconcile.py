@@ -10,7 +10,8 @@ anything more is published:
     a lower last sequence, or
     another message at the tip's ────► behind: StreamBehind; the engine goes back (``held``)
     else: more messages than the tip ► read their event ids (``tail``): those events count as Stored
-                                       and are not sent, however long ago the duplicate window ended
+                                       in this stream, and are not sent to it, however long ago the
+                                       duplicate window ended
 
 It costs what the connection asks anyway, and one question for the message at the tip's sequence. A
 message that is missing there is no evidence: limits, consumers and people delete messages.
@@ -61,8 +62,7 @@ class Reconciler:
         self._options = options
         self._connection: Connection | None = None
         self._api: Api | None = None
-        self._stored: set[int] = set()  # event ids that stand in tails
-        self._tails: set[Stream] = set()
+        self._tails: dict[Stream, set[int]] = {}  # event ids that stand in its tail
         self._delivered: Collection[int] = ()  # ids that were delivered before the repair
         self._repairing: Collection[str] = ()
         self._behind: dict[str, StreamInfo] = {}
@@ -80,7 +80,7 @@ class Reconciler:
             stream = self._streams.get(tip.stream)
             stream.resume(tip)
             stream.uncompared = self._options.reconcile
-        self._stored, self._tails, self._delivered = set(), set(), ()
+        self._tails, self._delivered = {}, ()
         self._repairing = frozenset(repairing)
         self._behind.clear()
         self.active = False
@@ -88,9 +88,8 @@ class Reconciler:
     def tips(self, *, caught_up: bool = False) -> Sequence[Tip]:
         """Return the tips that have moved; with ``caught_up`` no tail is of use any more."""
         if caught_up and self._tails:
-            self._streams.moved |= self._tails
+            self._streams.moved.update(self._tails)
             self._tails.clear()
-            self._stored = set()
             self.active = bool(self._delivered)
         if not self._streams.moved:
             return ()
@@ -118,7 +117,7 @@ class Reconciler:
     def pass_over(self, ids: Collection[int]) -> None:
         """Take these events for stored, but those of a stream that is being repaired."""
         self._delivered = frozenset(ids)
-        self.active = bool(self._delivered or self._stored)
+        self.active = bool(self._delivered or self._tails)
 
     def repaired(self) -> tuple[int, int]:
         """Count, since asked last, events published again, and those not stored again."""
@@ -132,7 +131,7 @@ class Reconciler:
         """Compare each stream with its tip, on a new connection; raises StreamBehind."""
         if connection is not self._connection and self._options.reconcile:
             self._connection, self._api = connection, api
-            self._stored, self._tails = set(), set()  # the tails are read anew
+            self._tails = {}  # they are read anew
             self._behind.clear()
             for stream in self._streams.by_name.values():
                 stream.looked = 0
@@ -217,8 +216,9 @@ class Reconciler:
         if not isinstance(route, Stream):
             return None
         before = event.id in self._delivered and route.name not in self._repairing
-        if before or (self._stored and as_number(event.event_id) in self._stored):
-            return Stored(route.name, duplicate=True)
+        tail = self._tails.get(route)  # not another stream's: it may source this one, which lost it
+        if before or (tail and as_number(event.event_id) in tail):
+            return Stored(route.name, sent=False)
         return None
 
     # Comparing.
@@ -291,8 +291,7 @@ class Reconciler:
                 extra={"stream": stream.name, "looked_to": tail.reached, "last": last_seq},
             )
         if tail.event_ids:
-            self._stored = self._stored | tail.event_ids if self._stored else tail.event_ids
-            self._tails.add(stream)
+            self._tails.setdefault(stream, tail.event_ids).update(tail.event_ids)
             self.active = True
         elif stream not in self._tails:
             stream.tip = replace(tip, after=last_seq)

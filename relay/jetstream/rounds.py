@@ -1,10 +1,11 @@
 """Sorts the events of one call into lanes, and the lanes into rounds (R-ORDER: see ``bus``)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from relay.core.event import Event
 from relay.core.order import WAITS, KeyFence
-from relay.core.outcome import Outcome
+from relay.core.outcome import Held, Outcome
 from relay.jetstream.routing import Route
 from relay.jetstream.streams import Stream
 
@@ -28,13 +29,18 @@ def rounds_of(
     rounds: list[Round] = [{}]
     last: dict[str, tuple[Lane, int]] = {}
     fence = KeyFence()
+    held = {
+        subject: replace(route, sent=False)
+        for subject, route in routes.items()
+        if isinstance(route, Held)
+    }
     for place, event in enumerate(events):
         key, route = event.key, routes[event.subject]
         if not fence.passes(key):
             outcomes[place] = WAITS
             continue
         if not isinstance(route, Stream):
-            outcomes[place] = route
+            outcomes[place] = held.get(event.subject, route)
             fence.close(key)
             continue
         lane, turn = lane_of(event, route), 0

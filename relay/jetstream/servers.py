@@ -1,7 +1,10 @@
 """The servers of one cluster, and how we log in to them.
 
-Servers: those configured first, then those that the cluster announces. The one that failed goes to
-the end, so that a lost connection is followed by one elsewhere.
+Servers: those that the cluster announces, by chance, and those configured, by turns: announced
+addresses may all have changed meanwhile, and a configured name may be one of the past. Of either
+kind the one that was tried last comes last, so that a lost connection is followed by one elsewhere.
+Authoritative for what is announced: the newest INFO of the newest connection. An address that it
+does not hold is forgotten.
 
 Log-in and TLS: files are opened here, so that one that can't be read is named with its option and
 not with a failed connection. They are read at every connect: rotated credentials need no restart.
@@ -12,11 +15,12 @@ read, a password that goes over the network in the clear.
 import ipaddress
 import logging
 import os
+import random
 import re
 import ssl
 import stat
-from collections import deque
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,7 +33,7 @@ from relay.jetstream.options import BusOptions
 
 log = logging.getLogger(__name__)
 
-_MOST_SERVERS = 64
+_MOST_ANNOUNCED = 64
 
 _LOGIN_REFUSED = re.compile(
     "authorization violation|authentication (expired|revoked)|TLS was asked for", re.IGNORECASE
@@ -46,7 +50,7 @@ _warned: set[str] = set()
 
 
 class Servers:
-    """Every server of the cluster, in the order in which they are tried."""
+    """The servers of one cluster, as far as they are known now."""
 
     def __init__(self, options: BusOptions) -> None:
         """Begin with the configured URLs.
@@ -55,15 +59,17 @@ class Servers:
             SettingsError: a URL is not ``nats://host`` or ``tls://host``.
         """
         self._options = options
-        self._urls: deque[tuple[str, str | None]] = deque()  # with the name in the certificate
+        self._configured: list[str] = []
+        self._newest: Connection | None = None  # what it is told is what the cluster announces
+        self._tls_name: str | None = None  # the name in its certificate, where its URL has another
         for url in options.urls:
             whole = url if "://" in url else f"nats://{url}"
             scheme, host = _scheme_and_host(whole)
             if scheme not in {"nats", "tls"} or not host:
                 shown = f"{scheme}://{host}"
                 raise SettingsError([f"nats urls: {shown}: must be nats://host or tls://host"])
-            self._urls.append((whole, None))
-        if not self._urls:
+            self._configured.append(whole)
+        if not self._configured:
             raise SettingsError(["nats urls: there is none"])
 
     async def connect(self) -> Connection:
@@ -75,27 +81,41 @@ class Servers:
             SettingsError: a credentials or certificate file is not usable.
         """
         refusals: list[BusOutage] = []
-        for _ in range(len(self._urls)):
-            url, tls_name = self._urls[0]
-            self._urls.rotate(-1)
+        for url, tls_name in self.in_turn():
+            if url in self._configured:
+                self._configured.remove(url)
+                self._configured.append(url)
             try:
                 connection = await _open(self._options, url, tls_name)
             except BusOutage as outage:
                 refusals.append(outage)
                 continue
-            self._learn(connection, url, tls_name)
+            self._newest, self._tls_name = connection, tls_name
             return connection
         refused = all(isinstance(each, BusLoginRefused) for each in refusals)
         raise (BusLoginRefused if refused else BusOutage)("; ".join(map(str, refusals)))
 
-    def _learn(self, connection: Connection, url: str, tls_name: str | None) -> None:
-        parts = urlsplit(url)
-        user = parts.netloc.rpartition("@")[0]
-        listed = {urlsplit(each).netloc.rpartition("@")[2] for each, _ in self._urls}
-        for found in connection.wire.discovered_servers:
-            if found.netloc not in listed and len(self._urls) < _MOST_SERVERS:
-                at = f"{user}@{found.netloc}" if user else found.netloc
-                self._urls.appendleft((f"{parts.scheme}://{at}", tls_name or parts.hostname))
+    def in_turn(self) -> list[tuple[str, str | None]]:
+        """Return all servers in the order in which they are tried.
+
+        Each is a URL, and the name in its certificate where that is another one.
+        """
+        configured = [(url, None) for url in self._configured]
+        by_turns = zip_longest(self._announced(), configured)
+        return [server for both in by_turns for server in both if server is not None]
+
+    def _announced(self) -> list[tuple[str, str | None]]:
+        """Return what is announced beside the configured ones; where we were last comes last."""
+        if self._newest is None:
+            return []
+        parts = urlsplit(self._newest.url)
+        user, at, last = parts.netloc.rpartition("@")
+        known = {urlsplit(url).netloc.rpartition("@")[2] for url in self._configured}
+        others = list({*self._newest.wire.announced} - known)
+        addresses = random.sample(others, min(len(others), _MOST_ANNOUNCED))
+        addresses.sort(key=last.__eq__)
+        tls_name = self._tls_name or parts.hostname
+        return [(f"{parts.scheme}://{user}{at}{each}", tls_name) for each in addresses]
 
 
 def _scheme_and_host(url: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """The broker as a list of messages and a dict of the message ids that it remembers."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 import anyio.lowlevel
@@ -98,7 +98,7 @@ class MemoryBus:
             if known is not None:
                 outcome = known
             elif held is not None and held.by in closed:
-                outcome = held
+                outcome = replace(held, sent=False)
             else:
                 if not permit.granted():
                     await permit.renew()

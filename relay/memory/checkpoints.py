@@ -121,7 +121,7 @@ class MemoryReconciling:
     def known(self, event: Event) -> Stored | None:
         """Say whether ``event`` stands in the stream behind the tip."""
         if event.event_id in self._stored:
-            return Stored(self._stream, duplicate=True)
+            return Stored(self._stream, sent=False)
         if event.id in self._delivered:
             self._repaired += 1
         return None

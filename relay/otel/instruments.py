@@ -65,7 +65,8 @@ SENT_MESSAGES: Final = Instrument(
     Kind.COUNTER,
     "{message}",
     "Events handed to JetStream, each try counted; error.type says what came of those not stored:"
-    " refused, held, unknown or outage.",
+    " refused, held, unknown or outage. Not those that the stream is known to hold already, nor"
+    " those held up by what is known to take nothing: they are not sent.",
     (*_MESSAGING, "error.type"),
 )
 PUBLISH_DURATION: Final = Instrument(
@@ -134,7 +135,8 @@ DUPLICATES: Final = Instrument(
     Kind.COUNTER,
     "{event}",
     "Events of which JetStream said that it held their message id already, and stored no second"
-    " copy.",
+    " copy. Not those that a relay finds in the stream after a restart or in a repair, and does not"
+    " send.",
 )
 UNVERIFIED: Final = Instrument(
     "relay.duplicates.unverified",

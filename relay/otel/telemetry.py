@@ -1,6 +1,6 @@
 """One relay's telemetry: what is measured around its adapters' calls, and the sizes it looks at.
 
-    engine ──► timed publish ─────► the bus       Sent      once a batch, not an event
+    engine ──► timed publish ─────► the bus       Sent      once a batch of which something is sent
     engine ──► timed operations ──► the store     Asked     once a call, but for empty reads
     a task beside the engine ─────► both          Looked    every 10 s, by the leader
 
@@ -63,6 +63,7 @@ _SCHEMA: Final = "https://opentelemetry.io/schemas/1.44.0"
 
 _RESULTS: Final = {Stored: "", Refused: "refused", Held: "held", Unknown: "unknown"}
 _SUBJECT: Final = attrgetter("subject")
+_SENT: Final = attrgetter("sent")
 _Port = TypeVar("_Port")
 
 Look = Callable[[], Awaitable[OutboxStorage | Sequence[StreamStorage] | None]]
@@ -236,11 +237,13 @@ def timed_bus(bus: EventBus, record: FactSink, traces: Traces | None, pages: Pag
             stream_of = streams.of(events)
             if publishing is not None:
                 publishing.went_to(stream_of, bus.server)
+            if not (sent := _counts(events, outcomes, stream_of)):
+                return outcomes
             waits: Sequence[tuple[str, float]] = ()
             phases: Mapping[str, float] = {}
             if sample.takes():
                 waits, phases = _times(events, outcomes, stream_of, seconds, now, began, pages)
-            record(Sent(len(events), _counts(events, outcomes, stream_of), seconds, waits, phases))
+            record(Sent(sum(sent.values()), sent, seconds, waits, phases))
             return outcomes
 
     return _with(bus, publish=publish)
@@ -271,13 +274,14 @@ class _Streams:
 def _counts(
     events: Sequence[Event], outcomes: Sequence[Outcome], stream_of: Mapping[str, str]
 ) -> Mapping[tuple[str, str], int]:
-    """Count the events by stream and result."""
+    """Count the events that were sent, by stream and result."""
     names = set(stream_of.values())
-    if len(names) == 1 and set(map(type, outcomes)) == {Stored}:
+    if len(names) == 1 and set(map(type, outcomes)) == {Stored} and all(map(_SENT, outcomes)):
         return {(names.pop(), ""): len(events)}
     return Counter(
         (stream_of[event.subject], _RESULTS[type(outcome)])
         for event, outcome in zip(events, outcomes, strict=True)
+        if not isinstance(outcome, Stored | Held) or outcome.sent
     )
 
 
@@ -293,7 +297,8 @@ def _times(  # noqa: PLR0917 - all of it is the batch's
     """Return how long some of the events took in all, and the first one by phase."""
     noted = min(len(events), WAITS_PER_BATCH)
     places = [number * len(events) // noted for number in range(noted)]
-    stored = [events[place] for place in places if isinstance(outcomes[place], Stored)]
+    taken = [(events[place], outcomes[place]) for place in places]
+    stored = [event for event, outcome in taken if isinstance(outcome, Stored) and outcome.sent]
     ages = [max(0.0, (now - event.created_at).total_seconds()) for event in stored]  # two clocks
     waits = [(stream_of[event.subject], age) for event, age in zip(stored, ages, strict=True)]
     phases = pages.phases(stored[0], ages[0], began, seconds) if stored else {}

@@ -75,8 +75,7 @@ ORDER = (
         DELIVER,
         "            with self.parked.changing():\n"
         "                await self._settler.add_and_wait(done)\n",
-        "            with self.parked.changing():\n"
-        "                self._settler.add(done)\n",
+        "            with self.parked.changing():\n                self._settler.add(done)\n",
         (MODEL,),
     ),
     Bug(

@@ -14,6 +14,7 @@ FRAMES = "tests/jetstream/test_jetstream_frames.py"
 PERMIT = "tests/jetstream/test_jetstream_permit.py"
 TTL = "tests/jetstream/test_jetstream_ttl.py"
 FAULTS = "tests/jetstream/test_jetstream_faults.py"
+SERVERS = "tests/jetstream/test_jetstream_servers.py"
 
 CODES = "relay/jetstream/codes.py"
 ANSWERS = "relay/jetstream/answers.py"
@@ -242,4 +243,35 @@ FATE = (
     ),
 )
 
-BUGS: tuple[Bug, ...] = LOSS + ORDER + ONCE + TERM + FATE
+AROUND = (
+    Bug(
+        "what is held without a byte is called sent",
+        "relay/jetstream/rounds.py",
+        "            outcomes[place] = held.get(event.subject, route)\n",
+        "            outcomes[place] = route\n",
+        (OUTAGES,),
+    ),
+    Bug(
+        "a server that is not announced any more is tried",
+        "relay/jetstream/servers.py",
+        "            self._newest, self._tls_name = connection, tls_name\n",
+        "            self._newest, self._tls_name = self._newest or connection, tls_name\n",
+        (SERVERS,),
+    ),
+    Bug(
+        "an address that a later INFO does not name is kept",
+        "relay/jetstream/connection.py",
+        '        self.announced = info.pop("connect_urls")\n',
+        '        self.announced = [*self.announced, *info.pop("connect_urls")]\n',
+        (SERVERS,),
+    ),
+    Bug(
+        "a configured server is tried after all that are announced",
+        "relay/jetstream/servers.py",
+        "        by_turns = zip_longest(self._announced(), configured)\n",
+        "        by_turns = zip_longest([*self._announced(), *configured], [])\n",
+        (SERVERS,),
+    ),
+)
+
+BUGS: tuple[Bug, ...] = LOSS + ORDER + ONCE + TERM + FATE + AROUND

@@ -64,6 +64,27 @@ BUGS: tuple[Bug, ...] = (
         (STREAMS,),
     ),
     Bug(
+        "a copy in a stream that sources the lost one stands in for it",
+        RECONCILE,
+        "        tail = self._tails.get(route)",
+        "        tail = set[int]().union(*self._tails.values())",
+        (STREAMS,),
+    ),
+    Bug(
+        "an event that is passed over is called a duplicate",
+        RECONCILE,
+        "            return Stored(route.name, sent=False)\n",
+        "            return Stored(route.name, duplicate=True)\n",
+        (STREAMS,),
+    ),
+    Bug(
+        "what is known without asking is counted as sent",
+        "relay/otel/telemetry.py",
+        "        if not isinstance(outcome, Stored | Held) or outcome.sent\n",
+        "",
+        ("tests/otel/test_telemetry.py",),
+    ),
+    Bug(
         "nobody looks at a sequence that did not rise",
         "relay/jetstream/bus.py",
         "        if self._streams.doubts:\n",

@@ -1,5 +1,6 @@
 """What several tests ask of a bus."""
 
+import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -80,3 +81,17 @@ async def delivered(bus, page):
     """Publish a page; the tips behind it."""
     assert all_stored(await bus.publish(page))
     return taken(bus)
+
+
+@contextmanager
+def older_stream(server, folder, name):
+    """Keep a copy of one stream as it is now; kill the server and put it back at the end."""
+    (store,) = server.store.glob(f"jetstream/*/streams/{name}")
+    server.stop()
+    shutil.copytree(store, folder / name)
+    server.start()
+    yield
+    server.kill()
+    shutil.rmtree(store)
+    shutil.copytree(folder / name, store)
+    server.start()

@@ -46,12 +46,15 @@ async def test_a_stream_that_takes_nothing_is_asked_by_small_probes_and_not_whil
         closed = {f"stream {name}A"}
         for _ in range(3):
             outcomes = await bus.publish(waiting + events("B", 3), closed=closed)
-            assert {outcome.by for outcome in outcomes[:500]} == closed
+            assert {(outcome.by, outcome.sent) for outcome in outcomes[:500]} == {(*closed, False)}
             assert all_stored(outcomes[500:])
             assert f"{name}.A".encode() not in b"".join(sent)
         for calls in range(1, 4):
             outcomes = await bus.publish(waiting, closed={"stream other"})
             assert {outcome.by for outcome in outcomes} == closed
+            assert [each.sent for each in outcomes] == [
+                place < jetstream_bus.PROBE for place in range(500)
+            ]
             probes = b"".join(sent).count(f"HPUB {name}.A".encode())
             assert calls <= probes <= calls * jetstream_bus.PROBE
 

@@ -8,7 +8,7 @@ from relay.core.checkpoint import Checkpoint, Tip
 from relay.core.outcome import Stored
 from relay.errors import StreamBehind
 from relay.jetstream.tail import Tail
-from tests.jetstream.helpers import all_stored, back_after_outage, delivered, taken
+from tests.jetstream.helpers import all_stored, back_after_outage, delivered, older_stream, taken
 from tests.system.streams import older_store
 
 pytestmark = pytest.mark.anyio
@@ -95,7 +95,12 @@ async def test_what_stands_behind_the_checkpoint_is_not_sent_again(nats_server, 
             bus.reconciling.resume(tips, ())
             await bus.connect()
             for page in (unsettled[:10], unsettled[10:] + new):
-                assert all_stored(await bus.publish(page))
+                outcomes = await bus.publish(page)
+                assert all_stored(outcomes)
+                assert [each.sent for each in outcomes] == [
+                    event not in unsettled[:25] for event in page
+                ]
+                assert not any(each.duplicate for each in outcomes)  # JetStream said no such thing
                 (tip,) = taken(bus, caught_up=False)
                 assert tip.after == tips[0].seq  # a relay that dies here reads the tail again
             (tip,) = taken(bus)
@@ -251,10 +256,41 @@ async def test_what_went_to_a_stream_that_holds_everything_is_not_sent_again(
         await resumed(bus, tips, [f"{name}A"])
         again = [event._replace(message_id=f"{event.message_id}-again") for event in page]
         bus.reconciling.pass_over([event.id for event in page])
-        assert all_stored(await bus.publish(again))
+        outcomes = await bus.publish(again)
+        assert all_stored(outcomes)
+        assert [each.sent for each in outcomes] == [True] * 3 + [False] * 3
         assert bus.reconciling.repaired() == (3, 0)
         assert await seen.count(f"{name}A") == 3
         assert await seen.count(f"{name}B") == 0
+
+
+async def test_a_copy_in_a_stream_that_sources_the_lost_one_does_not_stand_in_for_it(
+    own_nats, kit, name, batched, tmp_path
+):
+    orders, everything = f"{name}A", f"{name}B"
+    async with kit.look(own_nats.url) as seen:
+        await seen.make_stream(orders, [f"{orders}.>"], allow_batched=batched)
+        how = {"sources": [{"name": orders}], "allow_batched": batched}
+        await seen.make_stream(everything, [f"{everything}.>"], **how)
+    settled, lost = ([kit.event(f"{orders}.x", key="k") for _ in range(5)] for _ in range(2))
+    async with kit.bus(own_nats.url) as bus:
+        tips = await delivered(bus, [*settled, kit.event(f"{everything}.x")])
+        with older_stream(own_nats, tmp_path, orders):
+            await bus_delivers(bus, lost)
+            async with kit.look(own_nats.url) as seen:
+                with anyio.fail_after(20):
+                    while await seen.count(everything) < 11:
+                        await anyio.sleep(0.02)
+        with pytest.raises(StreamBehind) as caught:
+            await bus_delivers(bus, [kit.event(f"{orders}.x")])
+        assert caught.value.streams == [orders]
+        await resumed(bus, tips, [orders])
+        bus.reconciling.pass_over([event.id for event in lost])
+        assert all_stored(await bus.publish(lost))
+        assert bus.reconciling.repaired() == (5, 0)
+    async with kit.look(own_nats.url) as seen:
+        ids = [message_id for _, message_id, _, _ in await seen.messages(orders)]
+    assert ids == [event.message_id for event in settled + lost]
 
 
 NARROW = """

@@ -59,6 +59,19 @@ async def test_what_came_of_the_events_is_counted_by_stream_and_outcome() -> Non
     assert outcomes is answers
 
 
+async def test_what_is_known_without_asking_was_not_sent_and_has_not_waited() -> None:
+    events = [event(number, age=float(number)) for number in range(4)]
+    known = [Stored("ORDERS", sent=False), Held("stream ORDERS", "full", sent=False)]
+    sent, _ = await published(Bus([*known, Stored("ORDERS"), Held("s", "full")]), events)
+    assert (sent.events, sent.counts) == (2, {("ORDERS", ""): 1, ("ORDERS", "held"): 1})
+    assert [int(seconds) for _, seconds in sent.waits] == [2]
+    sent, _ = await published(Bus([known[0], Stored("ORDERS")]), events[:2])
+    assert (sent.events, sent.counts) == (1, {("ORDERS", ""): 1})
+    told = []
+    await timed_bus(Bus(known), told.append, None, Pages()).publish(events[:2], PERMIT)
+    assert told == []
+
+
 async def test_a_bus_that_names_no_streams_does_as_well() -> None:
     sent, _ = await published(Bus([Stored()]), [event(1)])
     assert sent.counts == {("", ""): 1}
