@@ -5,8 +5,10 @@ what a decision does to it: ``relay/consumer/README.md`` and ``sql/inbox``.
 """
 
 import json
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import anyio
@@ -22,10 +24,19 @@ from relay.settings import Settings
 if TYPE_CHECKING:
     from relay.postgres.session import Row
 
+log = logging.getLogger("relay.cli")
+
 _SETTINGS: Final = (
     *("postgres_dsn", "postgres_password", "inbox_schema", "log_format", "log_level"),
 )
 _MOST: Final = 100_000
+_LAST_ID: Final = 2**63 - 1
+_EXAMPLES: Final = 10
+"""Messages that are shown before a question."""
+
+CHUNK: Final = 1000
+"""Messages that one transaction decides about."""
+
 _COLUMNS: Final = (
     *("id", "consumer", "message_id", "stream", "sequence", "stored_at", "subject", "key"),
     *("attempts", "next_attempt_at", "last_refused_at", "last_error", "dead_at"),
@@ -74,8 +85,7 @@ def list_(
     json_: Json = False,
 ) -> None:
     """List dead messages in the order of their ids, without payloads."""
-    wanted = {"consumer": consumer, "parked": parked, "limit_rows": limit}
-    rows = _ask(settings, "list", wanted)
+    rows, total = anyio.run(_list, settings, consumer, None, parked, limit)
     if json_:
         found = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
         typer.echo(json.dumps(found, default=rfc3339))
@@ -83,6 +93,9 @@ def list_(
         _print(rows)
     else:
         typer.echo(f"no {'parked' if parked else 'dead'} messages")
+    if total > len(rows):
+        # On standard error: the JSON on the other one stays one array.
+        typer.echo(f"{len(rows)} of {total} shown: see --limit", err=True)
 
 
 def _deciding(action: str, help_: str) -> Any:
@@ -92,7 +105,9 @@ def _deciding(action: str, help_: str) -> Any:
         settings: Settings,
         ids: Annotated[
             list[int] | None,
-            typer.Argument(help="Ids of dead messages.", metavar="ID", show_default=False),
+            typer.Argument(
+                help="Ids of dead messages.", metavar="ID", min=1, max=_LAST_ID, show_default=False
+            ),
         ] = None,
         *,
         everything: Annotated[
@@ -107,18 +122,21 @@ def _deciding(action: str, help_: str) -> Any:
             raise typer.BadParameter(
                 "say whom you mean in one way: by ids, or by --all (of one --consumer, if given)"
             )
-        wanted = {"consumer": consumer, "parked": False, "limit_rows": _MOST}
-        dead = [
-            row for row in _ask(settings, "list", wanted) if everything or row[0] in (ids or ())
-        ]
+        dead = anyio.run(_dead_ids, settings, consumer, ids or None)
         if dead and not yes and (action == "drop" or everything):
             what = f"{action} {counted(len(dead), 'dead message')}"
             if sys.stdin.isatty():
-                _print(dead[:10], err=True)
+                rows, _ = anyio.run(_list, settings, None, dead[:_EXAMPLES], False, _EXAMPLES)
+                _print(rows, err=True)
             ask(what, what.capitalize())
-        who = by or this_user()
-        decision = {"action": action, "ids": [row[0] for row in dead], "who": who}
-        done = [row[0] for row in _ask(settings, "decide", decision)] if dead else []
+        who, done = by or this_user(), set[int]()
+        verb = "dropped" if action == "drop" else "retried"
+        try:
+            anyio.run(_decide, settings, action, dead, who, done)
+        except RelayError:
+            if done:
+                log.warning("%s %s, then it failed", verb, counted(len(done), "dead message"))
+            raise
         failed = [
             f"message {id_} is not dead, or is not there" for id_ in ids or () if id_ not in done
         ]
@@ -126,7 +144,6 @@ def _deciding(action: str, help_: str) -> Any:
             report = {"action": action, "done": len(done), "by": who, "failed": failed}
             typer.echo(json.dumps(report))
         elif done:
-            verb = "dropped" if action == "drop" else "retried"
             typer.echo(f"{verb} {counted(len(done), 'dead message')}")
         if failed or not done:
             raise RelayError("\n".join(failed) or "no dead messages, or none of that consumer")
@@ -135,17 +152,49 @@ def _deciding(action: str, help_: str) -> Any:
     return with_settings(*_SETTINGS)(decide)
 
 
-def _ask(settings: Settings, query: str, params: dict[str, Any]) -> "Sequence[Row]":
+async def _list(
+    settings: Settings, consumer: str | None, ids: list[int] | None, parked: bool, limit: int
+) -> "tuple[list[Row], int]":
+    """Return messages by ``_COLUMNS``, and how many there are in all."""
+    wanted = {"consumer": consumer, "ids": ids, "parked": parked, "limit_rows": limit}
+    async with _asking(settings) as ask_for:
+        rows = await ask_for("list", wanted)
+    return [row[:-1] for row in rows], rows[0][-1] if rows else 0
+
+
+async def _dead_ids(settings: Settings, consumer: str | None, ids: list[int] | None) -> list[int]:
+    async with _asking(settings) as ask_for:
+        return [id_ for (id_,) in await ask_for("dead_ids", {"consumer": consumer, "ids": ids})]
+
+
+async def _decide(
+    settings: Settings, action: str, ids: Sequence[int], who: str, done: set[int]
+) -> None:
+    """Decide, a transaction a chunk; add to ``done`` those that were still dead."""
+    async with _asking(settings) as ask_for:
+        for start in range(0, len(ids), CHUNK):
+            decision = {"action": action, "ids": list(ids[start : start + CHUNK]), "who": who}
+            done.update(id_ for (id_,) in await ask_for("decide", decision))
+
+
+@asynccontextmanager
+async def _asking(
+    settings: Settings,
+) -> "AsyncIterator[Callable[[str, dict[str, Any]], Awaitable[Sequence[Row]]]]":
+    """Give what runs a query of the inbox, on one session."""
     from relay.consumer import migrations
     from relay.postgres.session import Session
     from relay.postgres.sqlfiles import load
 
-    async def rows() -> "Sequence[Row]":
-        async with await Session.connect(settings.conninfo, "inbox") as session:
-            await migrations.migrated(session, settings.inbox_schema)
-            return await session.rows(load(f"inbox/queries/{query}", settings.inbox_schema), params)
+    schema = settings.inbox_schema
 
-    return anyio.run(rows)
+    async def rows(query: str, params: dict[str, Any]) -> "Sequence[Row]":
+        return await session.rows(load(f"inbox/queries/{query}", schema), params)
+
+    with migrations.failures():
+        async with await Session.connect(settings.conninfo, "inbox") as session:
+            await migrations.migrated(session, schema)
+            yield rows
 
 
 def _print(rows: "Sequence[Row]", *, err: bool = False) -> None:

@@ -152,6 +152,13 @@ class Consumer:
             if term is None:
                 continue
             log.info("leading", extra={"consumer": self._name, "epoch": term.epoch})
+            if term.added:
+                log.warning(
+                    "%s is read from the position on, %d: for what is older take another name",
+                    ", ".join(term.added),
+                    term.position,
+                    extra={"consumer": self._name},
+                )
             self.is_leading = True
             try:
                 await self._lead(term)

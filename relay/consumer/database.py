@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 
 from relay.consumer.message import Message
 from relay.core import durations
+from relay.core.subjects import matches
 from relay.errors import NOT_THERE, RelayError, SchemaError, StoreBusy, StoreOutage, TermLost
 from relay.postgres.sqlfiles import names, text
 
@@ -63,12 +64,18 @@ class Database(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A term of one consumer. ``position`` and ``position_at``: up to there all are taken."""
+    """A term of one consumer.
+
+    Attributes:
+        position, position_at: up to there all are taken.
+        added: subjects that no term has read up to there.
+    """
 
     consumer: str
     epoch: int
     position: int
     position_at: datetime
+    added: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -141,8 +148,9 @@ class Inbox:
             if not rows:
                 return None
             await _run(transaction, "line_up", who | {"keys": None})
-            epoch, position, position_at = rows[0]
-        return Term(self._consumer, epoch, position, _aware(position_at))
+            epoch, position, position_at, before = rows[0]
+        added = _added(before, subjects) if position else ()
+        return Term(self._consumer, epoch, position, _aware(position_at), added)
 
     async def renew(
         self, term: Term, lifetime: float, position: int, position_at: datetime
@@ -188,9 +196,9 @@ class Inbox:
             parked = [_parked(row) for row in rows if row[2] is not None]
             yield Taking(transaction.connection, parked=parked, transaction=transaction)
             if parked:
-                ids = [each.id for each in parked]
-                await _run(transaction, "unpark", {"ids": ids})
-                await self._line_up(transaction, [each.message.key for each in parked])
+                async with self._lining_up(transaction, [each.message.key for each in parked]):
+                    ids = [each.id for each in parked]
+                    await _run(transaction, "unpark", {"ids": ids})
 
     async def park(
         self,
@@ -228,8 +236,8 @@ class Inbox:
             if rows[0][2] is None:
                 return  # a person has decided meanwhile
             why = {"id": parked.id, "error": _text(error), "delay": delay}
-            await _run(transaction, "refuse", why)
-            await self._line_up(transaction, [parked.message.key])
+            async with self._lining_up(transaction, [parked.message.key]):
+                await _run(transaction, "refuse", why)
 
     @asynccontextmanager
     async def failures(self) -> AsyncIterator[None]:
@@ -280,10 +288,18 @@ class Inbox:
                     "nor roll back"
                 )
 
-    async def _line_up(self, transaction: Transaction, keys: Sequence[str | None]) -> None:
+    @asynccontextmanager
+    async def _lining_up(
+        self, transaction: Transaction, keys: Sequence[str | None]
+    ) -> AsyncIterator[None]:
+        """Let the block change parked rows of ``keys``; hold off a decision about them."""
         changed = list({key for key in keys if key is not None})
+        about = {"consumer": self._consumer, "keys": changed}
         if changed:
-            await _run(transaction, "line_up", {"consumer": self._consumer, "keys": changed})
+            await _run(transaction, "lock_keys", about)
+        yield
+        if changed:
+            await _run(transaction, "line_up", about)
 
 
 async def _run(transaction: Transaction, name: str, params: Mapping[str, object]) -> Sequence[Row]:
@@ -296,22 +312,19 @@ async def _run(transaction: Transaction, name: str, params: Mapping[str, object]
         ) from None
 
 
+def _added(before: Sequence[str], subjects: Sequence[str]) -> list[str]:
+    """Return those of ``subjects`` that none of ``before`` takes; no subjects are all."""
+    return [
+        subject
+        for subject in subjects or (">",)
+        if not any(matches(pattern, subject) for pattern in before or (">",))
+    ]
+
+
 def _parked(row: Row) -> Parked:
-    (
-        _,
-        _,
-        id_,
-        message_id,
-        stream,
-        sequence,
-        stored_at,
-        subject,
-        key,
-        headers,
-        payload,
-        attempts,
-        _,
-    ) = row
+    id_, message_id, stream, sequence, stored_at, subject, key, headers, payload, attempts = row[
+        2:12
+    ]
     fields = json.loads(headers)
     message = Message(
         message_id, subject, key, fields, bytes(payload), stream, sequence, _aware(stored_at)

@@ -24,6 +24,10 @@ _LONGEST_ID: Final = 1000
 """Bytes of a message id or key; longer ones do not fit into an index of Postgres."""
 
 
+_FEW: Final = 100
+"""Places that are not worth merging."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message of the stream.
@@ -95,6 +99,16 @@ class Delivery:
 
     message: Message
     ack: bytes = b""
+    place: "_Place | None" = None
+
+
+@dataclass(slots=True)
+class _Place:
+    """The place of ``count`` messages that follow one another; the newest one's."""
+
+    sequence: int
+    stored_at: datetime
+    count: int = 1
     is_done: bool = False
 
 
@@ -102,6 +116,10 @@ class Hand:
     """Deliveries in hand; ``position`` and ``position_at`` are the floor.
 
     ``caught_up``: whether all that JetStream delivered to anybody has been added.
+
+    A message leaves the memory when it is done, though the floor may still be below it. What stays
+    is its place, and places that follow one another and are done become one. So the memory is
+    bounded by what is in hand, however long the oldest message takes.
     """
 
     def __init__(
@@ -113,7 +131,7 @@ class Hand:
         self.held: dict[int, Delivery] = {}
         self.caught_up = False
         self._now = now
-        self._in_order: deque[Delivery] = deque()
+        self._in_order: deque[_Place] = deque()
         self._newest = 0, position_at
         self._added = self._passed = 0
         self._mark = now(), -1
@@ -130,18 +148,31 @@ class Hand:
         message = delivery.message
         if message.sequence > sequence or message.stored_at > stored_at:
             self._newest = message.sequence, message.stored_at
-            self._in_order.append(delivery)
+            delivery.place = _Place(message.sequence, message.stored_at)
+            self._in_order.append(delivery.place)
             self._added += 1
         return delivery
 
     def done(self, delivery: Delivery) -> None:
         """Its transaction has committed."""
-        delivery.is_done = True
         del self.held[id(delivery)]
+        if delivery.place is not None:
+            delivery.place.is_done = True
         while self._in_order and self._in_order[0].is_done:
-            message = self._in_order.popleft().message
-            self.position, self.position_at = message.sequence, message.stored_at
-            self._passed += 1
+            place = self._in_order.popleft()
+            self.position, self.position_at = place.sequence, place.stored_at
+            self._passed += place.count
+        if len(self._in_order) > 4 * len(self.held) + _FEW:
+            self._merge()
+
+    def _merge(self) -> None:
+        """Make places that follow one another and are done one: at most twice those in hand."""
+        merged = deque[_Place]()
+        for place in self._in_order:
+            if place.is_done and merged and merged[-1].is_done:
+                place.count += merged.pop().count
+            merged.append(place)
+        self._in_order = merged
 
     def settled_for(self) -> float | None:
         """Return for how many s all that was taken before that has been below the floor.

@@ -6,12 +6,15 @@ lock: any number of processes may run it at once, and whatever goes wrong, nothi
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
 from psycopg import errors
 
-from relay.errors import SchemaError
+from relay.errors import NOT_THERE, SchemaError
+from relay.postgres.connecting import in_words
 from relay.postgres.session import Session, translated
 from relay.postgres.sqlfiles import MIGRATION_CLASS, compose, names, text
 
@@ -50,9 +53,9 @@ async def migrate(dsn: str, schema: str, *, check: bool = False) -> list[str]:
                     return []
                 return await _apply(session.connection, schema)
         except errors.InsufficientPrivilege as error:
-            words = " ".join(str(error).split())
             raise SchemaError(
-                f"{words}: migrate as a login that owns the schema {schema!r}, or may make it"
+                f"{in_words(error)}: migrate as a login that owns the schema {schema!r}, or may "
+                "make it"
             ) from error
         except psycopg.Error as error:
             raise translated(error) from error
@@ -62,13 +65,35 @@ async def migrated(session: Session, schema: str) -> None:
     """Return if the inbox has every migration.
 
     Raises:
-        SchemaError: it has not; with the remedy.
+        SchemaError: it has not, or this login may not look; with the remedy.
+        StoreOutage: the connection is gone, or Postgres does not answer.
     """
-    if missing := await _missing(session.connection, schema):
+    with failures():
+        async with session.transaction():
+            missing = await _missing(session.connection, schema)
+    if missing:
         raise SchemaError(
             f'the inbox in schema "{schema}" lacks {", ".join(missing)}: '
             "run `python -m relay inbox migrate`"
         )
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Give what a session raises in the block an inbox's remedy where it has an outbox's."""
+    try:
+        yield
+    except SchemaError as error:
+        cause = error.__cause__
+        if not isinstance(cause, psycopg.Error):
+            raise
+        if cause.sqlstate in NOT_THERE:
+            remedy = "run `python -m relay inbox migrate`"
+        elif isinstance(cause, errors.InsufficientPrivilege):
+            remedy = "grant this login what relay/consumer/README.md lists, or run as the owner"
+        else:
+            raise
+        raise SchemaError(f"{in_words(cause)}: {remedy}") from cause
 
 
 async def _apply(connection: psycopg.AsyncConnection[Any], schema: str) -> list[str]:

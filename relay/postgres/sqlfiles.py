@@ -42,6 +42,10 @@ ADOPT_CLASS: Final = 1919247485
 MEASURE_CLASS: Final = 1919247486
 """A run of `relay measure`; the second integer is ``hashtext(<its schema>)``."""
 
+INBOX_KEY_CLASS: Final = 1919247487
+"""A change of what a consumer's inbox has parked; the second integer is made of the hashes of
+consumer and key. Stands in ``sql/inbox/functions/inbox_lock_keys.sql``; a test compares the two."""
+
 _HEADER = re.compile(r"\A(--.*\n)+")
 
 

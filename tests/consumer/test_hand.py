@@ -1,9 +1,12 @@
 """The floor: what it knows, and what may be forgotten."""
 
+import gc
+import random
+import weakref
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.consumer.message import Delivery, Hand, Message, read, read_headers
@@ -50,6 +53,47 @@ def test_a_repeated_delivery_moves_no_floor() -> None:
     assert hand.position == 0
     hand.done(first)
     assert hand.position == 2
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=30)
+def test_the_floor_is_exact_and_few_places_are_kept_while_old_ones_are_not_done(
+    chance: random.Random,
+) -> None:
+    now = [0.0]
+    hand = Hand(0, BEGAN, now=lambda: now[0])
+    hand.caught_up, held = True, dict[int, Delivery]()
+    for number in range(1, 1500):
+        held[number] = hand.add(delivery(number))
+        while len(held) > 20:
+            # Some stay for long: those that can be divided by 97.
+            quick = [each for each in held if each % 97] or list(held)
+            chosen = chance.choice(quick)
+            hand.done(held.pop(chosen))
+            assert hand.position == min(held) - 1
+        assert len(hand._in_order) <= 4 * len(held) + 101
+    assert hand.settled_for() is None  # marked now
+    now[0] = 5.0
+    for number in sorted(held):
+        hand.done(held[number])
+    assert (hand.position, hand.settled_for()) == (1499, 5.0)
+
+
+class Headers(dict[str, str]):
+    """Headers that can be watched."""
+
+
+def test_a_message_leaves_the_memory_when_it_is_done() -> None:
+    hand = Hand(0, BEGAN)
+    hand.add(delivery(1))
+    headers = Headers()
+    message = Message("m2", "a.b", None, headers, b"", "S", 2, BEGAN + timedelta(seconds=2))
+    there = weakref.ref(headers)
+    hand.done(hand.add(Delivery(message)))
+    del headers, message
+    gc.collect()
+    assert there() is None
+    assert hand.position == 0
 
 
 def test_nothing_may_be_forgotten_before_all_that_was_there_then_is_done() -> None:

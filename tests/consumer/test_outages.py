@@ -107,6 +107,31 @@ async def test_the_durable_and_its_stream_may_go_and_nothing_is_done_twice(there
         await there.acknowledged()
 
 
+async def test_other_subjects_keep_the_position_though_rows_and_durable_go(
+    there: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b, c = (there.subject(last) for last in "abc")
+    jetstream, handled = there.client.jetstream(), [0, 1]
+
+    async def handles(subjects: list[str]) -> None:
+        async with there.running(subjects=subjects):
+            await until(lambda: len(there.numbers()) >= len(handled))
+            await there.acknowledged()
+        assert sorted(there.numbers()) == handled  # without a key there is no order
+
+    for number, subject in enumerate([a, b, c]):
+        await jetstream.publish(subject, b'{"number": %d}' % number)
+    await handles([a, b])
+    for number, subjects in enumerate(([b, a], [b, c], []), 3):
+        there.ask("truncate relay.inbox")  # as if retention were over
+        await jetstream.delete_consumer(there.stream, there.name)
+        await jetstream.publish(b, b'{"number": %d}' % number)
+        handled.append(number)
+        await handles(subjects)
+    said = warnings(caplog, "from the position on")
+    assert [each.partition(" is read")[0] for each in said] == [c, ">"]
+
+
 @pytest.mark.parametrize("retention", [WORK_QUEUE, INTEREST])
 async def test_streams_of_other_retentions_are_read_and_emptied(
     inbox_dsn: str, nats_server: devstack.NatsServer, retention: object

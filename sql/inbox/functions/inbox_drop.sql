@@ -2,7 +2,8 @@
 --
 -- takes    ids of inbox_parked; who: the name a person gives, put behind the login's
 -- returns  the ids of those that were dead
--- locks    their consumers' rows, against every transaction of theirs, until this one ends
+-- locks    their consumers' rows for key share, against the next term; their keys
+--          (inbox_lock_keys); both until this transaction ends. It waits for no handler
 --
 -- Their rows in inbox stay: a second delivery of the message is not handled either. The next
 -- message of each key becomes due.
@@ -22,17 +23,20 @@ declare
 begin
   perform from inbox_consumer as c
     where c.name in (select p.consumer from inbox_parked as p where p.id = any ($1))
-    order by c.name for update;
+    order by c.name for key share;
 
   keys := (
     select jsonb_object_agg(k.consumer, k.keys)
       from (
         select p.consumer, jsonb_agg(distinct p.key) as keys
           from inbox_parked as p
-         where p.id = any ($1) and p.dead_at is not null and p.key is not null
+         where p.id = any ($1) and p.key is not null
          group by p.consumer
       ) as k
   );
+  for one in select e.key as consumer, e.value as keys from jsonb_each(keys) as e order by e.key loop
+    perform inbox_lock_keys(one.consumer, array(select jsonb_array_elements_text(one.keys)));
+  end loop;
 
   return query
   with gone as (

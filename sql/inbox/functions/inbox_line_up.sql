@@ -2,12 +2,12 @@
 --
 -- takes    consumer; keys: those that have changed, null for all
 -- returns  nothing
--- locks    the rows it changes
+-- locks    the keys (inbox_lock_keys), until the transaction ends; the rows it changes. For all keys
+--          it takes no lock: the caller holds the consumer's row for update
 --
 -- The one place that says which parked message may be tried: the first of its key that is live, or
 -- that is dead where dead messages block their keys (inbox_consumer.dead_blocks). A message without
--- a key waits for nobody. Only the term's own transactions and a decision (inbox_retry, inbox_drop)
--- call it; they exclude each other by the consumer's row.
+-- a key waits for nobody. Every transaction that parks, unparks, refuses or decides ends with it.
 set search_path = pg_catalog, pg_temp;
 
 create or replace function :"schema".inbox_line_up(
@@ -24,6 +24,8 @@ begin
   if $2 is null then
     keys := array(select distinct p.key from inbox_parked as p
                    where p.consumer = $1 and p.key is not null);
+  else
+    perform inbox_lock_keys($1, $2);  -- the update below sees all that the holder before committed
   end if;
 
   update inbox_parked as p

@@ -2,7 +2,8 @@
 --
 -- takes    ids of inbox_parked; who: the name a person gives, put behind the login's
 -- returns  the ids of those that were dead
--- locks    their consumers' rows, against every transaction of theirs, until this one ends
+-- locks    their consumers' rows for key share, against the next term; their keys
+--          (inbox_lock_keys); both until this transaction ends. It waits for no handler
 --
 -- A consumer that leads looks within a second.
 set search_path = pg_catalog, pg_temp;
@@ -20,14 +21,24 @@ declare
 begin
   perform from inbox_consumer as c
     where c.name in (select p.consumer from inbox_parked as p where p.id = any ($1))
-    order by c.name for update;
+    order by c.name for key share;
+
+  for one in
+    select p.consumer, array_agg(distinct p.key) as keys
+      from inbox_parked as p
+     where p.id = any ($1) and p.key is not null
+     group by p.consumer
+     order by p.consumer
+  loop
+    perform inbox_lock_keys(one.consumer, one.keys);
+  end loop;
 
   return query
   with retried as (
     update inbox_parked as p
        set dead_at = null, attempts = 0, next_attempt_at = case when p.key is null then clock_timestamp() end
       from (select o.* from inbox_parked as o where o.id = any ($1) and o.dead_at is not null) as o
-     where p.id = o.id
+     where p.id = o.id and p.dead_at is not null
     returning p.id, o.consumer, o.message_id, o.subject, o.key, o.attempts, o.last_error
   ),
   noted as (

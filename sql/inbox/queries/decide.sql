@@ -2,7 +2,7 @@
 --
 -- takes    action (text: retry or drop), ids (bigint[]), who (text)
 -- returns  id of each to which it was done
--- locks    their consumers' rows
+-- locks    their consumers' rows for key share, and their keys
 select d.id
   from (select case when %(action)s::text = 'retry'
                     then array(select :"schema".inbox_retry(%(ids)s::bigint[], %(who)s::text))
