@@ -81,6 +81,8 @@ class OutboxReader:
     """Reads rows in the order of ``sequence``.
 
     Attributes:
+        payload: "bytes", "json" or "no"; "json" once ``begin`` has found a column of jsonb, unless
+            it is "no".
         lowest, highest: the sequences of the first and the last row that were read; 0 before.
         rows: how many rows were read.
         exhausted: the last page was not full: there was nothing behind it.
@@ -262,11 +264,13 @@ class OutboxReader:
         if not table.payload:
             self.payload = "no"
             return sql.SQL("null::bytea")
-        query = sql.SQL("select pg_typeof({})::text from {} as o limit 1").format(
-            _column(table.payload), self._source
-        )
+        # An empty table has the type too. ``coalesce`` with a null turns a domain into its base.
+        query = sql.SQL(
+            "select pg_typeof(coalesce((select {} from {} as o limit 1), null))::text"
+        ).format(_column(table.payload), self._source)
         row = await self.session.row(query)
-        kind = "text" if row is None else row[0]
+        assert row is not None
+        kind = row[0]
         if kind == "jsonb":
             self.payload = "json" if self.payload == "bytes" else self.payload
         column = _column(table.payload)

@@ -17,6 +17,7 @@ read in (c). So no two clocks are compared for a verdict of lost. What has no ve
 
 import asyncio
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -36,6 +37,7 @@ _CHUNK: Final = 5_000
 _MOST_UNKNOWN: Final = 20_000
 _MOST_DUE: Final = 50_000
 _NS: Final = 1_000_000_000
+_NUMBER: Final = re.compile("[0-9]{1,100}")
 _SKEW: Final = 5.0
 """Seconds by which the clocks of Postgres and NATS may differ, where both are compared."""
 
@@ -89,6 +91,7 @@ class Audit:
         now = await self.outbox.now()
         if not self.began_at:
             await self.outbox.begin()
+            self.messages.payload = self.outbox.payload  # json for a jsonb column
             self.began_at = now
         if self._page is not None:  # an outage has cut the last look short
             await self._read_rows()
@@ -243,12 +246,11 @@ class Audit:
 
     async def _conclude(self) -> None:
         """Say what the messages are that no event is known for."""
-        unknown = self.judge.conclude()
-        stored_at, self._stored_at = self._stored_at, {}
-        if not unknown:
-            return
-        known = await self.outbox.known(sorted({each.event_id for each in unknown}))
-        kept = await self.outbox.kept()
+        self.judge.unknown = unknown = self.judge.conclude()  # kept through an outage
+        if unknown:
+            known = await self.outbox.known(sorted({each.event_id for each in unknown}))
+            kept = await self.outbox.kept()
+        stored_at, self._stored_at, self.judge.unknown = self._stored_at, {}, []
         for message in unknown:
             if message.event_id in known:
                 self.not_judged[LATE] += 1
@@ -261,7 +263,7 @@ class Audit:
         """Say whether the row of ``message`` may have been there, and been deleted."""
         if kept.since is None:
             return False
-        if kept.lowest is not None and message.event_id.isdigit():
+        if kept.lowest is not None and _NUMBER.fullmatch(message.event_id):
             return int(message.event_id) < kept.lowest
         if math.isfinite(kept.since):
             return stored_at < kept.since + _SKEW

@@ -32,7 +32,15 @@ from relay.cli.deciding import (
     filter_flag,
     this_user,
 )
-from relay.cli.options import ALWAYS, Command, Group, Json, with_settings
+from relay.cli.options import (
+    ALWAYS,
+    LARGEST_INT,
+    Command,
+    Group,
+    Json,
+    keyword,
+    with_settings,
+)
 from relay.cli.text import plain, seconds
 from relay.errors import RelayError
 from relay.settings import Settings
@@ -59,7 +67,19 @@ _FILTERS: Final = (
     filter_flag(
         "error_regex", str, "REGEX", "Whose last error matches this regular expression of Postgres."
     ),
-    filter_flag("code", int, "NUMBER", "Whose last error has this err_code of JetStream's."),
+    keyword(
+        "code",
+        int,
+        typer.Option(
+            "--code",
+            help="Whose last error has this err_code of JetStream's.",
+            min=0,
+            max=LARGEST_INT,
+            metavar="NUMBER",
+            show_default=False,
+            rich_help_panel=PANEL,
+        ),
+    ),
 )
 """By the names that ``relay.postgres.operator.Wanted`` has for them."""
 

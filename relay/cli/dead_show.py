@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import anyio
 import typer
 
-from relay.cli.options import ALWAYS, Json, with_settings
+from relay.cli.options import ALWAYS, LARGEST_BIGINT, Json, with_settings
 from relay.cli.text import counted, hexdump, instant, laid_out, plain, plain_lines, rfc3339
 from relay.errors import RelayError
 from relay.settings import Settings
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _ID: Final = re.compile(r"[0-9]{1,30}")
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_LARGEST_ID: Final = 2**63 - 1
 
 KEPT: Final = 4096
 """Bytes of a payload that are shown unless all of it is asked for."""
@@ -96,7 +95,7 @@ def fate(decisions: "Sequence[Decision]", *, gone: bool = False) -> str:
 
 def parse_ref(text: str) -> str:
     """Read the id or the UUID of an event."""
-    if _ID.fullmatch(text) and int(text) <= _LARGEST_ID:
+    if _ID.fullmatch(text) and int(text) <= LARGEST_BIGINT:
         return text.lstrip("0") or "0"
     if _UUID.fullmatch(text):
         return text.lower()

@@ -37,6 +37,10 @@ log = logging.getLogger("relay.cli")
 
 INTERRUPTED: Final = 130
 
+LARGEST_INT: Final = 2**31 - 1
+LARGEST_BIGINT: Final = 2**63 - 1
+"""The largest numbers that Postgres's types hold; a flag takes none beyond."""
+
 _SETTINGS: Final = {setting.name: setting for setting in SETTINGS}
 
 ALWAYS: Final = ("postgres_dsn", "postgres_password", "schema", "log_format", "log_level")

@@ -30,7 +30,15 @@ from relay.cli.deciding import (
     this_user,
 )
 from relay.cli.deciding import rate as parsed_rate
-from relay.cli.options import ALWAYS, INTERRUPTED, NATS, Json, progress_bar, with_settings
+from relay.cli.options import (
+    ALWAYS,
+    INTERRUPTED,
+    LARGEST_BIGINT,
+    NATS,
+    Json,
+    progress_bar,
+    with_settings,
+)
 from relay.cli.text import counted, instant, plain, rfc3339
 from relay.core.durations import lasting
 from relay.errors import BusOutage, RelayError
@@ -64,6 +72,8 @@ def replay(
         int | None,
         typer.Option(
             "--continue",
+            min=1,
+            max=LARGEST_BIGINT,
             help="Go on with a replay that was interrupted.",
             metavar="REPLAY",
             show_default=False,

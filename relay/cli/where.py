@@ -21,7 +21,7 @@ from relay.errors import BusOutage, RelayError
 from relay.settings import Settings
 
 if TYPE_CHECKING:
-    from relay.audit.where import Answer, Stored
+    from relay.audit.where import Answer, State, Stored
     from relay.postgres.where import Row
 
 
@@ -81,13 +81,19 @@ async def _ask(
             async with StreamReader.open(bus_options(settings)) as reader:
                 with progress_bar("messages") as progress:
                     await look_at_streams(
-                        reader, answer, ref, since=since, copies=copies, progress=progress
+                        reader,
+                        answer,
+                        ref,
+                        prefix=prefix,
+                        since=since,
+                        copies=copies,
+                        progress=progress,
                     )
         except BusOutage as outage:
             answer.unread |= {name: str(outage) for name in answer.streams or ["NATS"]}
         if answer.stored and not answer.rows:
             again = await look_at_outbox(session, schema, ref, prefix=prefix, limit=limit)
-            answer.rows, answer.read_as = again.rows, again.read_as
+            answer.rows, answer.read_as, answer.dropped = again.rows, again.read_as, again.dropped
     return answer
 
 
@@ -109,13 +115,19 @@ def as_json(ref: str, answer: "Answer") -> dict[str, Any]:
         "events": [
             {
                 **plain_values(row),
-                "state": state_of(row, copies[row.event_id]),
+                "state": state_of(row, answer),
+                "dropped": _dropped_as_json(answer, row.event_id),
                 "stored": [_copy_as_json(each) for each in copies[row.event_id]],
             }
             for row in answer.rows
         ],
         "pruned": [_copy_as_json(each) for each in gone],
     }
+
+
+def _dropped_as_json(answer: "Answer", event_id: str) -> Mapping[str, str] | None:
+    dropped = (answer.dropped or {}).get(event_id)
+    return None if dropped is None else {"by": dropped.by, "at": dropped.at.isoformat()}
 
 
 def _copy_as_json(copy: "Stored") -> Mapping[str, Any]:
@@ -141,27 +153,33 @@ def _lines(answer: "Answer") -> Iterator[str]:
 def _event(row: "Row", answer: "Answer") -> Iterator[str]:
     from relay.audit.where import copies_of, state_of
 
-    copies = copies_of(answer, row.event_id)
     yield f"event      {row.id}, {row.event_id}, message id {row.message_id}"
     yield f"subject    {row.subject}, key {'none' if row.key is None else row.key}"
     at = "" if row.committed_at is None else f", committed {instant(row.committed_at)}"
     yield f"written    {instant(row.created_at)}{at}, in transaction {row.xid}"
-    state = state_of(row, copies)
-    yield f"state      {_explained(row, state, answer)}"
-    yield from _stored_lines(copies)
+    yield f"state      {_explained(row, state_of(row, answer), answer)}"
+    yield from _stored_lines(copies_of(answer, row.event_id))
 
 
-def _explained(row: "Row", state: str, answer: "Answer") -> str:
+def _explained(row: "Row", state: "State", answer: "Answer") -> str:
     lead = f"{answer.leader} leads" if answer.leader else "nobody leads: is a relay running?"
     error = f"{row.last_error}{f' ({row.last_code})' if row.last_code else ''}"
     tries = counted(row.attempts or 0, "try").replace("trys", "tries")
-    seen = "looked at" if answer.streams and not answer.unread else "not looked at"
+    streams, unseen = ", ".join(answer.streams), ", ".join(answer.unseen)
+    unread = f"{unseen} was not read" if unseen else "no stream was looked at: name --stream"
+    is_stored = unread if unseen or not streams else "not in the stream yet"
     behind = "an earlier event of its key" if row.waits_for is None else str(row.waits_for)
+    dropped = (answer.dropped or {}).get(row.event_id)
+    hidden = (
+        "" if answer.dropped is not None else ", or a person dropped it: the operator sees that"
+    )
     return {
-        "pending": f"pending: not in the stream yet; {answer.backlog} wait in all; {lead}",
+        "pending": f"pending: {is_stored}; {answer.backlog} wait in all; {lead}",
         "in flight": f"in flight: stored, and not settled yet; {lead}",
         "stored": "stored, and settled",
-        "missing": f"settled; not in the stream ({', '.join(answer.streams) or 'none'} {seen})",
+        "missing": f"missing: settled, and not in {streams}{hidden}",
+        "unknown": f"unknown: settled, and {unread}{hidden}",
+        "dropped": "" if dropped is None else f"dropped by {dropped.by} at {instant(dropped.at)}",
         "dead": f"dead since {instant(row.dead_at)}, after {tries}: {error}",
         "held": f"held by {row.held_by}: {error}",
         "waiting": f"parked behind {behind}",
@@ -182,5 +200,7 @@ def _unknown(answer: "Answer") -> str:
         return "its id was given, and its transaction was rolled back, or its row is pruned"
     if answer.given is False:
         return "no event has got this id yet"
+    if answer.unseen:
+        return f"the outbox has it not, and {', '.join(answer.unseen)} was not read"
     looked = f"{', '.join(answer.streams)} has it not" if answer.streams else "name --stream"
     return f"the outbox has it not, and {looked}"

@@ -1,8 +1,9 @@
 """``relay where``: one event in every state, by every name."""
 
 import asyncio
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nats
 import psycopg
@@ -10,9 +11,10 @@ import pytest
 from nats.js.api import ConsumerConfig
 
 from relay import devstack
+from relay.audit.where import State
 from tests.audit.conftest import Ask, Where
 from tests.soak.where import run
-from tests.system.harness import STREAM, RelayProcess, alone, delivered, emit, until
+from tests.system.harness import ROOT, STREAM, RelayProcess, alone, delivered, emit, until
 
 PARK = """
 insert into relay.parked (event_id, id, key, subject, created_at, attempts, next_attempt_at,
@@ -86,6 +88,41 @@ def test_a_pruned_event_is_found_in_the_stream_by_its_ids(
         (copy,) = found["pruned"]
         assert (copy["event_id"], copy["seq"]) == (delivered_event, 1)
     assert "pruned" in ask("where", "mine").stdout
+
+
+def test_a_pruned_event_is_found_behind_a_prefix_and_by_its_uuid_in_capitals(
+    outbox_dsn: str, own_nats: devstack.NatsServer, where: Where, ask: Ask
+) -> None:
+    event_id = "0b8c1c5e-91d5-4c55-9a3f-7d1f6a52e10c"
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+    async def publish() -> None:
+        async with await nats.connect(own_nats.url) as client:
+            js = client.jetstream()
+            await js.add_stream(name=STREAM, subjects=["orders.>"])
+            for message_id in ("shop:mine", "mine-too", "shop:42"):
+                headers = {
+                    "Nats-Msg-Id": message_id,
+                    "Relay-Event-Id": event_id if message_id == "shop:mine" else message_id,
+                    "traceparent": f"00-{trace}-00f067aa0ba902b7-01",
+                }
+                await js.publish("orders.placed", b"{}", headers=headers)
+
+    asyncio.run(publish())
+    prefix = {"RELAY_MESSAGE_ID_PREFIX": "shop:"}
+    for name, seqs in {
+        "mine": [1],
+        "shop:mine": [1],
+        "42": [3],
+        event_id.upper(): [1],
+        f"shop:relay-{event_id}-r1": [1],
+        trace.upper(): [1, 2, 3],
+    }.items():
+        found = where(name, **prefix)
+        assert (name, [copy["seq"] for copy in found["pruned"]]) == (name, seqs)
+    # a part of a trace is no name: 4 stands in each of them
+    for name in ("4", "min"):
+        assert ask("where", name, **prefix).exit_code == 1
 
 
 def test_consumers_have_passed_it_or_not(
@@ -194,9 +231,53 @@ def test_nats_away_is_said_and_the_rest_is_answered(
 ) -> None:
     own_nats.stop()
     found = where("mine")
-    assert found["events"][0]["state"] == "missing"
+    assert found["events"][0]["state"] == "unknown"
     assert STREAM in found["unread"]
-    assert "not looked at" in ask("where", "mine").stdout
+    assert f"unknown: settled, and {STREAM} was not read" in ask("where", "mine").stdout
+    assert f"{STREAM} was not read" in ask("where", "nobody").stderr
+
+
+def test_without_a_stream_to_look_at_a_settled_event_is_not_called_missing(
+    delivered_event: str, outbox_dsn: str, where: Where, ask: Ask
+) -> None:
+    with psycopg.connect(outbox_dsn) as connection:
+        connection.execute("delete from relay.stream")
+    found = where("mine", RELAY_STREAM=None)
+    assert (found["streams"], found["events"][0]["state"]) == ([], "unknown")
+    assert "no stream was looked at: name --stream" in ask("where", "1", RELAY_STREAM=None).stdout
+
+
+@pytest.fixture
+def purged_event(delivered_event: str, own_nats: devstack.NatsServer) -> str:
+    """The same, and its stream was purged."""
+
+    async def purge() -> None:
+        async with await nats.connect(own_nats.url) as client:
+            await client.jetstream().purge_stream(STREAM)
+
+    asyncio.run(purge())
+    return delivered_event
+
+
+def test_what_the_stream_has_no_more_is_missing_unless_a_person_dropped_it(
+    purged_event: str, outbox_dsn: str, one_role: str, where: Where, ask: Ask
+) -> None:
+    assert where("mine")["events"][0]["state"] == "missing"
+    assert f"missing: settled, and not in {STREAM}\n" in ask("where", "mine").stdout
+    shown = ask("where", "mine", RELAY_POSTGRES_DSN=one_role).stdout
+    assert "or a person dropped it" in shown
+    park(outbox_dsn, id_of(outbox_dsn, purged_event), due=None, dead="2026-01-01")
+    drop = "select count(*) from relay.drop_dead(array[%s::uuid], now(), 'anna')"
+    assert alone(outbox_dsn, drop, purged_event) == 1
+    (event,) = where("mine")["events"]
+    assert (event["state"], event["dropped"]["by"]) == ("dropped", "postgres (anna)")
+    assert "dropped by postgres (anna) at 20" in ask("where", "mine").stdout
+    assert where("mine", RELAY_POSTGRES_DSN=one_role)["events"][0]["state"] == "missing"
+
+
+def test_each_state_is_explained() -> None:
+    table = (ROOT / "relay/audit/README.md").read_text().partition("| state | what is so |")[2]
+    assert re.findall(r"^\| `([a-z ]+)` \|", table, re.MULTILINE) == list(get_args(State))
 
 
 def test_each_answer_under_load_is_right_at_some_instant(

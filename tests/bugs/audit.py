@@ -7,6 +7,7 @@ VERDICTS = "tests/audit/test_verdicts.py"
 FOLLOW = "tests/audit/test_follow.py"
 READING = "tests/audit/test_reading.py"
 WHERE = "tests/audit/test_where.py"
+THEIRS = "tests/audit/test_theirs.py"
 
 BUGS = (
     Bug(
@@ -106,5 +107,89 @@ BUGS = (
         "        start = Start(at=min(row.created_at for row in answer.rows) - _SKEW)\n",
         "        start = Start(at=max(row.created_at for row in answer.rows) + _SKEW)\n",
         (WHERE,),
+    ),
+    Bug(
+        "where looks for a pruned event without the prefix of its message id",
+        "relay/audit/where.py",
+        '        (header("Nats-Msg-Id"), {ref, prefix + ref}),\n',
+        '        (header("Nats-Msg-Id"), {ref}),\n',
+        (WHERE + "::test_a_pruned_event_is_found_behind_a_prefix_and_by_its_uuid_in_capitals",),
+    ),
+    Bug(
+        "where looks for a pruned event by its UUID as it was typed",
+        "relay/audit/where.py",
+        "        (event_id, {uuid}),\n",
+        "        (event_id, {ref}),\n",
+        (WHERE + "::test_a_pruned_event_is_found_behind_a_prefix_and_by_its_uuid_in_capitals",),
+    ),
+    Bug(
+        "what isdigit takes for a number is read as one",
+        "relay/audit/run.py",
+        "and _NUMBER.fullmatch(message.event_id):",
+        "and message.event_id.isdigit():",
+        (THEIRS + "::test_a_name_that_is_no_number_is_compared_with_no_id",),
+    ),
+    Bug(
+        "an error code that Postgres's type does not hold is asked for",
+        "relay/cli/dead_events.py",
+        "            max=LARGEST_INT,\n",
+        "",
+        ("tests/cli/test_dead_decisions.py",),
+    ),
+    Bug(
+        "a replay's number that Postgres's type does not hold is asked for",
+        "relay/cli/replay.py",
+        "            max=LARGEST_BIGINT,\n",
+        "",
+        ("tests/cli/test_replay.py::test_what_cannot_be_meant_is_named",),
+    ),
+    Bug(
+        "an event whose stream was not read is called missing",
+        "relay/audit/where.py",
+        '    return "missing" if answer.streams and not answer.unseen else "unknown"\n',
+        '    return "missing" if answer.streams else "unknown"\n',
+        (WHERE + "::test_nats_away_is_said_and_the_rest_is_answered",),
+    ),
+    Bug(
+        "an event is called missing though no stream was looked at",
+        "relay/audit/where.py",
+        '    return "missing" if answer.streams and not answer.unseen else "unknown"\n',
+        '    return "unknown" if answer.unseen else "missing"\n',
+        (WHERE + "::test_without_a_stream_to_look_at_a_settled_event_is_not_called_missing",),
+    ),
+    Bug(
+        "what a person dropped is called missing",
+        "relay/audit/where.py",
+        "    if row.event_id in (answer.dropped or {}):\n",
+        "    if row.event_id in ():\n",
+        (WHERE + "::test_what_the_stream_has_no_more_is_missing_unless_a_person_dropped_it",),
+    ),
+    Bug(
+        "a later event that was dropped counts as published before the dead one",
+        "sql/queries/dead_later.sql",
+        "d.event_id = o.event_id and d.action = 'drop'",
+        "d.event_id = o.event_id and d.action = 'replay'",
+        ("tests/cli/test_dead_decisions.py",),
+    ),
+    Bug(
+        "a jsonb column is compared with the bytes of the messages",
+        "relay/audit/run.py",
+        "            self.messages.payload = self.outbox.payload  # json for a jsonb column\n",
+        "",
+        (THEIRS,),
+    ),
+    Bug(
+        "the payload of an empty table is taken for text",
+        "relay/audit/outbox.py",
+        "pg_typeof(coalesce((select {} from {} as o limit 1), null))::text",
+        "coalesce((select pg_typeof({})::text from {} as o limit 1), 'text')",
+        (THEIRS,),
+    ),
+    Bug(
+        "an outage of Postgres loses the messages that wait for a verdict",
+        "relay/audit/run.py",
+        "        self.judge.unknown = unknown = self.judge.conclude()  # kept through an outage\n",
+        "        unknown = self.judge.conclude()\n",
+        (THEIRS + "::test_messages_without_a_row_get_their_verdict_after_an_outage",),
     ),
 )

@@ -69,6 +69,18 @@ def test_where_logs_are_json_what_failed_is_json_lines(
         assert (told.exit_code, [line["event"] for line in lines]) == (1, events)
 
 
+def test_a_later_event_that_was_dropped_counts_neither_as_published_nor_as_waiting(
+    relay: Run, look: psycopg.Connection
+) -> None:
+    die(look, 1, 2, 3)
+    look.execute("update relay.cursor set base = pg_current_snapshot()")
+    look.execute("delete from relay.parked where id = 3")  # as if it was stored
+    assert relay("dead", "drop", "2", "--yes").exit_code == 0
+    told = relay("dead", "retry", "--key", "k", "--dry-run", "--json")
+    report = json.loads(told.stdout)
+    assert (report["would"], report["published"], report["waiting"]) == (1, [3], [])
+
+
 @pytest.mark.parametrize("action", ["retry", "drop"])
 def test_a_decision_about_nothing_fails_and_says_so(relay: Run, action: str) -> None:
     told = relay("dead", action, "--all", "--yes")
@@ -95,6 +107,9 @@ def test_wrong_usage_exits_with_2_and_changes_nothing(relay: Run, look: psycopg.
         ["list", "--older-than", "5"],
         ["list", "--limit", "0"],
         ["list", "--error-regex", "("],
+        ["list", "--code", "3000000000"],
+        ["retry", "--code", "3000000000", "--yes"],
+        ["drop", "--code", "-1", "--yes"],
         ["drop", "--all", "--yes", "--by", " "],
     ]:
         told = relay("dead", *args)

@@ -76,6 +76,8 @@ def test_a_replay_of_nothing_fails_and_says_what_is_there(
         (["--all", "--key", "k"], "say whom you mean in one way"),
         (["--all", "--continue", "1"], "say whom you mean in one way"),
         (["--continue", "1", "--same-id"], "goes on as it began"),
+        (["--continue", "9223372036854775808"], "less than or equal to 9223372036854775807"),
+        (["--continue", "0"], "greater than or equal to 1"),
         (["--ids", "9-1"], "'9-1' is no range of ids"),
         (["--ids", "-"], "'-' is no range of ids"),
         (["--ids", "a"], "'a' is no range of ids"),
@@ -93,8 +95,9 @@ def test_what_cannot_be_meant_is_named(relay: Run, args: list[str], reason: str)
 
 
 def test_a_replay_that_is_not_there_is_named(relay: Run) -> None:
-    told = relay("replay", "--continue", "7")
-    assert (told.exit_code, told.stderr) == (1, "relay: there is no replay 7\n")
+    for number in ("7", "9223372036854775807"):
+        told = relay("replay", "--continue", number)
+        assert (told.exit_code, told.stderr) == (1, f"relay: there is no replay {number}\n")
 
 
 @pytest.mark.usefixtures("three")

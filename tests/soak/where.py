@@ -143,7 +143,7 @@ def wrong(question: Question, stored: dict[str, tuple[int, float]], lives: dict[
     (row,) = answer.rows
     seq, stored_at = stored.get(life.event_id, (0, float("inf")))
     copies = copies_of(answer, row.event_id)
-    state = state_of(row, copies)
+    state = state_of(row, answer)
     before = lives.get(row.waits_for or 0)
     # Behind one that died it is due, and parked still, until the relay's next look.
     waited = any(
@@ -157,7 +157,9 @@ def wrong(question: Question, stored: dict[str, tuple[int, float]], lives: dict[
         f"its copies are not at {seq}": [copy.seq for copy in copies] not in ([], [seq]),
         "it was in the stream too early": copies and stored_at > question.answered_at,
         "it was not in the stream any more": not copies and stored_at < question.asked_at,
-        "nothing is removed, and nothing is out": state in {"missing", "held"},
+        "nothing is removed, and nothing is out": (
+            state in {"missing", "unknown", "dropped", "held"}
+        ),
         "it could be stored at once": (
             not life.is_large and (state == "dead" or (state == "parked" and not waited))
         ),
@@ -189,7 +191,7 @@ async def run(dsn: str, url: str, folder: Path, *, questions: int, seed: int) ->
     found = []
     for each in world.questions:
         rows, answer = each.answer.rows, each.answer
-        state = state_of(rows[0], copies_of(answer, rows[0].event_id)) if rows else "not visible"
+        state = state_of(rows[0], answer) if rows else "not visible"
         states[state] += 1
         if why := wrong(each, stored, lives):
             found.append(f"event {each.life.id} is {state}: {why}")
