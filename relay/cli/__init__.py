@@ -7,7 +7,7 @@ nor broker.
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import Annotated, Any, Final
 
@@ -15,6 +15,7 @@ import typer
 
 from relay import __version__, logs
 from relay.cli.options import Command, Group, asked_log_format, exit_codes
+from relay.errors import SettingsError
 
 COMMANDS: Final = (
     *("migrate", "run", "status", "where", "doctor", "audit", "tail", "reconcile", "replay"),
@@ -65,10 +66,20 @@ def main() -> None:
         rich_utils.FORCE_TERMINAL = None  # Typer takes these for a terminal with colours
     log_format = asked_log_format(sys.argv[1:])
     with exit_codes(log_format):
+        _refuse_what_is_no_text(sys.argv[1:])
         named = sys.argv[1:2]
         app = make(named) if {*named} & {*COMMANDS, *GROUPS} else make()
         # Typer shows wrong usage itself, as text.
         sys.exit(app(standalone_mode=not logs.is_json(log_format, sys.stderr)))
+
+
+def _refuse_what_is_no_text(arguments: Sequence[str]) -> None:
+    """Raise SettingsError for an argument that is not UTF-8: no database and no broker takes it."""
+    for number, argument in enumerate(arguments, 1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise SettingsError([f"argument {number}, {argument!a}, is not UTF-8"]) from None
 
 
 def _print_version(asked: bool) -> None:

@@ -20,6 +20,7 @@ values (%s, 'orders.paid', '{}')
 """
 
 
+@pytest.mark.slow
 async def test_what_appears_in_one_of_very_many_holes_is_read_hole_by_hole(outbox_dsn: str) -> None:
     """As one join each row is held against each hole, which takes longer than the deadline."""
     with psycopg.connect(outbox_dsn, autocommit=True) as producer:

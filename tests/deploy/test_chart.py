@@ -89,6 +89,7 @@ def test_a_key_that_kubernetes_does_not_know_is_found() -> None:
         check(made, VERSIONS[-1])
 
 
+@pytest.mark.slow
 def test_the_pod_monitor_is_as_the_operator_wants_it_and_scrapes_what_is_served() -> None:
     from cloudcoil.models.prometheus_operator.v1 import PodMonitor
 

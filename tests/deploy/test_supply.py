@@ -92,6 +92,7 @@ def test_a_wheel_is_the_same_bytes_from_another_copy_at_another_time(
         os.umask(umask)
 
 
+@pytest.mark.slow
 def test_a_wheel_made_of_the_sdist_is_the_same_bytes(wheel: Path, tmp_path: Path) -> None:
     sdist = build(ROOT, tmp_path / "sdist", "sdist")
     with tarfile.open(sdist) as archive:

@@ -259,6 +259,7 @@ NAME = st.from_regex(r"[a-z]{1,8}([.-][a-z]{1,4}){0,2}", fullmatch=True)
 HEADERS = st.none() | st.dictionaries(TEXT, TEXT, max_size=3)
 
 
+@pytest.mark.slow
 def test_what_goes_in_by_any_text_can_be_framed_for_nats(one_dsn: str) -> None:
     """R-FATE: whatever the adapter would refuse is refused at the door already."""
     taken, connection = 0, psycopg.connect(one_dsn, autocommit=True)

@@ -153,7 +153,8 @@ def replayed(messages: list[Message]) -> list[int]:
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("keys", [1, pytest.param(3000, marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [1, 3000])
 def test_a_key_s_live_events_come_behind_its_replayed_ones_and_nothing_is_lost_or_doubled(
     one_dsn: str, own_nats: devstack.NatsServer, start: Start, keys: int
 ) -> None:

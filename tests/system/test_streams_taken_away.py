@@ -219,6 +219,7 @@ def test_what_commits_after_a_stream_was_deleted_under_load_comes_once_and_in_or
     assert relay.terminate() == 0
 
 
+@pytest.mark.slow
 def test_streams_sealed_read_and_deleted_under_load_hold_every_event_between_them(
     dsn: str, owner: Owner, start: Any
 ) -> None:
