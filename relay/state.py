@@ -47,7 +47,7 @@ RATE_OVER: Final = 10.0
 """Seconds over which ``delivery_rate`` is averaged."""
 
 BLIND_AFTER: Final = 30.0
-"""Seconds of failing looks after which what was seen last is not true any more."""
+"""Seconds of failing looks after which what was seen last is too old to be ready with."""
 
 _NO_BACKLOG: Final = Backlog(0, 0.0, 0)
 
@@ -111,6 +111,7 @@ class RelayState:
         epoch: of this relay's term, or of its last one; 0 before the first.
         connected: the bus took this relay in, in this term.
         backlog: as a leader saw it last; zeros on a standby, which does not look.
+        backlog_is_current: ``backlog`` was seen in the present term.
         outbox, streams: what the events take up, as far as somebody measures it.
         breakers: of "lag" and "bus".
         outages: those under way, by "postgres" and "nats".
@@ -128,7 +129,7 @@ class RelayState:
         self.epoch = 0
         self.connected = False
         self.backlog = _NO_BACKLOG
-        self._backlog_is_of_term = False
+        self.backlog_is_current = False
         self.outbox: OutboxStorage | None = None
         self.streams: tuple[StreamStorage, ...] = ()
         self.breakers: Mapping[str, State] = {"lag": State.CLOSED, "bus": State.CLOSED}
@@ -144,13 +145,8 @@ class RelayState:
         self._since = now()
 
     @property
-    def backlog_is_current(self) -> bool:
-        """Whether ``backlog`` was seen in the present term, and not before looks began to fail."""
-        return self._backlog_is_of_term and not self.looks_fail
-
-    @property
     def looks_fail(self) -> bool:
-        """Whether no look at the backlog has succeeded for ``BLIND_AFTER`` s of a term."""
+        """Whether no look at the backlog has succeeded for ``BLIND_AFTER`` s: it is an outage."""
         failing = self.housekeeping
         return failing is not None and self._now() - failing.since >= BLIND_AFTER
 
@@ -167,7 +163,7 @@ class RelayState:
                 self._unverified += fact.unverified
                 self._remember(events)
             case BacklogSeen(backlog=backlog):
-                self.backlog, self._backlog_is_of_term = backlog, True
+                self.backlog, self.backlog_is_current = backlog, True
                 self.housekeeping = None
             case Woken(cause=cause):
                 self._wakes[cause] += 1
@@ -224,7 +220,7 @@ class RelayState:
                 self.outages = _without(self.outages, "nats")  # the leader asks NATS now
                 role = Role.STANDBY
             case TermEnded():
-                self.leading = self.connected = self._backlog_is_of_term = False
+                self.leading = self.connected = self.backlog_is_current = False
                 self.outbox, self.streams, self.holds, self.housekeeping = None, (), {}, None
                 role = Role.BETWEEN
         if self.role is not Role.STOPPING:

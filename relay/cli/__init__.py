@@ -74,12 +74,12 @@ def main() -> None:
 
 
 def _refuse_what_is_no_text(arguments: Sequence[str]) -> None:
-    """Raise SettingsError for an argument that is not UTF-8: no database and no broker takes it."""
+    """Raise SettingsError for an argument that is not UTF-8, without it: it may be a secret."""
     for number, argument in enumerate(arguments, 1):
         try:
             argument.encode()
         except UnicodeEncodeError:
-            raise SettingsError([f"argument {number}, {argument!a}, is not UTF-8"]) from None
+            raise SettingsError([f"argument {number} is not UTF-8"]) from None
 
 
 def _print_version(asked: bool) -> None:

@@ -116,7 +116,6 @@ class Delivery:
                 self._record(SetAside(set_aside))
             with self.parked.changing():
                 await self._settler.add_and_wait(done)
-            self._parked(total.refused)
         else:
             self._settler.add(done)
         if repair.lasts:
@@ -173,8 +172,9 @@ class Delivery:
             total.stored += fates.stored
             total.duplicates += fates.duplicates
             total.unverified += fates.unverified
-            total.refused += fates.refused
             done.parked += fates.parkings
+            for event, parking, why in fates.refused:
+                self._refused(event, parking, why, done)
             if fence:
                 rest_of_page = self._park_behind(rest_of_page, fence, done)
             left = [*fates.left, *rest_of_page]
@@ -204,11 +204,10 @@ class Delivery:
         self.holds.wait_with_page(fates.left_by)
         self.delivered += fates.stored
 
-    def _parked(self, refused: Sequence[tuple[Event, Parking, Refused]]) -> None:
-        """Record what was refused, once it is settled: before, nobody has kept it."""
-        self.refused += len(refused)
-        for event, parking, why in refused:
-            self._record(Parked.of(event, parking, why.fault))
+    def _refused(self, event: Event, parking: Parking, why: Refused, done: Done) -> None:
+        """Count a refusal; it is recorded once ``done`` is settled: before, nobody has kept it."""
+        self.refused += 1
+        done.refusals.append(Parked.of(event, parking, why.fault))
 
     def _pause(self, fates: Fates, retry: Backoff) -> float:
         """Return the seconds to wait before those left are published again."""
@@ -267,7 +266,6 @@ class Delivery:
                 left = [e for e in left[len(events) :] if tries.fence.passes(e.event.key)]
             if settled is not None:
                 await settled.wait()
-                self._parked(tries.total.refused)
         return tries
 
     def _conclude(
@@ -294,7 +292,7 @@ class Delivery:
                 fate = Refused(NO_ANSWER)
             if isinstance(fate, Refused):
                 parking = self._refuse(each, fate)
-                tries.total.refused.append((each.event, parking, fate))
+                self._refused(each.event, parking, fate, done)
                 done.parked.append(parking)
             elif isinstance(fate, Held):
                 if fate.by in closed and fate.by not in self.holds:

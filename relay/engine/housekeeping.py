@@ -85,7 +85,7 @@ class Housekeeping:
         every = min(TEND_EVERY_MOST, max(self._retention / 10, 0.1))
         while True:
             await self._careful(self._prune_all)
-            # What a person has freed among the parked is due at the next turn.
+            # What a person has freed among the parked is due at one of the next turns.
             await anyio.sleep(min(every, BACKLOG_EVERY) if self._delivery.parked.maybe else every)
 
     async def _look_once(self) -> None:

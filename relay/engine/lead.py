@@ -249,7 +249,7 @@ class Term:
         self._link = link
         self._source = source
         self._policy = policy
-        self._settler = Settler(store, link, outage)
+        self._settler = Settler(store, link, outage, record)
         self._reconciliation = Reconciliation(store, link, self._settler, policy.repair, record)
         self._bell = Bell(
             source, poll_interval=policy.poll_interval, idle=self._settler.idle, record=record

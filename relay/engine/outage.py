@@ -61,6 +61,7 @@ class OutageBook:
         self._now = now
         self._backoff = Backoff(base=PAUSE_FIRST, cap=min(PAUSE_MOST, longest_pause))
         self._failures = 0
+        self._waiting = 0
         self._since = 0.0
         self._kind: type[Exception] | None = None
         self._recorded_at: dict[type[Exception], float] = {}
@@ -103,17 +104,25 @@ class OutageBook:
     ) -> _T:
         """Ask until there is room, a lock, a session: a new term would fare no better.
 
+        Several may ask at once: the outage is over once all of them that failed have an answer.
+
         Raises what ``ask`` raises but StoreBusy and StoreFull, and what ``pause`` raises.
         """
-        while True:
-            try:
-                answer = await ask()
-            except (StoreFull, StoreBusy) as why:
-                await pause(self.failed(why))
-            else:
-                if self.lasts:
-                    self.answered()
-                return answer
+        failed = False
+        try:
+            while True:
+                try:
+                    answer = await ask()
+                    break
+                except (StoreFull, StoreBusy) as why:
+                    self._waiting += not failed
+                    failed = True
+                    await pause(self.failed(why))
+        finally:
+            self._waiting -= failed
+        if failed and not self._waiting:
+            self.answered()
+        return answer
 
     def forget(self) -> None:
         """Another relay asks from now on: whether the side is away is not known here."""

@@ -23,6 +23,7 @@ from relay.core.checkpoint import Tip
 from relay.core.disposition import Parking
 from relay.engine.link import BusLink
 from relay.engine.outage import OutageBook
+from relay.facts import FactSink, Parked
 from relay.failpoints import reach
 from relay.ports import OutboxStore, Settlement
 
@@ -41,13 +42,14 @@ USUAL_WINDOW = 120.0
 
 @dataclass(slots=True)
 class Done:
-    """What is done and not yet settled. See ``Settlement``."""
+    """What is done and not yet settled. See ``Settlement``; ``refusals`` are told behind it."""
 
     position: object | None = None
     parked: list[Parking] = field(default_factory=list)
     unparked: list[str] = field(default_factory=list)
     tips: Sequence[Tip] = ()
     top_id: int = 0
+    refusals: list[Parked] = field(default_factory=list)
 
     def followed_by(self, more: "Done") -> "Done":
         """Return both as one; neither is changed, for whoever made them may still read them."""
@@ -57,6 +59,7 @@ class Done:
             self.unparked + more.unparked,
             _newest(self.tips, more.tips),
             max(self.top_id, more.top_id),
+            self.refusals + more.refusals,
         )
 
     @property
@@ -79,12 +82,17 @@ class Settler:
         store: OutboxStore,
         link: BusLink,
         outage: OutageBook,
+        record: FactSink,
     ) -> None:
-        """Settle with ``store`` what ``link`` published; ``outage`` is the book of Postgres."""
+        """Settle with ``store`` what ``link`` published; ``outage`` is the book of Postgres.
+
+        Refusals are recorded when they are settled.
+        """
         self.position: object | None = None
         self._store = store
         self._link = link
         self.outage = outage
+        self._record = record
         self._done: Done | None = None
         self._news = anyio.Event()
         self._written = anyio.Event()
@@ -152,6 +160,8 @@ class Settler:
             if done is not None:
                 reach("before settle")
                 await self._write(done.settlement)
+                for refusal in done.refusals:
+                    self._record(refusal)
                 reach("after settle")
                 newer = self._done is not None and self._done.position is not None
                 if done.position is not None and not newer:

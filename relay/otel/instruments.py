@@ -218,7 +218,8 @@ OUTAGE: Final = Instrument(
     "relay.outage",
     Kind.GAUGE,
     "{outage}",
-    "1 while the side is away: postgres or nats.",
+    "1 while the side is away: postgres or nats. Also while no look at the backlog has succeeded"
+    " for 30 s: the figures of the backlog are old.",
     ("relay.side",),
 )
 HOLD: Final = Instrument(

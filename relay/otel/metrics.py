@@ -222,8 +222,11 @@ _GAUGES: Final[Mapping[str, _Gauge]] = {
         for breaker, breaker_state in state.breakers.items()
     ],
     instruments.OUTAGE.name: lambda state: [
-        Observation(int(side in state.outages), {"relay.side": side})
-        for side in ("postgres", "nats")
+        Observation(int(away), {"relay.side": side})
+        for side, away in (
+            ("postgres", "postgres" in state.outages or state.looks_fail),
+            ("nats", "nats" in state.outages),
+        )
     ],
     instruments.OUTBOX_SIZE.name: _of_outbox("size_bytes"),
     instruments.DEAD_ROWS.name: _of_outbox("dead_rows"),

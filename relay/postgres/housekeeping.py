@@ -91,6 +91,7 @@ class Housekeeping:
     async def _prune_chunk(self, session: Session, retention: float) -> int:
         if not self._walking and self._now() >= self._bottom_at + FROM_THE_BOTTOM:
             self._floor, self._next_floor, self._bottom_at = 0, None, self._now()
+        self._walking = False  # unless it goes on behind this chunk
         chunk = {"floor": self._floor, "chunk_rows": PRUNE_CHUNK_ROWS}
         row = await self._row(session, "prune", retention=f"{retention} seconds", **chunk)
         assert row is not None

@@ -64,7 +64,7 @@ begin
    ) as first
    where p.event_id = first.event_id
      and first.next_attempt_at is null
-     and not exists (select from parked as e where e.key = k.key and e.id < first.id);
+     and not exists (select from parked as e where e.key = k.key and e.id < first.id and e.dead_at is not null);
 end
 $drop$;
 

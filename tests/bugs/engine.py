@@ -149,7 +149,7 @@ TERM = (
         (TERMS + "::test_a_leader_whose_epoch_has_passed_stops_leading_even_when_idle",),
     ),
     Bug(
-        "what was seen last is current though no look succeeds any more",
+        "a leader is ready though no look succeeds any more",
         "relay/state.py",
         "        return failing is not None and self._now() - failing.since >= BLIND_AFTER\n",
         "        return failing is None\n",
@@ -158,9 +158,16 @@ TERM = (
     Bug(
         "a refusal is told before it is kept",
         "relay/engine/deliver.py",
-        "        done.tips = repair.tips(caught_up=not page.full)\n        if done.parked:\n",
-        "        self._parked(total.refused)\n        if done.parked:\n",
+        "        done.refusals.append(Parked.of(event, parking, why.fault))\n",
+        "        self._record(Parked.of(event, parking, why.fault))\n",
         (HOLD_TESTS + "::test_a_refusal_is_told_once_it_is_kept",),
+    ),
+    Bug(
+        "an answer to who has not failed ends the outage of who has",
+        "relay/engine/outage.py",
+        "        if failed and not self._waiting:\n",
+        "        if self.lasts:\n",
+        ("tests/engine/test_outage.py",),
     ),
     Bug(
         "pages wait for a session, and nothing says so",

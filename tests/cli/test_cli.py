@@ -167,13 +167,13 @@ def test_wrong_usage_exits_with_2(args):
     assert relay(*args).returncode == 2
 
 
-@pytest.mark.parametrize("args", [["where", "\udcff"], ["dead", "list", "--key", "a\udcc3("]])
+@pytest.mark.parametrize("args", [["where", "\udcff"], ["status", "--postgres-password=\udce9"]])
 def test_an_argument_that_is_no_text_is_wrong_usage_and_named(args):
     done = subprocess.run(
         [sys.executable, "-m", "relay", *args], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr == f"relay: argument {len(args)}, {args[-1]!a}, is not UTF-8\n"
+    assert done.stderr == f"relay: argument {len(args)} is not UTF-8\n"
 
 
 def test_every_fault_of_the_settings_is_a_line_and_the_exit_code_is_2(tmp_path):

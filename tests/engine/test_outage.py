@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
+import anyio
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.backoff import State
 from relay.engine.outage import SAY_AGAIN, TRIP_AFTER, OutageBook
-from relay.errors import BusLoginRefused, BusOutage
+from relay.errors import BusLoginRefused, BusOutage, StoreBusy, StoreFull
 from relay.facts import BreakerChanged, Fact, OutageBegan, OutageChanged, OutageEnded
 
 AWAY, REFUSED = BusOutage("away"), BusLoginRefused("refused")
@@ -92,3 +94,35 @@ def test_a_reason_of_another_kind_is_recorded_once_in_a_while_and_no_reason_twic
         OutageEnded("nats", SAY_AGAIN, 9),
         OutageBegan("nats", "refused"),
     ]
+
+
+@pytest.mark.anyio
+async def test_an_outage_that_two_wait_out_is_over_when_both_have_an_answer() -> None:
+    """And who has never failed says nothing about it: a full disk is read as before."""
+    facts: list[Fact] = []
+    outage = book(0.5, facts)
+    may_write = may_read = False
+
+    async def write() -> None:
+        if not may_write:
+            raise StoreFull("no space left")
+
+    async def read() -> None:
+        if not may_read:
+            raise StoreBusy("no session")
+
+    async def kept_on(kind: type[Fact]) -> bool:
+        await anyio.sleep(1)
+        return not any(isinstance(fact, kind) for fact in facts)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(outage.wait_out, write, anyio.sleep)
+        tasks.start_soon(outage.wait_out, read, anyio.sleep)
+        await anyio.sleep(0.2)
+        may_read = True
+        assert await kept_on(OutageEnded)
+        await outage.wait_out(read, anyio.sleep)
+        assert await kept_on(OutageEnded)
+        may_write = True
+    assert [type(fact) for fact in facts].count(OutageEnded) == 1
+    assert not outage.lasts

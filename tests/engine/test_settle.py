@@ -30,7 +30,7 @@ class SlowStore:
 def settler_over(store: SlowStore) -> Settler:
     link = SimpleNamespace(bus=SimpleNamespace(duplicate_window=WINDOW), learnt=dict)
     outage = OutageBook("postgres", jitter=lambda: 0.0, record=lambda _: None)
-    given: Any = store, link, outage
+    given: Any = store, link, outage, lambda _: None
     return Settler(*given)
 
 

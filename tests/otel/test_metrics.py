@@ -18,6 +18,7 @@ from relay.facts import (
     BreakerChanged,
     HoldBegan,
     HoldEnded,
+    HousekeepingFailed,
     Looked,
     OutageBegan,
     OutageEnded,
@@ -218,6 +219,16 @@ def test_faults_begin_and_end(told: Told) -> None:
     assert told["relay.hold"] == {(): 1}
     told(OutageEnded("postgres", 1.0, 1), StandingBy("me"))
     assert told["relay.outage"] == {postgres: 0, nats: 0}
+
+
+def test_looks_that_fail_for_long_are_an_outage(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres, nats = about(relay_side="postgres"), about(relay_side="nats")
+    told(TermBegan("me", 1), HousekeepingFailed("no session"))
+    assert told["relay.outage"] == {postgres: 0, nats: 0}
+    monkeypatch.setattr("relay.state.BLIND_AFTER", 0.0)
+    assert told["relay.outage"] == {postgres: 1, nats: 0}
 
 
 def test_a_relay_that_is_closed_shows_no_gauge(told: Told) -> None:

@@ -8,7 +8,8 @@
 --          hold it for key share), so that none of them commits after this one
 --
 -- A renewal takes no key lock, so it waits for no handler. The position is the stream's, whatever
--- the subjects: with a position of 0 a durable that is made anew begins with the oldest message.
+-- the subjects, and not for these alone as migration 0001 says: with a position of 0 a durable that
+-- is made anew begins with the oldest message.
 with free as (
   select c.name, c.subjects
     from :"schema".inbox_consumer as c
