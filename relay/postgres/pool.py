@@ -83,7 +83,11 @@ class Pool:
         """
         pool = await self._opened()
         try:
-            connection = await pool.getconn()
+            try:
+                connection = await pool.getconn()
+            except psycopg_pool.PoolClosed:  # begun anew meanwhile
+                pool = await self._opened()
+                connection = await pool.getconn()
         except psycopg_pool.PoolTimeout:
             raise StoreBusy(
                 f"no session of the pool within {WAIT:g} s: {self._reason or 'all are in use'}"
