@@ -38,7 +38,6 @@ from relay.cli.options import (
     Command,
     Group,
     Json,
-    keyword,
     with_settings,
 )
 from relay.cli.text import plain, seconds
@@ -67,18 +66,12 @@ _FILTERS: Final = (
     filter_flag(
         "error_regex", str, "REGEX", "Whose last error matches this regular expression of Postgres."
     ),
-    keyword(
+    filter_flag(
         "code",
         int,
-        typer.Option(
-            "--code",
-            help="Whose last error has this err_code of JetStream's.",
-            min=0,
-            max=LARGEST_INT,
-            metavar="NUMBER",
-            show_default=False,
-            rich_help_panel=PANEL,
-        ),
+        "NUMBER",
+        "Whose last error has this err_code of JetStream's.",
+        most=LARGEST_INT,
     ),
 )
 """By the names that ``relay.postgres.operator.Wanted`` has for them."""

@@ -62,9 +62,9 @@ def this_user() -> str:
 
 
 def filter_flag(
-    name: str, kind: Any, word: str, help_: str, parser: Any = None
+    name: str, kind: Any, word: str, help_: str, parser: Any = None, *, most: int | None = None
 ) -> inspect.Parameter:
-    """Return a flag that says which events are meant."""
+    """Return a flag that says which events are meant; with ``most``, a number from 0 to that."""
     option = typer.Option(
         f"--{name.replace('_', '-')}",
         help=help_,
@@ -72,6 +72,8 @@ def filter_flag(
         metavar=word,
         show_default=False,
         rich_help_panel=PANEL,
+        min=None if most is None else 0,
+        max=most,
     )
     return keyword(name, kind, option)
 

@@ -16,7 +16,7 @@ import typer
 
 from relay.cli.deciding import By, Yes, ask, this_user
 from relay.cli.migrate import Check, PrintSql
-from relay.cli.options import Command, Group, Json, with_settings
+from relay.cli.options import LARGEST_BIGINT, Command, Group, Json, with_settings
 from relay.cli.text import counted, instant, plain, rfc3339
 from relay.errors import RelayError
 from relay.settings import Settings
@@ -30,7 +30,6 @@ _SETTINGS: Final = (
     *("postgres_dsn", "postgres_password", "inbox_schema", "log_format", "log_level"),
 )
 _MOST: Final = 100_000
-_LAST_ID: Final = 2**63 - 1
 _EXAMPLES: Final = 10
 """Messages that are shown before a question."""
 
@@ -106,7 +105,11 @@ def _deciding(action: str, help_: str) -> Any:
         ids: Annotated[
             list[int] | None,
             typer.Argument(
-                help="Ids of dead messages.", metavar="ID", min=1, max=_LAST_ID, show_default=False
+                help="Ids of dead messages.",
+                metavar="ID",
+                min=1,
+                max=LARGEST_BIGINT,
+                show_default=False,
             ),
         ] = None,
         *,
