@@ -132,7 +132,7 @@ BUGS = (
     Bug(
         "an error code that Postgres's type does not hold is asked for",
         "relay/cli/dead_events.py",
-        "            max=LARGEST_INT,\n",
+        "        most=LARGEST_INT,\n",
         "",
         ("tests/cli/test_dead_decisions.py",),
     ),
