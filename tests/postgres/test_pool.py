@@ -1,0 +1,52 @@
+"""The pool: who waits for a session gets one, whatever happens to the pool meanwhile."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import anyio
+import pytest
+from psycopg import sql
+
+from relay.errors import RelayError
+from relay.postgres.connecting import open_connection
+from relay.postgres.pool import MOST, Pool
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+async def pool(outbox_dsn: str) -> AsyncIterator[Pool]:
+    pool = Pool(lambda kind: open_connection(outbox_dsn, "pool", {}, kind))
+    yield pool
+    await pool.close()
+
+
+async def asks(pool: Pool, answers: list[object]) -> None:
+    try:
+        async with pool.session() as session:
+            row = await session.row(sql.SQL("select 1").format())
+            answers.append(row and row[0])
+    except RelayError as error:
+        answers.append(error)
+
+
+async def waits(pool: Pool) -> None:
+    """Return once a task waits for a session of the pool."""
+    assert pool._pool is not None
+    while not pool._pool.get_stats().get("requests_waiting"):
+        await anyio.sleep(0.01)
+
+
+async def test_one_who_waits_for_a_session_gets_it_of_the_pool_that_is_begun_anew(
+    pool: Pool,
+) -> None:
+    answers: list[object] = []
+    async with AsyncExitStack() as lent, anyio.create_task_group() as group:
+        for _ in range(MOST):
+            await lent.enter_async_context(pool.session())
+        group.start_soon(asks, pool, answers)
+        await waits(pool)
+        pool.begin_anew()
+        while not answers:
+            await anyio.sleep(0.01)
+    assert answers == [1]
