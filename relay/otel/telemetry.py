@@ -128,7 +128,7 @@ async def keep_looking(
             try:
                 storage = await look()
             except RelayError as error:
-                if not failing:
+                if not failing and leading():  # a look that a stop cut off is no failure
                     record(HousekeepingFailed(f"{side} can't be looked at: {error}"))
                 failing = True
                 continue

@@ -5,7 +5,9 @@ trial commits. A session is made when it is needed, checked each time it is lent
 still take writes?), and closed by the pool after ``IDLE`` s without use.
 
 The pool stays with the term's server; each candidate's session has it ``begin_anew``. Losing every
-session ends nothing by itself; whoever waits for a session gets a StoreOutage.
+session ends nothing by itself; whoever waits for a session gets a StoreOutage. So does whoever asks
+a closed pool: one that opened again then would be closed by nobody, and psycopg_pool's task that
+connects goes on when it is cancelled, so that the process would not end.
 """
 
 import asyncio
@@ -52,13 +54,14 @@ class PooledConnection(Connection):
 
 
 class Pool:
-    """Lends sessions. One event loop uses it; after ``close`` it opens anew when needed."""
+    """Lends sessions. One event loop uses it; after ``close`` it lends none until begun anew."""
 
     def __init__(self, opener: Callable[[type[Connection]], Awaitable[Connection]]) -> None:
         """Open connections by ``opener``, when first needed."""
         self._opener = opener
         self._pool: AsyncConnectionPool[PooledConnection] | None = None
         self._reason = ""
+        self._is_closed = False
         self._closing: set[asyncio.Task[None]] = set()
 
     def begin_anew(self) -> None:
@@ -66,6 +69,10 @@ class Pool:
 
         A pool that failed to connect waits a second before it tries again.
         """
+        self._is_closed = False
+        self._let_go()
+
+    def _let_go(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None:
             task = asyncio.create_task(pool.close(CLOSE_DEADLINE), name="close the pool")
@@ -78,8 +85,8 @@ class Pool:
 
         Raises:
             StoreBusy: there is none within ``WAIT`` s, whether the server is away or not.
-            StoreOutage: also for what the server says to a statement that is of no outage's kind,
-                such as a broken index: what is asked here is asked again.
+            StoreOutage: the pool is closed; or the server refuses a statement by an error that is
+                of no outage's kind, such as a broken index: what is asked here is asked again.
         """
         pool = await self._opened()
         try:
@@ -106,11 +113,14 @@ class Pool:
 
     async def close(self) -> None:
         """Let go of all sessions. Never raises, never waits long."""
-        self.begin_anew()
+        self._is_closed = True
+        self._let_go()
         if self._closing:
             await asyncio.wait(set(self._closing), timeout=4 * CLOSE_DEADLINE)
 
     async def _opened(self) -> AsyncConnectionPool[PooledConnection]:
+        if self._is_closed:
+            raise StoreOutage("the pool of sessions is closed")
         if self._pool is None:
             pool = self._pool = AsyncConnectionPool(
                 connection_class=PooledConnection,

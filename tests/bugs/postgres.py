@@ -86,6 +86,15 @@ LOSS = (
         ),
     ),
     Bug(
+        "a closed pool opens again for one who asks it, and is closed by nobody",
+        "relay/postgres/pool.py",
+        "        if self._is_closed:\n",
+        "        if False:\n",
+        (
+            "tests/postgres/test_pool.py::test_a_pool_that_is_closed_opens_for_nobody_until_it_is_begun_anew",
+        ),
+    ),
+    Bug(
         "pruning begins from the lowest id in mid-walk",
         "relay/postgres/housekeeping.py",
         "        if not self._walking and self._now()",

@@ -1,4 +1,4 @@
-"""The pool: who waits for a session gets one, whatever happens to the pool meanwhile."""
+"""The pool: what one who waits for a session gets when the pool is closed or begun anew."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -7,7 +7,7 @@ import anyio
 import pytest
 from psycopg import sql
 
-from relay.errors import RelayError
+from relay.errors import RelayError, StoreOutage
 from relay.postgres.connecting import open_connection
 from relay.postgres.pool import MOST, Pool
 
@@ -50,3 +50,19 @@ async def test_one_who_waits_for_a_session_gets_it_of_the_pool_that_is_begun_ane
         while not answers:
             await anyio.sleep(0.01)
     assert answers == [1]
+
+
+async def test_a_pool_that_is_closed_opens_for_nobody_until_it_is_begun_anew(pool: Pool) -> None:
+    answers: list[object] = []
+    async with AsyncExitStack() as lent, anyio.create_task_group() as group:
+        for _ in range(MOST):
+            await lent.enter_async_context(pool.session())
+        group.start_soon(asks, pool, answers)
+        await waits(pool)
+        await pool.close()
+    await asks(pool, answers)
+    assert [type(answer) for answer in answers] == [StoreOutage, StoreOutage]
+    assert pool._pool is None
+    pool.begin_anew()
+    await asks(pool, answers)
+    assert answers[2:] == [1]
