@@ -45,8 +45,9 @@ from relay.postgres.session import (
 )
 from relay.postgres.sqlfiles import LEASE_CLASS, load
 
-BEAT: Final = 1.0
-"""Seconds; a term speaks at least so often."""
+BEAT: Final = 1.1
+"""Seconds; a term speaks at least so often. Longer than the pause between two settlements, for each
+of them is a proof as well."""
 
 RELEASE_WITHIN: Final = 0.5
 """Seconds for a farewell."""
@@ -144,7 +145,7 @@ class Lease:
             yield self.session
 
     async def watch(self, *others: Session) -> None:
-        """Speak at least once a second until cancelled; notice at once one that Postgres closed.
+        """Speak every ``BEAT`` s at least until cancelled; notice at once one that Postgres closed.
 
         One of ``others`` that was closed at this end is none of its business: a stop interrupts the
         reader, and the page in hand is still to be settled. One with a statement under way is that
@@ -154,7 +155,7 @@ class Lease:
             TermLost, StoreOutage: the lease, or one of the sessions of ``others``, is lost.
         """
         while True:
-            beat = min(BEAT, self.lifetime / 5)
+            beat = min(BEAT, 0.22 * self.lifetime)
             left = self._proof + beat - self._now()
             await until_hung_up((self.session, *others), max(0.0, left))
             if self._now() >= self._proof + beat or self.session.hung_up():
