@@ -176,6 +176,12 @@ LOST: Final = Instrument(
     "{event}",
     "Events that a stream had lost and the outbox no longer had, at most: their ids are counted.",
 )
+UNREPAIRED: Final = Instrument(
+    "relay.unrepaired",
+    Kind.COUNTER,
+    "{stream}",
+    "Streams that had lost what they had acknowledged, and RELAY_REPAIR=report left it so.",
+)
 PARKED: Final = Instrument(
     "relay.parked",
     Kind.GAUGE,

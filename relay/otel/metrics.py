@@ -28,7 +28,6 @@ from relay.facts import (
     Retried,
     Sent,
     StreamLost,
-    TermBegan,
     Unparked,
     Woken,
 )
@@ -75,6 +74,8 @@ class MetricsSink:
                 case Kind.GAUGE:
                     read = partial(self._read, _GAUGES[each.name])
                     meter.create_observable_gauge(each.name, [read], each.unit, each.help)
+        for each in (instruments.REPAIRED, instruments.LOST, instruments.UNREPAIRED):
+            self._count(each, 0, always=True)  # alerts ring at the first, which needs a zero before
 
     def close(self) -> None:
         """Show no gauge any more: this relay is at its end, the process may go on."""
@@ -98,13 +99,11 @@ class MetricsSink:
             case Parked(code=code, fault=fault):
                 self._count(instruments.REFUSALS, 1, {"relay.code": str(code)})
                 self._count(instruments.COLLISIONS, fault is Fault.COLLISION)
-            case TermBegan():  # alerts ring at the first one, which needs a zero before it
-                self._count(instruments.REPAIRED, 0, always=True)
-                self._count(instruments.LOST, 0, always=True)
             case Repaired(events=events):
                 self._count(instruments.REPAIRED, events)
-            case StreamLost(gone=gone):
+            case StreamLost(gone=gone, repairing=repairing):
                 self._count(instruments.LOST, gone)
+                self._count(instruments.UNREPAIRED, not repairing)
 
     def _note_batch(self, sent: Sent) -> None:
         """Note one point a stream and result, and those of the call as a whole."""

@@ -14,6 +14,20 @@ CHECKPOINTS = "relay/postgres/checkpoints.py"
 
 BUGS: tuple[Bug, ...] = (
     Bug(
+        "what was lost has no zero before the first, and its alert stays silent",
+        "relay/otel/metrics.py",
+        "            self._count(each, 0, always=True)  # alerts",
+        "            self._count(each, 0)  # alerts",
+        ("tests/otel/test_metrics.py::test_what_was_lost_has_a_zero_before_the_first",),
+    ),
+    Bug(
+        "a loss that is left to a person moves no metric",
+        "relay/otel/metrics.py",
+        "            case StreamLost(gone=gone, repairing=repairing):\n",
+        "            case StreamLost(gone=gone, repairing=_) if (repairing := True):\n",
+        ("tests/otel/test_metrics.py::test_what_was_lost_has_a_zero_before_the_first",),
+    ),
+    Bug(
         "a stream with a lower last sequence than its checkpoint is believed",
         CORE,
         "    if last_seq < tip.seq:\n",

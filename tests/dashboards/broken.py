@@ -104,6 +104,51 @@ OF_THE_REST = [
         faults={f"relay_lost_total{{{A}}}": level((0, 0), (12, 20))},
     ),
     History(
+        "it was published again before a relay was scraped for the first time",
+        quiet=(10, 40),
+        at=13,
+        rings=[
+            Ringing(
+                "RelayRepaired",
+                "warning",
+                "280 events of orders were published again: a stream had lost them",
+                "A stream had lost messages that it had acknowledged. The relay has published them"
+                " again, out of the outbox.",
+            )
+        ],
+        faults={f"relay_repaired_total{{{A}}}": level((0, None), (12, 280))},
+    ),
+    History(
+        "it was lost before a relay was scraped for the first time",
+        quiet=(10, 80),
+        at=13,
+        rings=[
+            Ringing(
+                "RelayEventsLost",
+                "critical",
+                "A stream of orders has lost events, and the outbox no longer has them",
+                "A stream has lost messages that it had acknowledged, and some of these events are"
+                " past their retention.",
+            )
+        ],
+        faults={f"relay_lost_total{{{A}}}": level((0, None), (12, 20))},
+    ),
+    History(
+        "a stream lost messages, and nobody publishes them again",
+        quiet=(10, 80),
+        at=13,
+        rings=[
+            Ringing(
+                "RelayUnrepaired",
+                "critical",
+                "A stream of orders has lost messages, and nobody publishes them again",
+                "A stream had lost messages that it had acknowledged. RELAY_REPAIR=report leaves"
+                " them to a person.",
+            )
+        ],
+        faults={f"relay_unrepaired_total{{{A}}}": level((0, None), (12, 1))},
+    ),
+    History(
         "events are dead",
         quiet=(10, 11, 31),
         at=13,

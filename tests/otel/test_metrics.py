@@ -24,9 +24,11 @@ from relay.facts import (
     OutageEnded,
     PageDelivered,
     Parked,
+    Repaired,
     Retried,
     Sent,
     StandingBy,
+    StreamLost,
     TermBegan,
     TermEnded,
     Unparked,
@@ -38,6 +40,9 @@ from relay.ports import Backlog, Wake
 from relay.state import RelayState
 
 NATS = {"messaging.system": "nats", "messaging.operation.name": "publish"}
+AT_ONCE = {"relay.lost", "relay.repaired", "relay.unrepaired"}
+"""The counters that are there from the beginning."""
+
 ORDERS = NATS | {"messaging.destination.name": "ORDERS"}
 
 
@@ -161,7 +166,15 @@ def test_a_standby_shows_that_it_does_not_lead_and_nothing_of_what_leaders_look_
         "relay.breaker.state",
         "relay.outage",
         "relay.hold",
+        *AT_ONCE,
     }
+
+
+def test_what_was_lost_has_a_zero_before_the_first(told: Told) -> None:
+    assert all(told[name] == {(): 0} for name in AT_ONCE)
+    told(StreamLost("S", True, 9, 100, 140, 101, 120), Repaired(20), StreamLost("S"))
+    found = [told[name] for name in ("relay.lost", "relay.repaired", "relay.unrepaired")]
+    assert found == [{(): 20}, {(): 20}, {(): 1}]
 
 
 def test_a_leader_shows_what_it_saw_until_its_term_ends(told: Told) -> None:
@@ -234,8 +247,7 @@ def test_looks_that_fail_for_long_are_an_outage(
 def test_a_relay_that_is_closed_shows_no_gauge(told: Told) -> None:
     told(TermBegan("me", 1))
     told.figures.close()
-    counted = {"relay.repaired", "relay.lost"}
-    assert {name for name, points in told.points().items() if points} == counted
+    assert {name for name, points in told.points().items() if points} == AT_ONCE
 
 
 def test_much_is_written_though_nobody_collects() -> None:

@@ -152,9 +152,10 @@ def _kept() -> list[Panel]:
             "Lost by a stream",
             "Repaired: published again, for a stream had lost them after it had acknowledged them:"
             " a power cut, an older copy of its store. Lost: no longer in the outbox; the relay's"
-            " log names their ids.",
+            " log names their ids. Streams left so: with RELAY_REPAIR=report a person decides.",
             Query(promql.per_second(i.REPAIRED), "repaired"),
             Query(promql.per_second(i.LOST), "lost"),
+            Query(promql.per_second(i.UNREPAIRED), "streams left so"),
             unit="eps",
         ),
         lines(
