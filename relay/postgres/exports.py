@@ -109,16 +109,21 @@ def _put(path: Path, statement: str, renewed: bool) -> bool:
 
 
 def _step(schema: str, step: Step) -> str:
-    """Return the statement that applies a migration, with the functions that its tables name."""
+    """Return the statement that applies a migration, with the functions that it names.
+
+    Its tables call them, or it drops what they were before: producers need what follows at once.
+    """
     content = text(f"migrations/{step.name}")
-    called = [
-        text(name)
-        for name in names("functions")
-        # later ones name functions to drop them
-        if step.version == 1 and f':"schema".{name.removeprefix("functions/")}(' in content
-    ]
+    called = [each for each in map(text, names("functions")) if f"{_made_by(each)}(" in content]
     whole = _quoted(schema, *called, content, step.record)
     return _filled("export/step", schema, {"version": sql.Literal(step.version), "text": whole})
+
+
+def _made_by(function: str) -> str:
+    """Return the name of what a file of ``functions`` makes, as files write it."""
+    found = re.search(r'create or replace function (:"schema"\.\w+)\(', function)
+    assert found is not None
+    return found[1]
 
 
 def _release(schema: str, last: Step) -> str:

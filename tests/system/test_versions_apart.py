@@ -4,13 +4,16 @@ R-LOSS, R-ORDER, R-ONCE. The rule that this proves stands in sql/README.md.
 """
 
 import asyncio
+import uuid
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from relay import devstack
-from relay.postgres import migrations
+from relay.postgres import exports, migrations
 from relay.postgres.sqlfiles import names
+from tests.postgres.databases import programs, psql
 from tests.system import releases
 from tests.system.harness import (
     STREAM,
@@ -40,7 +43,7 @@ def first_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def dsn(one_postgres: devstack.Postgres, first_release: Path) -> str:
     """A database with the first schema, made by the release of it."""
-    found = one_postgres.create_database("versions_apart")
+    found = one_postgres.create_database(f"versions_apart_{uuid.uuid4().hex[:8]}")
     releases.migrate(first_release, found)
     return found
 
@@ -90,6 +93,18 @@ def test_two_releases_side_by_side_lose_repeat_and_reorder_nothing(
     finally:
         for relay in relays:
             relay.end()
+
+
+def test_the_files_of_another_tool_take_the_first_schema_to_this_one(
+    dsn: str, one_postgres: devstack.Postgres, tmp_path: Path
+) -> None:
+    exports.write(tmp_path, "relay", "psql")
+    for file in sorted(tmp_path.glob("*.sql")):  # each by itself, as Alembic and Django run them
+        psql(programs(one_postgres), dsn, "-f", str(file))
+    asyncio.run(migrations.check(dsn, "relay"))
+    with psycopg.connect(dsn) as connection:
+        emitted = connection.execute("select relay.emit('a.b', '1', ttl => '1 min')").fetchone()
+    assert emitted is not None
 
 
 def says(relay: RelayProcess, words: str) -> bool:
