@@ -172,10 +172,11 @@ def _repair(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _lag_breaker(row: Mapping[str, Any], limit: float) -> str:
-    """Return what the leader reported; without a leader the lag decides."""
-    if row["led"] and row["lag_breaker"] is not None:
-        return str(row["lag_breaker"])
-    return State.OPEN if row["lag_seconds"] > limit else State.CLOSED
+    """Return open where the lag that was read just now says so; else what the leader reported."""
+    if row["lag_seconds"] > limit:
+        return State.OPEN  # a leader whose own looks fail reports what it saw last
+    reported = row["lag_breaker"] if row["led"] else None
+    return State.CLOSED if reported is None else str(reported)
 
 
 def _troubles(report: Mapping[str, Any]) -> Iterator[str]:

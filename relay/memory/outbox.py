@@ -1,5 +1,8 @@
 """The outbox as a list, its bell as an event. Its parked events: ``relay.memory.parked``.
 
+Nothing is refused: what Postgres does not take of a producer (a subject, a header, a size, a key
+that begins with ``relay-``) is shown by Postgres alone.
+
 ``MemoryOutbox.events`` holds the committed events in the order of their commits; the cursor is a
 count of them. Ages are by the wall clock, as in the database.
 """
@@ -77,7 +80,10 @@ class MemoryOutbox:
         headers: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> str:
-        """Commit one event; its event_id."""
+        """Commit one event; its event_id. Of an idempotency key that is there: the first one's."""
+        for each in self.events if idempotency_key else ():
+            if each.message_id == idempotency_key:
+                return each.event_id
         event = self.draw(
             subject, payload, key=key, headers=headers, idempotency_key=idempotency_key
         )

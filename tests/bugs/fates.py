@@ -14,6 +14,13 @@ DISPOSITION = "relay/core/disposition.py"
 
 BUGS = (
     Bug(
+        "a key emitted twice in memory makes two events",
+        "relay/memory/outbox.py",
+        "            if each.message_id == idempotency_key:\n",
+        "            if False:\n",
+        (MEMORY,),
+    ),
+    Bug(
         "an outage costs an attempt",
         DISPOSITION,
         "        attempts,\n        pause,\n        held_by=outcome.by,",

@@ -95,6 +95,13 @@ LOSS = (
         ),
     ),
     Bug(
+        "the status believes a leader that saw nothing late, whatever is late now",
+        "relay/cli/status.py",
+        '    if row["lag_seconds"] > limit:\n',
+        '    if not row["led"] and row["lag_seconds"] > limit:\n',
+        ("tests/cli/test_status.py",),
+    ),
+    Bug(
         "pruning begins from the lowest id in mid-walk",
         "relay/postgres/housekeeping.py",
         "        if not self._walking and self._now()",

@@ -59,6 +59,14 @@ class TestMemoryOutbox(OutboxContract, ParkedContract):
         return begin_another_term
 
 
+def test_an_idempotency_key_that_is_there_commits_nothing_more() -> None:
+    outbox = MemoryOutbox()
+    first = outbox.emit("orders.placed", b"1", idempotency_key="order-7")
+    assert outbox.emit("orders.placed", b"2", idempotency_key="order-7") == first
+    assert outbox.emit("orders.placed", b"3", idempotency_key="order-8") != first
+    assert [each.payload for each in outbox.events] == [b"1", b"3"]
+
+
 class MemoryBusHarness:
     def __init__(self) -> None:
         self.bus = MemoryBus()
