@@ -197,7 +197,7 @@ class Sender:
         Raises:
             TermLost, StoreOutage: the permit could not be renewed; nothing is written.
         """
-        if not self._permit.granted():
+        while not self._permit.granted():  # an answer that took too long grants nothing any more
             scope.deadline = math.inf
             async with self._renewing:
                 if not self._permit.granted():

@@ -134,9 +134,11 @@ class PostgresOutbox:
                 return await self._begin(session, holder, asked)
             await self._listen(session)
             await self._look_who_holds(session)
-        except BaseException:
+        except BaseException as error:
             if session is not None:
                 session.drop()
+            if isinstance(error, TermLost):  # it may be so at each try: a person has to know why
+                raise StoreOutage(f"a term ended while it began: {error}") from error
             raise
         self._candidate = session
         if self._foreign_holder:
@@ -229,10 +231,15 @@ class PostgresOutbox:
         parked = PostgresParked(self.pool, self.schema, **self._pages, **limits)
         await parked.promote_all(term)
         reader = Reader(await self._connect("reader", PLANS), self.schema, position, **self._pages)
-        if await reader.session.row(self._query("still_mine"), lease.term) is None:
+        try:
+            found = await reader.session.row(self._query("still_mine"), lease.term)
+            await lease.renew()
+        except BaseException:
+            reader.session.drop()
+            raise
+        if found is None:
             reader.session.drop()
             raise TermLost("the reader's session reached another server than the term's")
-        await lease.renew()
         checkpoints = PostgresCheckpoints(
             self.pool, self.schema, lease.term, position, self._retention, own=lease.alone
         )

@@ -25,6 +25,15 @@ DIAGNOSIS = "relay/jetstream/diagnosis.py"
 
 LOSS = (
     Bug(
+        "an answer that came too late is a permit to send",
+        "relay/jetstream/connection.py",
+        "        while not self._permit.granted():  # an answer",
+        "        if not self._permit.granted():  # an answer",
+        (
+            "tests/jetstream/test_jetstream_permit.py::test_an_answer_that_came_too_late_is_no_permit",
+        ),
+    ),
+    Bug(
         "an error answer is taken for an ack",
         ANSWERS,
         "        return read_error(error, name, expected.stream)\n",

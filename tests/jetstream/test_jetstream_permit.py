@@ -12,6 +12,22 @@ from tests.jetstream.helpers import patience, spied
 pytestmark = pytest.mark.anyio
 
 
+class Late:
+    """A lease whose first two answers come too late; nothing may be written before the third."""
+
+    def __init__(self, written):
+        self.written = written
+        self.renewed = 0
+
+    def granted(self):
+        return self.renewed > 2
+
+    async def renew(self):
+        await anyio.lowlevel.checkpoint()
+        assert not self.written
+        self.renewed += 1
+
+
 class Permit:
     """Granted for so many looks; then renewed so many times, for one chunk each."""
 
@@ -35,6 +51,7 @@ class Permit:
         self.renewed += 1
         if self.renewed > self.renewals:
             raise self.error("no lease")
+        self.looks = 1
 
 
 @pytest.fixture
@@ -118,3 +135,14 @@ async def test_a_retry_and_the_end_of_a_batch_need_the_permit_too(
         assert outcomes[1].code == 10054
         assert permit.renewed >= (1 if batched else 2)
         assert await seen.count(name + "A") == 2
+
+
+async def test_an_answer_that_came_too_late_is_no_permit(
+    open_stream, make_event, name, monkeypatch
+):
+    # R-TERM
+    async with open_stream() as (_, bus):
+        permit = Late(spied(bus, monkeypatch))
+        (outcome,) = await bus.publish([make_event(f"{name}.A.x")], permit)
+        assert isinstance(outcome, Stored)
+        assert permit.renewed == 3

@@ -134,7 +134,7 @@ async def test_a_term_whose_reader_reached_another_server_does_not_begin(
 
     monkeypatch.setattr(outbox, "_connect", astray)
     try:
-        with pytest.raises(TermLost, match="reached another server"):
+        with pytest.raises(StoreOutage, match="began: the reader's session reached another server"):
             await outbox.campaign("one")
     finally:
         await outbox.close()

@@ -89,7 +89,7 @@ async def test_a_transaction_that_may_not_be_seen_leaves_the_age_out(
         assert (seen.oldest_transaction, seen.dead_rows) == (None, 0)
         with psycopg.connect(outbox_dsn, autocommit=True) as owner:
             owner.execute(sql.SQL("grant pg_read_all_stats to {}").format(sql.Identifier(name)))
-        await storage.close()  # a new session has the new right
+        storage.pool.begin_anew()  # a new session has the new right
         held = await age(storage)
         assert held is not None
         assert held > 0.0
@@ -117,7 +117,7 @@ async def test_open_sessions_are_counted_by_duty(outbox_dsn: str) -> None:
 
 async def test_a_look_that_failed_connects_anew(outbox_dsn: str, storage: PostgresOutbox) -> None:
     assert isinstance(await storage.storage(), OutboxStorage)
-    await storage.close()
+    storage.pool.begin_anew()
     assert isinstance(await storage.storage(), OutboxStorage)
     elsewhere = looking(outbox_dsn, "elsewhere")
     with pytest.raises(SchemaError):
