@@ -89,12 +89,12 @@ class Reconciliation:
                 stream: await self._link.bus.reconciling.held(stream, ring.get(stream, ()))
                 for stream in behind.streams
             }
-            setbacks = await self._checkpoints.rewind(held)
+            with anyio.CancelScope(shield=True):  # it ends the term, also for whoever cancels this
+                for each in await self._checkpoints.rewind(held):
+                    self._record(StreamLost.of(each))
         except (BusOutage, StoreBusy):
             await rest(_PAUSE, stop)
             return
-        for each in setbacks:
-            self._record(StreamLost.of(each))
         raise behind
 
     async def sift(self, page: Page, stop: anyio.Event) -> Sequence[Event]:

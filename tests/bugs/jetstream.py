@@ -159,8 +159,8 @@ TERM = (
     Bug(
         "it writes without a look at the permit",
         "relay/jetstream/connection.py",
-        "        if not self._permit.granted():\n            scope.deadline",
-        "        if self._permit is None:\n            scope.deadline",
+        "        while not self._permit.granted():  # an answer",
+        "        while self._permit is None:  # an answer",
         (PERMIT,),
     ),
     Bug(

@@ -167,8 +167,8 @@ LOSS = (
     Bug(
         "a reader at another server is believed",
         "relay/postgres/outbox.py",
-        '        if await reader.session.row(self._query("still_mine"), lease.term) is None:\n',
-        "        if reader is None:\n",
+        "        if found is None:\n            reader.session.drop()",
+        "        if reader is None:\n            reader.session.drop()",
         (HOSTS,),
     ),
     Bug(

@@ -1,11 +1,12 @@
 """Going back to what the stream still holds, over the models, in virtual time."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import anyio
 import pytest
 
-from relay.core.checkpoint import Checkpoint
+from relay.core.checkpoint import Checkpoint, Setback
 from relay.engine.lead import Engine, Policy
 from relay.errors import StoreBusy
 from relay.facts import Repaired, RepairEnded, StreamLost, TermBegan
@@ -166,6 +167,29 @@ async def test_an_outage_in_the_middle_of_a_repair_is_waited_out(world: World) -
 
     await running(world, work)
     assert world.stored() == [b"%d" % number for number in range(10)]
+
+
+async def test_a_loss_is_told_though_the_term_ends_while_it_goes_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # R-LOSS: the next term finds the repair under way, and tells nobody what is gone
+    rewind = world.outbox.checkpoints.rewind
+
+    async def slowly(held: Mapping[str, Checkpoint]) -> Sequence[Setback]:
+        setbacks = await rewind(held)
+        await anyio.sleep(60)  # a look at the backlog finds meanwhile that the term is over
+        return setbacks
+
+    monkeypatch.setattr(world.outbox.checkpoints, "rewind", slowly)
+
+    async def work() -> None:
+        emit(world, 10)
+        await until(lambda: world.outbox.settled == 10)
+        await lose(world, 4)
+        await until(lambda: len(world.stored()) == 10)
+
+    await running(world, work)
+    assert len(world.told(StreamLost)) == 1
 
 
 async def test_report_says_what_was_lost_once_and_goes_on(world: World) -> None:
