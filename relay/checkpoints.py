@@ -7,9 +7,21 @@ What raises what is as in ``relay.ports``. ``relay.engine.reconcile`` says how t
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from relay.core.checkpoint import Checkpoint, Setback, Tip
+
+
+class Before(NamedTuple):
+    """An event that the cursor had passed before a repair began.
+
+    Attributes:
+        parked: it is parked now, or dropped: its page does not publish it.
+        stored: a stream had it.
+    """
+
+    parked: bool
+    stored: bool
 
 
 class Checkpoints(Protocol):
@@ -37,8 +49,8 @@ class Checkpoints(Protocol):
             TermLost: another term has begun; nothing is changed.
         """
 
-    async def delivered(self, ids: Collection[int]) -> Mapping[int, bool]:
-        """Return those of ``ids`` delivered before the repair began; True: the event is parked."""
+    async def delivered(self, ids: Collection[int]) -> Mapping[int, Before]:
+        """Return those of ``ids`` that the cursor had passed before the repair began."""
 
     async def repaired(self, events: int, remembered: int, *, over: bool) -> None:
         """Count events published again, and those that were not stored again; end the repair."""

@@ -25,6 +25,7 @@ from typing import Final
 
 import anyio
 
+from relay.checkpoints import Before
 from relay.core.checkpoint import Tip
 from relay.core.event import Event
 from relay.engine.link import BusLink, rest
@@ -99,11 +100,12 @@ class Reconciliation:
 
     async def sift(self, page: Page, stop: anyio.Event) -> Sequence[Event]:
         """Leave out what is parked, and tell the bus what had been delivered before."""
-        delivered = await self._delivered(page.events, stop)
-        self._link.bus.reconciling.pass_over(delivered)
-        return [event for event in page.events if not delivered.get(event.id)]
+        before = await self._delivered(page.events, stop)
+        stored = [id_ for id_, each in before.items() if each.stored]
+        self._link.bus.reconciling.pass_over(stored)  # the parked are still to be sent
+        return [each for each in page.events if not (each.id in before and before[each.id].parked)]
 
-    async def _delivered(self, events: Sequence[Event], stop: anyio.Event) -> Mapping[int, bool]:
+    async def _delivered(self, events: Sequence[Event], stop: anyio.Event) -> Mapping[int, Before]:
         ask = partial(self._checkpoints.delivered, [event.id for event in events])
         return await self._settler.outage.wait_out(ask, partial(rest, stop=stop))
 

@@ -15,7 +15,6 @@ anything more is published:
 
 It costs what the connection asks anyway, and one question for the message at the tip's sequence. A
 message that is missing there is no evidence: limits, consumers and people delete messages.
-
 While what the tail held may still come to be published, tips keep the sequence at which the tail
 began (``Tip.after``): a relay that dies meanwhile reads it again.
 
@@ -106,6 +105,8 @@ class Reconciler:
             info = await self._api.stream_info(stream, _ASK)
             return (await scan(self._api, info, ring))[1]
         except (DeniedError, RejectedError, NoAnswerError) as why:
+            self._behind.pop(stream, None)  # it waits until it answers; the others do not
+            self._streams.get(stream).uncompared = True
             raise BusOutage(f"{out(stream)}: {why}") from why
 
     def accept(self) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from anyio.lowlevel import checkpoint
 
+from relay.checkpoints import Before
 from relay.core.checkpoint import Checkpoint, Setback, Tip, Verdict, judge
 from relay.core.event import Event
 from relay.core.outcome import Stored
@@ -62,10 +63,12 @@ class MemoryCheckpoints:
         ]
         return [Setback(stream, back.tip.seq, back.top_id, top_id) for stream in held]
 
-    async def delivered(self, ids: Collection[int]) -> Mapping[int, bool]:
+    async def delivered(self, ids: Collection[int]) -> Mapping[int, Before]:
         """Return those of ``ids`` delivered before the repair began."""
         await checkpoint()
-        return dict.fromkeys(self._delivered(self.until) & set(ids), False)
+        return dict.fromkeys(
+            self._delivered(self.until) & set(ids), Before(parked=False, stored=True)
+        )
 
     async def repaired(self, events: int, remembered: int, *, over: bool) -> None:
         """Count; end the repair."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
+from relay.checkpoints import Before
 from relay.core.checkpoint import Checkpoint, Setback, Tip, replaced_by
 from relay.ports import Settlement
 from relay.postgres.pool import Pool
@@ -113,11 +114,12 @@ class PostgresCheckpoints:
         async with self._pool.session() as session:
             return await rewind(session, self._schema, self._position, self._ring, held, **how)
 
-    async def delivered(self, ids: Collection[int]) -> Mapping[int, bool]:
-        """Return those of ``ids`` delivered before the repair began; True: the event is parked."""
+    async def delivered(self, ids: Collection[int]) -> Mapping[int, Before]:
+        """Return those of ``ids`` that the cursor had passed before the repair began."""
         query = load("queries/delivered", self._schema)
         async with self._pool.session() as session:
-            return dict(await session.rows(query, {"ids": list(ids)}))
+            rows = await session.rows(query, {"ids": list(ids)})
+        return {id_: Before(parked, stored) for id_, parked, stored in rows}
 
     async def repaired(self, events: int, remembered: int, *, over: bool) -> None:
         """Count what was published again; end the repair."""

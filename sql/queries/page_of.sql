@@ -28,7 +28,7 @@ select p.id, p.event_id::text,
                case when %(bare)s::boolean or pg_column_compression(o.payload) is null
                     then pg_column_size(o.payload)
                     else octet_length(o.payload::text) end
-             else octet_length(o.payload_bytes)
+             else coalesce(octet_length(o.payload_bytes), 0)
            end
        )::int as bytes  -- not bigint: its sum would be numeric, which is slow to send
      ) as b

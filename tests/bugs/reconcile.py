@@ -14,6 +14,34 @@ CHECKPOINTS = "relay/postgres/checkpoints.py"
 
 BUGS: tuple[Bug, ...] = (
     Bug(
+        "a stream that is behind and then gone stops all others",
+        RECONCILE,
+        "            self._behind.pop(stream, None)  # it",
+        "            self._behind.pop('', None)  # it",
+        (STREAMS + "::test_a_stream_that_is_behind_and_then_gone_waits_alone",),
+    ),
+    Bug(
+        "a row without a payload hides those behind it",
+        "sql/queries/page.sql",
+        "             else coalesce(octet_length(o.payload_bytes), 0)\n",
+        "             else octet_length(o.payload_bytes)\n",
+        ("tests/postgres/test_reading.py",),
+    ),
+    Bug(
+        "what is parked in a repair counts as stored",
+        "relay/engine/reconcile.py",
+        "        stored = [id_ for id_, each in before.items() if each.stored]\n",
+        "        stored = list(before)\n",
+        (ENGINE + "::test_what_is_parked_in_a_repair_is_still_to_be_sent",),
+    ),
+    Bug(
+        "what was parked before a repair is told as stored",
+        "sql/queries/delivered.sql",
+        "coalesce(p.again, true) as stored",
+        "true as stored",
+        (STORE + "::test_what_was_parked_before_a_repair_does_not_count_as_stored",),
+    ),
+    Bug(
         "a loss is told to nobody if the term ends while it goes back",
         "relay/engine/reconcile.py",
         "            with anyio.CancelScope(shield=True):  # it ends",

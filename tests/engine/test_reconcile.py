@@ -1,15 +1,19 @@
 """Going back to what the stream still holds, over the models, in virtual time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 
+from relay.checkpoints import Before
 from relay.core.checkpoint import Checkpoint, Setback
 from relay.engine.lead import Engine, Policy
+from relay.engine.reconcile import Reconciliation
 from relay.errors import StoreBusy
 from relay.facts import Repaired, RepairEnded, StreamLost, TermBegan
+from relay.ports import Page
 from tests.engine.world import World, running, settle_once, until
 
 pytestmark = pytest.mark.anyio
@@ -190,6 +194,28 @@ async def test_a_loss_is_told_though_the_term_ends_while_it_goes_back(
 
     await running(world, work)
     assert len(world.told(StreamLost)) == 1
+
+
+async def test_what_is_parked_in_a_repair_is_still_to_be_sent(world: World) -> None:
+    # R-LOSS: a look at the parked comes between the pages of a repair
+    emit(world, 3)
+    parked, again, new = world.outbox.events
+    passed: list[int] = []
+
+    async def delivered(_: Collection[int]) -> Mapping[int, Before]:
+        return {
+            parked.id: Before(parked=True, stored=False),
+            again.id: Before(parked=True, stored=True),
+        }
+
+    store: Any = SimpleNamespace(checkpoints=SimpleNamespace(delivered=delivered))
+    bus = SimpleNamespace(reconciling=SimpleNamespace(pass_over=passed.extend))
+    book: Any = SimpleNamespace(outage=SimpleNamespace(wait_out=lambda ask, _: ask()))
+    link: Any = SimpleNamespace(bus=bus)
+    reconciliation = Reconciliation(store, link, book, "auto", world.facts.append)
+    page = Page([parked, again, new], None, full=False)
+    assert await reconciliation.sift(page, anyio.Event()) == [new]
+    assert passed == [again.id]
 
 
 async def test_report_says_what_was_lost_once_and_goes_on(world: World) -> None:

@@ -6,7 +6,7 @@ import pytest
 from relay import devstack
 from relay.core.checkpoint import Checkpoint, Tip
 from relay.core.outcome import Stored
-from relay.errors import StreamBehind
+from relay.errors import BusOutage, StreamBehind
 from relay.jetstream.tail import Tail
 from tests.jetstream.helpers import all_stored, back_after_outage, delivered, older_stream, taken
 from tests.system.streams import older_store
@@ -164,6 +164,32 @@ async def test_a_stream_that_the_relay_made_because_it_was_missing_has_lost_ever
         assert (held.tip.seq, held.position) == (0, None)
         await resumed(bus, [held.tip], [name])  # and that is enough
         assert await delivered(bus, [kit.event(f"{name}.x")])
+
+
+async def test_a_stream_that_is_behind_and_then_gone_waits_alone(own_nats, kit, name, tmp_path):
+    async with kit.look(own_nats.url) as seen:
+        for each in "AB":
+            await seen.make_stream(name + each, [f"{name}.{each}.>"])
+    pages = [[kit.event(f"{name}.{each}.x") for each in "AB"] for _ in range(4)]
+    async with kit.bus(own_nats.url) as bus:
+        await bus.connect()
+        await delivered(bus, pages[0])
+        with older_store(own_nats, tmp_path):
+            await bus_delivers(bus, pages[1])
+        with pytest.raises(StreamBehind):
+            await bus_delivers(bus, pages[2])
+        async with kit.look(own_nats.url) as seen:
+            await seen.ask(f"STREAM.DELETE.{name}A")
+        with pytest.raises(BusOutage):
+            await bus.reconciling.held(name + "A", [])
+        with pytest.raises(StreamBehind) as caught:
+            await bus.connect()
+        assert caught.value.streams == [name + "B"]
+        bus.reconciling.accept()
+        await bus.connect()
+        first, second = await bus.publish(pages[3])
+    assert not isinstance(first, Stored)
+    assert isinstance(second, Stored)
 
 
 async def test_a_stream_made_anew_below_a_lasting_connection_is_noticed(

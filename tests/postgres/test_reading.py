@@ -264,6 +264,17 @@ async def test_a_row_that_cannot_be_read_is_its_own_fate(
     assert len((await store.read(10)).events) == 1
 
 
+@pytest.mark.parametrize("limit", [10, 2], ids=["one page", "a window"])
+async def test_a_row_without_a_payload_is_read_and_hides_none_behind_it(
+    store: PostgresStore, producer: psycopg.AsyncConnection, limit: int
+) -> None:
+    # R-LOSS: an owner took the rules away
+    await emit(producer, 5, "k")
+    await producer.execute("alter table relay.outbox drop constraint outbox_publishable")
+    await producer.execute("update relay.outbox set payload_bytes = null where id = 3")
+    assert [event.id for event in events(await pages(store, limit))] == [1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("xid", ["99999999999", "4611686018427387904"])
 async def test_rows_from_the_future_are_read_once_by_the_next_term(
     outbox: PostgresOutbox, producer: psycopg.AsyncConnection, xid: str
