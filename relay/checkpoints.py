@@ -16,7 +16,7 @@ class Before(NamedTuple):
     """An event that the cursor had passed before a repair began.
 
     Attributes:
-        parked: it is parked now, or dropped: its page does not publish it.
+        parked: it is parked now: its page does not publish it.
         stored: a stream had it.
     """
 

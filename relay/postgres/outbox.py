@@ -232,20 +232,22 @@ class PostgresOutbox:
         await parked.promote_all(term)
         reader = Reader(await self._connect("reader", PLANS), self.schema, position, **self._pages)
         try:
-            found = await reader.session.row(self._query("still_mine"), lease.term)
-            await lease.renew()
+            await self._confirm(lease, reader.session)
         except BaseException:
             reader.session.drop()
             raise
-        if found is None:
-            reader.session.drop()
-            raise TermLost("the reader's session reached another server than the term's")
         checkpoints = PostgresCheckpoints(
             self.pool, self.schema, lease.term, position, self._retention, own=lease.alone
         )
         how: dict[str, Any] = {"schema": self.schema, "dead_blocks": self._dead_blocks}
         how["promotions"] = partial(self._hosts.watch, self._server)
         return PostgresStore(lease, reader, parked, checkpoints, self.pool, **how)
+
+    async def _confirm(self, lease: Lease, reader: Session) -> None:
+        """Raise TermLost unless ``reader`` is at the term's server, and the lease lasts."""
+        if await reader.row(self._query("still_mine"), lease.term) is None:
+            raise TermLost("the reader's session reached another server than the term's")
+        await lease.renew()
 
     async def _take_in(self, lease: Lease, from_xid: str, *, all_rows: bool) -> bool:
         """Stamp rows of another cluster anew, before the term's first read; True if all were."""

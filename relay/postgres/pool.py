@@ -88,19 +88,7 @@ class Pool:
             StoreOutage: the pool is closed; or the server refuses a statement by an error that is
                 of no outage's kind, such as a broken index: what is asked here is asked again.
         """
-        pool = await self._opened()
-        try:
-            try:
-                connection = await pool.getconn()
-            except psycopg_pool.PoolClosed:  # begun anew meanwhile
-                pool = await self._opened()
-                connection = await pool.getconn()
-        except psycopg_pool.PoolTimeout:
-            raise StoreBusy(
-                f"no session of the pool within {WAIT:g} s: {self._reason or 'all are in use'}"
-            ) from None
-        except psycopg_pool.PoolClosed:
-            raise StoreOutage("the pool of sessions is closed") from None
+        pool, connection = await self._lent()
         try:
             yield Session(connection)
         except psycopg.Error as error:
@@ -110,6 +98,19 @@ class Pool:
                 connection.pgconn.finish()
             with anyio.CancelScope(shield=True):
                 await pool.putconn(connection)
+
+    async def _lent(self) -> tuple[AsyncConnectionPool[PooledConnection], PooledConnection]:
+        """Return a connection, and the pool that it goes back to."""
+        while True:
+            pool = await self._opened()
+            try:
+                return pool, await pool.getconn()
+            except psycopg_pool.PoolClosed:  # begun anew while this waited; or closed for good
+                continue
+            except psycopg_pool.PoolTimeout:
+                raise StoreBusy(
+                    f"no session of the pool within {WAIT:g} s: {self._reason or 'all are in use'}"
+                ) from None
 
     async def close(self) -> None:
         """Let go of all sessions. Never raises, never waits long."""

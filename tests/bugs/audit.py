@@ -130,6 +130,13 @@ BUGS = (
         (THEIRS + "::test_a_name_that_is_no_number_is_compared_with_no_id",),
     ),
     Bug(
+        "the status believes a leader that saw nothing late, whatever is late now",
+        "relay/cli/status.py",
+        '    if row["lag_seconds"] > limit:\n',
+        '    if not row["led"] and row["lag_seconds"] > limit:\n',
+        ("tests/cli/test_status.py",),
+    ),
+    Bug(
         "an error code that Postgres's type does not hold is asked for",
         "relay/cli/dead_events.py",
         "        most=LARGEST_INT,\n",

@@ -14,6 +14,22 @@ from tests.dashboards.histories import (
     level,
 )
 
+REPAIRED = Ringing(
+    "RelayRepaired",
+    "warning",
+    "280 events of orders were published again: a stream had lost them",
+    "A stream had lost messages that it had acknowledged. The relay has published them"
+    " again, out of the outbox.",
+)
+
+LOST = Ringing(
+    "RelayEventsLost",
+    "critical",
+    "A stream of orders has lost events, and the outbox no longer has them",
+    "A stream has lost messages that it had acknowledged, and some of these events are"
+    " past their retention.",
+)
+
 OF_THE_REST = [
     History(
         "NATS is away, and its breaker opens",
@@ -77,60 +93,28 @@ OF_THE_REST = [
         "a stream lost what it had acknowledged",
         quiet=(10, 40),
         at=13,
-        rings=[
-            Ringing(
-                "RelayRepaired",
-                "warning",
-                "280 events of orders were published again: a stream had lost them",
-                "A stream had lost messages that it had acknowledged. The relay has published them"
-                " again, out of the outbox.",
-            )
-        ],
+        rings=[REPAIRED],
         faults={f"relay_repaired_total{{{A}}}": level((0, 0), (12, 280))},
     ),
     History(
         "a stream lost what the outbox no longer has",
         quiet=(10, 80),
         at=13,
-        rings=[
-            Ringing(
-                "RelayEventsLost",
-                "critical",
-                "A stream of orders has lost events, and the outbox no longer has them",
-                "A stream has lost messages that it had acknowledged, and some of these events are"
-                " past their retention.",
-            )
-        ],
+        rings=[LOST],
         faults={f"relay_lost_total{{{A}}}": level((0, 0), (12, 20))},
     ),
     History(
         "it was published again before a relay was scraped for the first time",
         quiet=(10, 40),
         at=13,
-        rings=[
-            Ringing(
-                "RelayRepaired",
-                "warning",
-                "280 events of orders were published again: a stream had lost them",
-                "A stream had lost messages that it had acknowledged. The relay has published them"
-                " again, out of the outbox.",
-            )
-        ],
+        rings=[REPAIRED],
         faults={f"relay_repaired_total{{{A}}}": level((0, None), (12, 280))},
     ),
     History(
         "it was lost before a relay was scraped for the first time",
         quiet=(10, 80),
         at=13,
-        rings=[
-            Ringing(
-                "RelayEventsLost",
-                "critical",
-                "A stream of orders has lost events, and the outbox no longer has them",
-                "A stream has lost messages that it had acknowledged, and some of these events are"
-                " past their retention.",
-            )
-        ],
+        rings=[LOST],
         faults={f"relay_lost_total{{{A}}}": level((0, None), (12, 20))},
     ),
     History(

@@ -1,7 +1,7 @@
 """The pool: what one who waits for a session gets when the pool is closed or begun anew."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 import pytest
@@ -30,22 +30,24 @@ async def asks(pool: Pool, answers: list[object]) -> None:
         answers.append(error)
 
 
-async def waits(pool: Pool) -> None:
-    """Return once a task waits for a session of the pool."""
-    assert pool._pool is not None
-    while not pool._pool.get_stats().get("requests_waiting"):
-        await anyio.sleep(0.01)
-
-
-async def test_one_who_waits_for_a_session_gets_it_of_the_pool_that_is_begun_anew(
-    pool: Pool,
-) -> None:
+@asynccontextmanager
+async def one_waits(pool: Pool) -> AsyncIterator[list[object]]:
+    """All sessions are lent, and a task waits for one; yields the list that gets its answer."""
     answers: list[object] = []
     async with AsyncExitStack() as lent, anyio.create_task_group() as group:
         for _ in range(MOST):
             await lent.enter_async_context(pool.session())
         group.start_soon(asks, pool, answers)
-        await waits(pool)
+        assert pool._pool is not None
+        while not pool._pool.get_stats().get("requests_waiting"):
+            await anyio.sleep(0.01)
+        yield answers
+
+
+async def test_one_who_waits_for_a_session_gets_it_of_the_pool_that_is_begun_anew(
+    pool: Pool,
+) -> None:
+    async with one_waits(pool) as answers:
         pool.begin_anew()
         while not answers:
             await anyio.sleep(0.01)
@@ -53,12 +55,7 @@ async def test_one_who_waits_for_a_session_gets_it_of_the_pool_that_is_begun_ane
 
 
 async def test_a_pool_that_is_closed_opens_for_nobody_until_it_is_begun_anew(pool: Pool) -> None:
-    answers: list[object] = []
-    async with AsyncExitStack() as lent, anyio.create_task_group() as group:
-        for _ in range(MOST):
-            await lent.enter_async_context(pool.session())
-        group.start_soon(asks, pool, answers)
-        await waits(pool)
+    async with one_waits(pool) as answers:
         await pool.close()
     await asks(pool, answers)
     assert [type(answer) for answer in answers] == [StoreOutage, StoreOutage]
